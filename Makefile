@@ -1,0 +1,38 @@
+# make demo | test | lint | help.  Options: PYTHON=python3.12  VENV=.venv  ARGS="--seed 1"
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+CONFIG ?= benchmarks/configs/digits_resnet20.yaml
+ARGS   ?=
+
+# Installed once; again only when the requirements change.
+INSTALLED := $(VENV)/.installed
+TESTABLE  := $(VENV)/.installed-test
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
+
+demo: $(INSTALLED)  ## prune the embedded network: train the agent, cut, fine-tune, report (about two minutes)
+	$(BIN)/python -m benchmarks.main --config $(CONFIG) $(ARGS)
+
+test: $(TESTABLE)  ## run the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+lint: $(TESTABLE)  ## check style, docstrings and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	@$(PYTHON) -m venv $(VENV) || { echo "could not create $(VENV); on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+$(INSTALLED): setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(TESTABLE): setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@ $(INSTALLED)

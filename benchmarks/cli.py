@@ -1,0 +1,74 @@
+"""The console script: ``prune-gym run`` and ``prune-gym tasks``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatch to a sub-command and return its exit code.
+
+    Args:
+        argv: arguments; absent means those of the process.
+    """
+    listed = "".join(f"\n  {name:8}{text}" for name, (text, _) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="prune-gym",
+        description="Structured pruning as a Gymnasium environment.",
+        epilog=f"commands:{listed}\n\nprune-gym COMMAND --help tells more.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="what to do")
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    command = parser.parse_args(arguments[:1]).command
+    return COMMANDS[command][1](arguments[1:])
+
+
+def run(argv: Sequence[str]) -> int:
+    """Prune a network: the main job."""
+    # Here, not above, so that `prune-gym --help` need not wait for PyTorch.
+    from benchmarks.main import main as run_main
+
+    return run_main(argv, prog="prune-gym run")
+
+
+def tasks(argv: Sequence[str]) -> int:
+    """List the named tasks."""
+    argparse.ArgumentParser(prog="prune-gym tasks", description="List the named tasks.").parse_args(argv)
+    Console().print(_task_table())
+    return 0
+
+
+COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
+    "run": ("prune a network and report what it cost", run),
+    "tasks": ("list the named tasks", tasks),
+}
+
+
+def _task_table() -> Table:
+    from prune_gym.problem import PruningProblem
+    from prune_gym.tasks import task_names
+
+    table = Table("task", title="named tasks", title_justify="left")
+    for heading in ("layers", "channels", "FLOPs", "parameters", "default target"):
+        table.add_column(heading, justify="right")
+    for name in task_names():
+        problem = PruningProblem(name)
+        table.add_row(
+            name,
+            str(problem.num_layers),
+            str(sum(group.size for group in problem.groups)),
+            f"{problem.cost.dense_flops / 1e6:,.1f} M",
+            f"{problem.cost.dense_params / 1e3:,.1f} k",
+            f"{problem.default_target:g}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""Where a configuration comes from: YAML text plus ``KEY=VALUE`` overrides, every key with its origin.
+
+YAML forgets where a value stood once it is parsed. Here the parsed tree keeps, for each key path, the line of
+the file (or the override) that set it, so that an error about ``pruning.rspar.num_episodes`` can say "line 12".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+KeyPath = tuple[str | int, ...]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says where and what to write instead."""
+
+
+def dotted(path: KeyPath) -> str:
+    """Return a key path as people write it: ``("a", "b", 0)`` -> ``"a.b[0]"``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads ``3e-4`` as a number (YAML 1.2) and leaves dates alone."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":float", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|nan))$", re.I
+    ),
+    list("-+0123456789."),
+)
+
+
+@dataclass
+class ConfigSource:
+    """A configuration tree before validation.
+
+    Attributes:
+        tree: nested dicts, lists and scalars.
+        origins: for each key path set by somebody, who set it ("demo.yaml, line 7" or "override 'a.b=1'").
+        name: what to call the whole in messages, usually the file.
+    """
+
+    tree: dict[str, Any]
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    name: str = "configuration"
+
+    def origin(self, path: KeyPath) -> str:
+        """Return who set ``path``, or its nearest ancestor that somebody set."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.origins:
+                return self.origins[path[:length]]
+        return self.name
+
+    @classmethod
+    def from_yaml(cls, text: str, name: str = "configuration") -> ConfigSource:
+        """Parse YAML text.
+
+        Args:
+            text: the YAML document; an empty one gives an empty tree.
+            name: what to call it in messages, usually the file's path.
+
+        Raises:
+            ConfigError: broken YAML, a top level that is no mapping, a key twice, or a key that is no string.
+        """
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            source = cls(tree={}, name=name)
+            if node is not None:
+                tree = source._build(loader, node, ())
+                if not isinstance(tree, dict):
+                    raise ConfigError(
+                        f"{name}: expected a mapping of sections at the top level, got {tree!r}"
+                    )
+                source.tree = tree
+            return source
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{name}: not valid YAML: {_describe(error)}") from None
+        finally:
+            loader.dispose()
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> ConfigSource:
+        """Parse a YAML file.
+
+        Raises:
+            FileNotFoundError: no such file; the message lists the YAML files beside it and the shipped ones.
+            ConfigError: see :meth:`from_yaml`.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(_missing_file(path))
+        return cls.from_yaml(path.read_text(encoding="utf-8"), name=str(path))
+
+    def override(self, assignments: Sequence[str]) -> None:
+        """Set keys from ``KEY=VALUE`` strings, e.g. ``pruning.target_flops_reduction=0.94``.
+
+        The value is read as YAML, so ``true``, ``[1, 2]`` and ``null`` mean what they mean in the file.
+
+        Raises:
+            ConfigError: no ``=``, an empty key part, a value that is not YAML, or a key below a scalar.
+        """
+        for assignment in assignments:
+            key, equals, value_text = assignment.partition("=")
+            parts = key.strip().split(".")
+            if not equals or not all(parts):
+                raise ConfigError(
+                    f"override {assignment!r}: expected KEY=VALUE with a dotted key, "
+                    "e.g. pruning.target_flops_reduction=0.94"
+                )
+            self._set(tuple(parts), _parse_value(assignment, value_text), f"override {assignment!r}")
+
+    def _set(self, path: tuple[str, ...], value: Any, origin: str) -> None:
+        section = self.tree
+        for depth, part in enumerate(path[:-1], start=1):
+            if section.get(part) is None:
+                section[part] = {}
+            if not isinstance(section[part], dict):
+                raise ConfigError(f"{origin}: {dotted(path[:depth])!r} is {section[part]!r}, not a section")
+            section = section[part]
+        section[path[-1]] = value
+        self.origins = {known: who for known, who in self.origins.items() if known[: len(path)] != path}
+        self.origins[path] = origin
+
+    def _build(self, loader: _Loader, node: yaml.Node, path: KeyPath) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return self._build_mapping(loader, node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._build_item(loader, child, (*path, index)) for index, child in enumerate(node.value)]
+        return loader.construct_object(node)
+
+    def _build_item(self, loader: _Loader, node: yaml.Node, here: KeyPath) -> Any:
+        self.origins[here] = self._line(node)
+        return self._build(loader, node, here)
+
+    def _build_mapping(self, loader: _Loader, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node)
+            where = self._line(key_node)
+            if not isinstance(key, str):
+                raise ConfigError(f"{where}: keys are words, got {key!r}")
+            here: KeyPath = (*path, key)
+            if key in mapping:
+                raise ConfigError(
+                    f"{where}: the key {dotted(here)!r} stands here a second time (first: {self.origins[here]})"
+                )
+            self.origins[here] = where
+            mapping[key] = self._build(loader, value_node, here)
+        return mapping
+
+    def _line(self, node: yaml.Node) -> str:
+        return f"{self.name}, line {node.start_mark.line + 1}"
+
+
+def _parse_value(assignment: str, text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"override {assignment!r}: the value is not valid YAML: {_describe(error)}"
+        ) from None
+    finally:
+        loader.dispose()
+
+
+def _describe(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error)
+
+
+def _missing_file(path: Path) -> str:
+    from benchmarks.configs import CONFIG_DIR
+
+    beside = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    shipped = sorted(str(other) for other in CONFIG_DIR.glob("*.yaml"))
+    found = ", ".join(dict.fromkeys([*beside, *shipped]))
+    return f"no configuration file {str(path)!r}; available: {found}"

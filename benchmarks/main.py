@@ -1,0 +1,122 @@
+"""The main job: prune a trained network and report what it cost.
+
+    python -m benchmarks.main --config FILE [--gpu ID] [--seed N] [--method NAME] [KEY=VALUE ...]
+
+The same as ``prune-gym run``. Results go to ``experiment.save_dir``, one folder ``seed_<n>`` a seed. An interrupted run
+is resumed by the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+
+try:
+    from benchmarks.config import Config, load_config
+except ModuleNotFoundError as error:
+    if error.name != "benchmarks":
+        raise
+    sys.exit("prune-gym is not installed in this environment; run `pip install -e .` in the project's folder first")
+
+from benchmarks.config_source import ConfigError
+from benchmarks.pipeline import run_experiment
+from benchmarks.progress import StageProgress
+from benchmarks.report import report_table
+from benchmarks.run_folder import RunFolder, RunFolderError, RunState, open_run
+from prune_gym.device import resolve_device
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run the job from the command line.
+
+    Args:
+        argv: arguments; absent means those of the process.
+        prog: name of the command in the help text.
+
+    Returns:
+        Exit code: 0 done, 2 bad input, 130 interrupted.
+    """
+    arguments = _parser(prog).parse_intermixed_args(argv)
+    errors = Console(stderr=True)
+    try:
+        config = load_config(arguments.config, _overrides(arguments))
+        device = _device(arguments.gpu)
+        torch.set_num_threads(arguments.threads or available_threads())
+        folders = {
+            seed: open_run(config, seed, overwrite=arguments.overwrite) for seed in config.experiment.random_seeds
+        }
+        for seed, folder in folders.items():
+            _run_seed(config, seed, folder, device)
+    except (ConfigError, RunFolderError, FileNotFoundError) as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        errors.print("interrupted: nothing is lost, the same command resumes the run", style="yellow")
+        return INTERRUPTED
+    return 0
+
+
+def available_threads() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run_seed(config: Config, seed: int, folder: RunFolder, device: torch.device) -> None:
+    console = Console()
+    if folder.state is RunState.FINISHED:
+        console.print(f"{folder.path} holds this run, finished; --overwrite runs it again", highlight=False)
+        result = folder.read_json("result.json")
+    else:
+        console.rule(f"{config.experiment.name}, seed {seed}, {device}", style="dim")
+        with StageProgress(console) as progress:
+            result = run_experiment(config, seed, folder, device=device, progress=progress)
+    console.print()
+    console.print(report_table(result))
+    console.print(f"results: {folder.path}", highlight=False, soft_wrap=True)
+
+
+def _parser(prog: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Prune a trained network and report what it cost.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
+    parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU if there is one, else the CPU)")
+    parser.add_argument("--seed", metavar="N", help="run this seed only (default: experiment.random_seeds)")
+    parser.add_argument("--method", metavar="NAME", help="how budgets are found (default: pruning.method)")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: the cores available)")
+    parser.add_argument("--overwrite", action="store_true", help="start again even if the folder holds a run")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
+    return parser
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    """Options are shorthand for overrides, so that they get the same checks and messages."""
+    overrides = list(arguments.overrides)
+    if arguments.method is not None:
+        overrides.append(f"pruning.method={arguments.method}")
+    if arguments.seed is not None:
+        overrides.append(f"experiment.random_seeds=[{arguments.seed}]")
+    return overrides
+
+
+def _device(gpu: str | None) -> torch.device:
+    try:
+        return resolve_device(gpu)
+    except ValueError as error:
+        raise ConfigError(f"--gpu {gpu}: {error}") from None
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,259 @@
+"""Pictures of a run: training, budgets, prices, lambda(t), and methods compared.
+
+Every function returns a matplotlib ``Figure`` and saves it when given ``save_path``. Accuracies, pruning ratios and
+FLOPs reductions come in as fractions and are drawn in percent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+
+from benchmarks.plot_style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PALE,
+    SEQUENTIAL,
+    VERMILLION,
+    finish,
+    label_axes,
+    name_rows,
+    new_figure,
+)
+
+History = Mapping[str, Sequence[float]] | Sequence[Mapping[str, Any]]
+"""Per-episode records: columns by name, or one mapping a row (as ``history.csv`` is read)."""
+
+HEATMAP_COLUMNS = 64
+TRAINING_PANELS = {
+    "return": ("Return: gain over the start plan", "score gained", 1.0, BLUE),
+    "accuracy": ("Accuracy on the reward split", "%", 100.0, GREEN),
+    "flops_reduction": ("FLOPs removed", "%", 100.0, ORANGE),
+}
+
+
+def plot_training_curves(history: History, save_path: str | Path | None = None) -> Figure:
+    """Draw how training went: return, accuracy and FLOPs reduction by episode.
+
+    Args:
+        history: columns or rows with any of ``return``, ``accuracy``, ``flops_reduction``; a column
+            ``target_flops_reduction`` adds the target as a line.
+        save_path: where to save the figure, if anywhere.
+
+    Raises:
+        ValueError: none of the columns is there, or there are no episodes.
+    """
+    columns = _columns(history)
+    shown = [name for name in TRAINING_PANELS if name in columns]
+    if not shown or not len(columns[shown[0]]):
+        raise ValueError(
+            f"history needs episodes with at least one of {', '.join(TRAINING_PANELS)}; "
+            f"got the columns {', '.join(columns) or 'none'}"
+        )
+    figure, axes = new_figure(8, 2.1 * len(shown) + 0.4, rows=len(shown), sharex=True)
+    for panel, name in zip(axes, shown, strict=True):
+        title, unit, scale, colour = TRAINING_PANELS[name]
+        _draw_noisy_curve(panel, scale * columns[name], colour)
+        label_axes(panel, title=title, y=unit)
+        if name == "flops_reduction" and "target_flops_reduction" in columns:
+            target = 100 * columns["target_flops_reduction"]
+            panel.plot(_episodes(target), target, color=INK, linewidth=1, linestyle="--", label="target")
+            panel.legend(frameon=False, fontsize=8.5, loc="best")
+    axes[0].legend(frameon=False, fontsize=8.5, loc="best")
+    axes[-1].set_xlabel("episode", fontsize=9.5, color=INK)
+    return finish(figure, save_path)
+
+
+def plot_pruning_comparison(
+    methods: Sequence[str],
+    accuracies: Sequence[float],
+    speedups: Sequence[float],
+    save_path: str | Path | None = None,
+) -> Figure:
+    """Compare methods by accuracy and speed-up, one row a method.
+
+    Args:
+        methods: names.
+        accuracies: fractions in [0, 1], one a method.
+        speedups: times faster than the dense network (2.0 = half the time), one a method.
+        save_path: where to save the figure, if anywhere.
+
+    Raises:
+        ValueError: no methods, or lists of different lengths.
+    """
+    if not methods or not len(methods) == len(accuracies) == len(speedups):
+        raise ValueError(
+            "plot_pruning_comparison needs one accuracy and one speed-up a method; got "
+            f"{len(methods)} methods, {len(accuracies)} accuracies, {len(speedups)} speed-ups"
+        )
+    figure, (left, right) = new_figure(8.5, 0.42 * len(methods) + 1.4, columns=2, sharey=True)
+    _draw_dots(left, [100 * accuracy for accuracy in accuracies], "{:.1f}", BLUE, "o")
+    _draw_dots(right, speedups, "{:.2f}x", VERMILLION, "D")
+    right.axvline(1, color=GREY, linewidth=1, linestyle="--")
+    label_axes(left, title="Accuracy", x="%")
+    label_axes(right, title="Speed-up", x="times the dense network")
+    name_rows(left, methods)
+    right.grid(False, axis="y")
+    return finish(figure, save_path)
+
+
+def plot_sensitivity_heatmap(
+    sensitivity_scores: Mapping[str, ArrayLike] | Sequence[ArrayLike],
+    layer_names: Sequence[str],
+    save_path: str | Path | None = None,
+) -> Figure:
+    """Draw the price of every channel: a row a layer, its channels from cheapest to dearest.
+
+    Layers differ in width, so a row is the layer's sorted prices stretched to a common length. The colour is log10
+    of the price.
+
+    Args:
+        sensitivity_scores: per-channel prices ``[channels]`` in nats, by layer name or in the order of
+            ``layer_names``.
+        layer_names: the rows, top to bottom.
+        save_path: where to save the figure, if anywhere.
+
+    Raises:
+        ValueError: a layer without prices, or no layers.
+    """
+    scores = _by_layer(sensitivity_scores, layer_names)
+    positions = np.linspace(0, 1, HEATMAP_COLUMNS)
+    floor = min((values[values > 0].min() for values in scores if (values > 0).any()), default=1e-12)
+    rows = [
+        np.interp(positions, np.linspace(0, 1, len(values)), np.log10(np.maximum(np.sort(values), floor)))
+        for values in scores
+    ]
+    figure, (panel,) = new_figure(8, 0.28 * len(rows) + 1.4)
+    prices = np.stack(rows)
+    low, high = np.percentile(prices, (1, 99))
+    image = panel.imshow(prices, aspect="auto", cmap=SEQUENTIAL, interpolation="nearest", vmin=low, vmax=high)
+    panel.grid(False)
+    panel.set_yticks(range(len(rows)), labels=list(layer_names))
+    panel.set_xticks([-0.5, (HEATMAP_COLUMNS - 1) / 2, HEATMAP_COLUMNS - 0.5], labels=["0", "50", "100"])
+    label_axes(panel, title="Price of removing a channel", x="channels of the layer, cheapest first (%)")
+    bar = figure.colorbar(image, ax=panel, pad=0.01, extend="both")
+    bar.set_label("log10 of the predicted loss increase (nats)", fontsize=9, color=INK)
+    bar.ax.tick_params(labelsize=8.5)
+    return finish(figure, save_path)
+
+
+def plot_lambda_evolution(
+    lambda_history: Sequence[float], acc_history: Sequence[float], save_path: str | Path | None = None
+) -> Figure:
+    """Draw the adaptive weight lambda(t) above the accuracy it answers to.
+
+    Args:
+        lambda_history: lambda of every episode.
+        acc_history: accuracy of every episode's plan, a fraction in [0, 1].
+        save_path: where to save the figure, if anywhere.
+
+    Raises:
+        ValueError: no episodes, or histories of different lengths.
+    """
+    if not len(lambda_history) or len(lambda_history) != len(acc_history):
+        raise ValueError(
+            "plot_lambda_evolution needs one accuracy a lambda; got "
+            f"{len(lambda_history)} lambdas and {len(acc_history)} accuracies"
+        )
+    figure, (top, bottom) = new_figure(8, 4.4, rows=2, sharex=True)
+    weights = np.asarray(lambda_history, dtype=float)
+    top.step(_episodes(weights), weights, where="post", color=VERMILLION, linewidth=1.4)
+    label_axes(top, title="lambda(t): weight of a missed FLOPs target", y="lambda")
+    _draw_noisy_curve(bottom, 100 * np.asarray(acc_history, dtype=float), GREEN)
+    label_axes(bottom, title="Accuracy on the reward split", x="episode", y="%")
+    bottom.legend(frameon=False, fontsize=8.5, loc="best")
+    return finish(figure, save_path)
+
+
+def plot_budgets(
+    budgets: Mapping[str, float],
+    sensitivity_scores: Mapping[str, ArrayLike],
+    save_path: str | Path | None = None,
+) -> Figure:
+    """Draw every layer's budget beside the price of its channels.
+
+    Args:
+        budgets: fraction of each layer's channels removed, by layer name.
+        sensitivity_scores: per-channel prices ``[channels]`` in nats, by layer name.
+        save_path: where to save the figure, if anywhere.
+
+    Raises:
+        ValueError: a layer without prices, or no layers.
+    """
+    names = list(budgets)
+    scores = _by_layer(sensitivity_scores, names)
+    figure, (left, right) = new_figure(9, 0.28 * len(names) + 1.5, columns=2, sharey=True)
+    removed = 100 * np.array([budgets[name] for name in names], dtype=float)
+    rows = np.arange(len(names))
+    left.barh(rows, removed, height=0.66, color=PALE, edgecolor=GREY, linewidth=0.6, hatch="////", label="removed")
+    left.barh(rows, 100 - removed, left=removed, height=0.66, color=BLUE, label="kept")
+    left.set_xlim(0, 100)
+    label_axes(left, title="Budgets", x="channels of the layer (%)")
+    figure.legend(*left.get_legend_handles_labels(), frameon=False, fontsize=8.5, ncols=2, loc="outside upper right")
+    low, median, high = np.array([np.percentile(values, (10, 50, 90)) for values in scores]).T
+    right.hlines(rows, low, high, color=ORANGE, linewidth=5, alpha=0.55)
+    right.plot(median, rows, "D", color=INK, markersize=4.5)
+    if (low > 0).all():
+        right.set_xscale("log")
+    label_axes(right, title="Price of one channel: median, 10-90 %", x="predicted loss increase (nats)")
+    name_rows(left, names)
+    right.grid(False, axis="y")
+    return finish(figure, save_path)
+
+
+def _columns(history: History) -> dict[str, NDArray[np.float64]]:
+    if isinstance(history, Mapping):
+        return {name: np.asarray(values, dtype=float) for name, values in history.items()}
+    names = history[0] if len(history) else ()
+    return {name: np.array([float(row[name]) for row in history]) for name in names}
+
+
+def _by_layer(scores: Mapping[str, Any] | Sequence[Any], names: Sequence[str]) -> list[NDArray[np.float64]]:
+    if not names:
+        raise ValueError("no layers to draw; pass at least one layer name")
+    if isinstance(scores, Mapping):
+        missing = [name for name in names if name not in scores]
+        if missing:
+            raise ValueError(f"no prices for the layers {', '.join(missing)} (given: {', '.join(scores)})")
+        scores = [scores[name] for name in names]
+    if len(scores) != len(names):
+        raise ValueError(f"got {len(scores)} rows of prices for {len(names)} layer names")
+    return [np.atleast_1d(np.asarray(values, dtype=float)) for values in scores]
+
+
+def _episodes(values: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.arange(1, len(values) + 1)
+
+
+def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Mean of up to ``window`` values up to and including each one, ``[N] -> [N]``."""
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - window, 0)
+    return (total[end] - total[start]) / (end - start)
+
+
+def _draw_noisy_curve(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
+    window = max(2, len(values) // 10)
+    axes.plot(_episodes(values), values, "o", color=colour, markersize=3, alpha=0.35, label="episode")
+    axes.plot(_episodes(values), _running_mean(values, window), color=colour, linewidth=1.8, label=f"mean of {window}")
+
+
+def _draw_dots(axes: Axes, values: Sequence[float], text: str, colour: str, marker: str) -> None:
+    rows = range(len(values))
+    axes.hlines(rows, 0, 1, color=PALE, linewidth=2, transform=axes.get_yaxis_transform())
+    axes.plot(values, rows, marker, color=colour, markersize=7)
+    for row, value in zip(rows, values, strict=True):
+        axes.annotate(
+            text.format(value), (value, row), (7, 0), textcoords="offset points", va="center", fontsize=9, color=INK
+        )
+    axes.margins(x=0.18)

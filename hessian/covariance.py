@@ -1,0 +1,220 @@
+"""Convolutions and linear maps as matrices, and the sums of outer products that curvature is made of.
+
+Every weighted module is seen as ``y = W a`` at each of its S output positions, one matrix a group:
+
+===================  =================  ====================================  ==========
+module               W                  a (input)                             S
+===================  =================  ====================================  ==========
+``Linear``           [1, out, in]       the input vector                      tokens
+``Conv*d``           [g, out/g, in/g k] a patch, ordered (channel, kernel)    positions
+``ConvTranspose*d``  [g, out/g, in/g k] a patch of the zero-stuffed input     positions
+===================  =================  ====================================  ==========
+
+A bias is one more input that is constantly 1, the last. Pure functions: tensors in, tensors out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hessian.channels import CONV_TYPES, TRANSPOSED_TYPES
+
+CHUNK_ELEMENTS = 1 << 24
+"""Largest patch matrix held at once (elements): 64 MiB in fp32."""
+
+
+def num_groups(module: nn.Module) -> int:
+    """Number of independent maps in a module: its ``groups``, 1 for a linear layer."""
+    return module.groups if isinstance(module, CONV_TYPES) else 1
+
+
+def weight_matrix(module: Any, *, bias: bool = True) -> Tensor:
+    """The module's weight as one matrix a group, [groups, d_out, d_in (+ 1)].
+
+    Args:
+        module: a convolution or linear layer.
+        bias: append the bias as a last column where the module has one.
+    """
+    return to_matrix(module, module.weight.detach(), module.bias.detach() if bias and module.bias is not None else None)
+
+
+def to_matrix(module: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A (possibly sliced) weight as matrices [groups, d_out, d_in (+ 1)]; the inverse of :func:`from_matrix`."""
+    groups = num_groups(module)
+    if isinstance(module, TRANSPOSED_TYPES):
+        kernel = weight.shape[2:]
+        weight = weight.view(groups, weight.shape[0] // groups, weight.shape[1], *kernel)
+        weight = weight.transpose(1, 2).flip(dims=tuple(range(3, weight.ndim)))
+        matrix = weight.reshape(groups, weight.shape[1], -1)
+    else:
+        matrix = weight.reshape(groups, weight.shape[0] // groups, -1)
+    if bias is not None:
+        matrix = torch.cat([matrix, bias.view(groups, -1, 1)], dim=2)
+    return matrix
+
+
+def from_matrix(module: Any, matrix: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias tensors of a module (its kernel shape, any channel counts) from matrices.
+
+    Args:
+        module: gives the kernel shape and the memory layout.
+        matrix: [groups, d_out, d_in (+ 1 when ``bias``)].
+        bias: whether the last column is the bias.
+    """
+    groups, d_out, _ = matrix.shape
+    shift = matrix[:, :, -1].reshape(-1) if bias else None
+    matrix = matrix[:, :, :-1] if bias else matrix
+    if isinstance(module, nn.Linear):
+        return matrix[0].contiguous(), shift
+    kernel = tuple(module.kernel_size)
+    weight = matrix.reshape(groups, d_out, -1, *kernel)
+    if isinstance(module, TRANSPOSED_TYPES):
+        weight = weight.flip(dims=tuple(range(3, weight.ndim))).transpose(1, 2)
+    return weight.reshape(groups * weight.shape[1], *weight.shape[2:]).contiguous(), shift
+
+
+def matrix_columns(module: Any, positions: Tensor) -> Tensor:
+    """Columns of the weight matrix that belong to input positions.
+
+    Args:
+        module: a convolution or linear layer.
+        positions: LongTensor [n, m] of input positions inside one group.
+
+    Returns:
+        LongTensor [n, m * kernel].
+    """
+    if isinstance(module, nn.Linear):
+        return positions
+    kernel = math.prod(module.kernel_size)
+    return (positions[:, :, None] * kernel + torch.arange(kernel, device=positions.device)).flatten(1)
+
+
+def patches(module: Any, inputs: Tensor) -> Tensor:
+    """Inputs of every output position as columns, [N, groups, d_in, S]; no bias row.
+
+    Args:
+        module: a convolution or linear layer.
+        inputs: what the module was called with, [N, in, *spatial] or [N, *, in].
+    """
+    if isinstance(module, nn.Linear):
+        return inputs.reshape(inputs.shape[0], -1, inputs.shape[-1]).transpose(1, 2)[:, None]
+    groups = module.groups
+    if isinstance(module, TRANSPOSED_TYPES):
+        inputs = _zero_stuffed(module, inputs)
+        stride: tuple[int, ...] = (1,) * (inputs.ndim - 2)
+    else:
+        inputs = _padded(module, inputs)
+        stride = module.stride
+    images = inputs.shape[0]
+    if all(size == 1 for size in module.kernel_size):
+        window = (slice(None), slice(None), *(slice(None, None, step) for step in stride))
+        return inputs[window].reshape(images, groups, inputs.shape[1] // groups, -1)
+    if inputs.ndim == 4:
+        columns = F.unfold(inputs, module.kernel_size, module.dilation, 0, stride)
+    else:
+        columns = _unfold_any(module, inputs, stride)
+    return columns.view(images, groups, -1, columns.shape[-1])
+
+
+def _padded(module: Any, inputs: Tensor) -> Tensor:
+    amounts = module._reversed_padding_repeated_twice
+    if not any(amounts):
+        return inputs
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(inputs, amounts, mode=mode)
+
+
+def _zero_stuffed(module: Any, inputs: Tensor) -> Tensor:
+    """The input an equivalent stride-1 convolution with the flipped kernel would see."""
+    spatial = inputs.shape[2:]
+    stuffed = inputs.new_zeros(
+        *inputs.shape[:2], *((size - 1) * step + 1 for size, step in zip(spatial, module.stride, strict=True))
+    )
+    holes = (slice(None), slice(None), *(slice(None, None, step) for step in module.stride))
+    stuffed[holes] = inputs
+    amounts: list[int] = []
+    for axis in reversed(range(len(spatial))):
+        reach = module.dilation[axis] * (module.kernel_size[axis] - 1) - module.padding[axis]
+        amounts += [reach, reach + module.output_padding[axis]]
+    return F.pad(stuffed, amounts)
+
+
+def _unfold_any(module: Any, inputs: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """1-D and 3-D im2col: [N, in * kernel, S]."""
+    spatial = inputs.ndim - 2
+    for axis in range(spatial):
+        reach = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
+        inputs = inputs.unfold(2 + axis, reach, stride[axis])[..., :: module.dilation[axis]]
+    order = (0, 1, *range(2 + spatial, 2 + 2 * spatial), *range(2, 2 + spatial))
+    blocks = inputs.permute(order)
+    return blocks.reshape(blocks.shape[0], math.prod(blocks.shape[1 : 2 + spatial]), -1)
+
+
+def output_columns(module: Any, gradients: Tensor) -> Tensor:
+    """Output gradients of every position as columns, [N, groups, d_out, S]."""
+    if isinstance(module, nn.Linear):
+        return gradients.reshape(gradients.shape[0], -1, gradients.shape[-1]).transpose(1, 2)[:, None]
+    images, channels = gradients.shape[:2]
+    return gradients.reshape(images, module.groups, channels // module.groups, -1)
+
+
+def outer_sum(columns: Tensor) -> Tensor:
+    """Sum over images and positions of ``c c^T``: [N, groups, d, S] -> [groups, d, d]."""
+    images, groups, width, positions = columns.shape
+    flat = columns.permute(1, 2, 0, 3).reshape(groups, width, images * positions)
+    return flat @ flat.transpose(1, 2)
+
+
+def input_second_moment(module: Any, inputs: Tensor, *, bias: bool, reduce: bool = False) -> tuple[Tensor, int]:
+    """Sum of ``a a^T`` over images and positions, and how many terms it has.
+
+    Args:
+        module: a convolution or linear layer.
+        inputs: what it was called with.
+        bias: append the constant 1.
+        reduce: average ``a`` over an image's positions first (KFAC-reduce).
+
+    Returns:
+        [groups, d, d] and the number of terms (images x positions, or images when ``reduce``).
+    """
+    total: Tensor | None = None
+    terms = 0
+    for part in _image_chunks(module, inputs):
+        columns = patches(module, part)
+        if reduce:
+            columns = columns.mean(dim=3, keepdim=True)
+        moment = _with_constant(columns) if bias else outer_sum(columns)
+        total = moment if total is None else total + moment
+        terms += columns.shape[0] * columns.shape[3]
+    assert total is not None
+    return total, terms
+
+
+def output_second_moment(module: Any, gradients: Tensor, *, reduce: bool = False) -> Tensor:
+    """Sum of ``g g^T`` over images and positions ([groups, d_out, d_out]); ``reduce`` sums positions first."""
+    columns = output_columns(module, gradients)
+    return outer_sum(columns.sum(dim=3, keepdim=True) if reduce else columns)
+
+
+def _with_constant(columns: Tensor) -> Tensor:
+    """Second moment of columns extended by a constant 1, without copying the columns."""
+    images, groups, width, positions = columns.shape
+    moment = columns.new_empty(groups, width + 1, width + 1)
+    moment[:, :width, :width] = outer_sum(columns)
+    moment[:, width, :width] = moment[:, :width, width] = columns.sum(dim=(0, 3))
+    moment[:, width, width] = images * positions
+    return moment
+
+
+def _image_chunks(module: Any, inputs: Tensor) -> Iterator[Tensor]:
+    """Split a batch so that no patch matrix passes ``CHUNK_ELEMENTS``."""
+    kernel = 1 if isinstance(module, nn.Linear) else math.prod(module.kernel_size)
+    per_image = max(1, inputs[0].numel() * kernel)
+    size = max(1, CHUNK_ELEMENTS // per_image)
+    yield from inputs.split(size)

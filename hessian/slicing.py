@@ -1,0 +1,226 @@
+"""What a pruning plan leaves of every tensor of a network.
+
+A plan names removed channels a layer; :class:`NetworkSlicer` translates it into kept rows and columns of every module,
+sliced weights, and the few module attributes (``groups``, ``normalized_shape``) that must follow. Nothing is rebuilt:
+the slices serve functional evaluation, physical surgery checks and refits alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessian.channels import CONV_TYPES, TRANSPOSED_TYPES, ChannelGroup, _is_depthwise, suggest
+
+Plan = Mapping[str, Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleSlice:
+    """Kept positions of a module's output (``rows``) and input (``columns``) dimension; None keeps all.
+
+    Both are sorted LongTensors of absolute channel positions. For a grouped convolution ``columns`` still counts all
+    input channels; :meth:`weight_columns` gives the positions inside one group, the same in every group.
+    """
+
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+    def weight_columns(self, module: nn.Module) -> Tensor | None:
+        """Kept positions along the weight's input dimension, LongTensor, or None for all."""
+        if self.columns is None or not isinstance(module, CONV_TYPES) or module.groups == 1:
+            return self.columns
+        period = module.in_channels // module.groups
+        return self.columns[self.columns < period]
+
+
+class NetworkSlicer:
+    """Slices of every module of a network under a pruning plan.
+
+    Args:
+        model: the dense network; only its structure and tensors are read.
+        groups: its prunable layers, from :func:`hessian.channels.find_channel_groups`.
+    """
+
+    def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup]) -> None:
+        self.model = model
+        self.groups = {group.name: group for group in groups}
+        self._modules = dict(model.named_modules())
+        self._outs: dict[str, list[tuple[str, Tensor]]] = {}
+        self._ins: dict[str, list[tuple[str, Tensor]]] = {}
+        self._parameters: dict[str, list[tuple[str, Tensor]]] = {}
+        for group in groups:
+            for member in group.producers:
+                self._outs.setdefault(member.module, []).append((group.name, member.indices))
+            for member in group.carriers:
+                table = self._outs if member.parameter is None else self._parameters
+                table.setdefault(member.parameter or member.module, []).append((group.name, member.indices))
+            for member in group.consumers:
+                self._ins.setdefault(member.module, []).append((group.name, member.indices))
+
+    def feeding_layers(self, consumer: str) -> list[str]:
+        """Names of the layers whose channels a module consumes (several behind a concatenation)."""
+        return [layer for layer, _ in self._ins.get(consumer, [])]
+
+    def producing_layers(self, module: str) -> list[str]:
+        """Names of the layers a module's output channels belong to."""
+        return [layer for layer, _ in self._outs.get(module, [])]
+
+    def validate(self, plan: Plan) -> dict[str, list[int]]:
+        """Check a plan and return it with sorted plain-int indices.
+
+        Raises:
+            ValueError: unknown layer, duplicate or out-of-range index, broken unit, or a layer emptied.
+        """
+        return {name: self._validate_layer(name, removed) for name, removed in plan.items() if len(removed)}
+
+    def _validate_layer(self, name: str, removed: Sequence[int]) -> list[int]:
+        if name not in self.groups:
+            raise ValueError(f"layer {name!r} is not prunable" + suggest(name, self.groups))
+        group = self.groups[name]
+        indices = sorted(int(index) for index in removed)
+        if len(set(indices)) != len(indices):
+            raise ValueError(f"plan of layer {name!r} repeats channels: {indices}")
+        if indices[0] < 0 or indices[-1] >= group.size:
+            raise ValueError(
+                f"plan of layer {name!r} has channels outside [0, {group.size}): {indices[0]}..{indices[-1]}"
+            )
+        if len(indices) >= group.size:
+            raise ValueError(f"plan removes all {group.size} channels of layer {name!r}; keep at least one unit")
+        gone = set(indices)
+        for unit in group.units:
+            if 0 < len(gone.intersection(unit)) < len(unit):
+                raise ValueError(
+                    f"plan of layer {name!r} splits unit {unit}: a grouped convolution loses one channel of every group"
+                )
+        return indices
+
+    def slices(self, plan: Plan) -> dict[str, ModuleSlice]:
+        """Kept rows and columns of every module the plan touches.
+
+        Args:
+            plan: layer name -> removed channel indices.
+
+        Returns:
+            Module name -> :class:`ModuleSlice`; untouched modules are absent.
+        """
+        removed = self.validate(plan)
+        rows = {name: self._kept(tied, removed, self._extent(name, "out")) for name, tied in self._outs.items()}
+        columns = {name: self._kept(tied, removed, self._extent(name, "in")) for name, tied in self._ins.items()}
+        touched = {
+            name: ModuleSlice(rows.get(name), columns.get(name))
+            for name in self._modules
+            if name in rows or name in columns
+        }
+        return {name: part for name, part in touched.items() if part.rows is not None or part.columns is not None}
+
+    @staticmethod
+    def _kept(tied: list[tuple[str, Tensor]], removed: dict[str, list[int]], extent: int) -> Tensor | None:
+        gone = [indices[removed[layer]].reshape(-1) for layer, indices in tied if removed.get(layer)]
+        if not gone:
+            return None
+        mask = torch.ones(extent, dtype=torch.bool)
+        mask[torch.cat(gone)] = False
+        return mask.nonzero()[:, 0]
+
+    def _extent(self, name: str, side: str) -> int:
+        module: Any = self._modules[name]
+        if isinstance(module, CONV_TYPES):
+            return module.out_channels if side == "out" else module.in_channels
+        if isinstance(module, nn.Linear):
+            return module.out_features if side == "out" else module.in_features
+        if isinstance(module, nn.LayerNorm):
+            return module.normalized_shape[-1]
+        if isinstance(module, nn.GroupNorm):
+            return module.num_channels
+        if isinstance(module, nn.PReLU):
+            return module.num_parameters
+        return module.num_features
+
+    def state(self, plan: Plan) -> dict[str, Tensor]:
+        """The model's state dict cut to the plan, without any refit.
+
+        Returns:
+            Every key of ``model.state_dict()``; touched tensors are sliced copies, the others the model's own.
+        """
+        slices = self.slices(plan)
+        removed = self.validate(plan)
+        state = dict(self.model.state_dict())
+        for name, part in slices.items():
+            for suffix, tensor in _own_tensors(self._modules[name]).items():
+                state[f"{name}.{suffix}"] = slice_tensor(self._modules[name], suffix, tensor, part)
+        for name, tied in self._parameters.items():
+            parameter = state[name]
+            axis = _channel_axis(parameter)
+            kept = self._kept(tied, removed, parameter.shape[axis])
+            if kept is not None:
+                state[name] = parameter.index_select(axis, kept.to(parameter.device))
+        return state
+
+    def attributes(self, plan: Plan) -> dict[str, dict[str, Any]]:
+        """Module attributes that a forward pass reads and that change with the plan, by module name."""
+        changed: dict[str, dict[str, Any]] = {}
+        for name, part in self.slices(plan).items():
+            if part.rows is None:
+                continue
+            module = self._modules[name]
+            if _is_depthwise(module):
+                changed[name] = {"groups": len(part.rows)}
+            elif isinstance(module, nn.LayerNorm):
+                changed[name] = {"normalized_shape": (*module.normalized_shape[:-1], len(part.rows))}
+            elif isinstance(module, nn.modules.instancenorm._InstanceNorm):
+                changed[name] = {"num_features": len(part.rows)}
+        return changed
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    tensors = {name: parameter.detach() for name, parameter in module.named_parameters(recurse=False)}
+    tensors.update({name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer is not None})
+    return tensors
+
+
+def _channel_axis(parameter: Tensor) -> int:
+    """The axis torch-pruning cuts on a bare parameter: its last one of more than a single entry."""
+    return max(axis for axis, extent in enumerate(parameter.shape) if extent > 1)
+
+
+def slice_tensor(module: nn.Module, suffix: str, tensor: Tensor, part: ModuleSlice) -> Tensor:
+    """Cut one parameter or buffer of a module.
+
+    Args:
+        module: the owner.
+        suffix: the tensor's name in the module (``"weight"``, ``"running_mean"``, ...).
+        tensor: the full tensor.
+        part: kept rows and columns.
+
+    Returns:
+        The cut copy, or the tensor itself where it has no channel dimension (``num_batches_tracked``).
+    """
+    if tensor.ndim == 0:
+        return tensor
+    transposed = isinstance(module, TRANSPOSED_TYPES)
+    if suffix == "weight" and isinstance(module, TRANSPOSED_TYPES) and module.groups > 1 and not _is_depthwise(module):
+        return _slice_grouped_transposed(module, tensor, part)
+    columns = part.weight_columns(module) if suffix == "weight" and tensor.ndim > 1 else None
+    row_axis, column_axis = (1, 0) if transposed and tensor.ndim > 1 and not _is_depthwise(module) else (0, 1)
+    if isinstance(module, nn.LayerNorm):
+        row_axis = tensor.ndim - 1
+    if part.rows is not None and not (isinstance(module, nn.PReLU) and tensor.numel() == 1):
+        tensor = tensor.index_select(row_axis, part.rows.to(tensor.device))
+    if columns is not None:
+        tensor = tensor.index_select(column_axis, columns.to(tensor.device))
+    return tensor
+
+
+def _slice_grouped_transposed(module: Any, tensor: Tensor, part: ModuleSlice) -> Tensor:
+    """Weight [in, out / groups, ...] of a grouped transposed convolution: rows repeat in every group."""
+    if part.rows is not None:
+        period = module.out_channels // module.groups
+        tensor = tensor.index_select(1, part.rows[part.rows < period].to(tensor.device))
+    if part.columns is not None:
+        tensor = tensor.index_select(0, part.columns.to(tensor.device))
+    return tensor

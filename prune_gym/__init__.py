@@ -1,0 +1,66 @@
+"""Structured pruning of neural networks as a Gymnasium problem.
+
+Importing this package registers ``HOBSPrune-v0``; nothing heavy is imported until a name is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from prune_gym.checkpoint import load_pruned, save_pruned
+    from prune_gym.env import HOBSPruneEnv
+    from prune_gym.problem import PruningProblem
+    from prune_gym.pruner import PhysicalPruner
+    from prune_gym.tasks import PruningTask, make_task, register_task, task_names
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HOBSPruneEnv",
+    "PhysicalPruner",
+    "PruningProblem",
+    "PruningTask",
+    "load_pruned",
+    "make_task",
+    "register_envs",
+    "register_task",
+    "save_pruned",
+    "task_names",
+]
+
+_LOCATIONS = {
+    "HOBSPruneEnv": "env",
+    "PhysicalPruner": "pruner",
+    "PruningProblem": "problem",
+    "PruningTask": "tasks",
+    "load_pruned": "checkpoint",
+    "make_task": "tasks",
+    "register_task": "tasks",
+    "save_pruned": "checkpoint",
+    "task_names": "tasks",
+}
+
+
+def register_envs() -> None:
+    """Register the environments with Gymnasium; a second call changes nothing."""
+    if "HOBSPrune-v0" not in gymnasium.registry:
+        gymnasium.register(id="HOBSPrune-v0", entry_point="prune_gym.env:HOBSPruneEnv")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LOCATIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_LOCATIONS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_envs()

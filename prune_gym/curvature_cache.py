@@ -1,0 +1,98 @@
+"""The H-OBS analysis of a task, computed once and kept on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+import hessian
+from hessian import HOBSSensitivityAnalyzer
+from prune_gym.cache import Metadata, Tensors, cache_path, code_digest, remember
+from prune_gym.device import module_device
+from prune_gym.files import sha256_of
+from prune_gym.pruning_task import PruningTask
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class CurvatureSettings:
+    """How a task's curvature is measured.
+
+    Attributes:
+        damping: relative damping of the input factors.
+        use_kfac: Kronecker factors, or exact quadratics (small networks only).
+        approximation: ``"expand"`` or ``"reduce"`` (:mod:`hessian.kfac`).
+        fisher: curvature estimator (:mod:`hessian.loss_curvature`).
+        batch_size: images a backward pass.
+        num_batches: batches of the calibration split to read; None reads all.
+        seed: seed of the curvature sketch.
+    """
+
+    damping: float = 1e-3
+    use_kfac: bool = True
+    approximation: str = "expand"
+    fisher: str = "sketch"
+    batch_size: int = 100
+    num_batches: int | None = None
+    seed: int = 0
+
+
+def analysis_key(task: PruningTask, settings: CurvatureSettings) -> str:
+    """Digest of everything the analysis depends on: weights, calibration data, settings, code and PyTorch's version."""
+    criterion: Any = task.criterion
+    return sha256_of(
+        dict(task.model.state_dict()),
+        task.calibration.images,
+        task.calibration.labels,
+        f"{getattr(criterion, '__module__', '')}.{getattr(criterion, '__qualname__', repr(criterion))}",
+        list(task.ignored_layers),
+        repr(task.model),
+        asdict(settings),
+        code_digest(hessian),
+        torch.__version__,
+        module_device(task.model).type,
+    )
+
+
+def analyse(
+    task: PruningTask,
+    settings: CurvatureSettings,
+    folder: Path,
+    progress: Progress | None = None,
+) -> HOBSSensitivityAnalyzer:
+    """Analysis of a task's network, from the cache where it is there and sound.
+
+    Args:
+        task: network and calibration data.
+        settings: how curvature is measured.
+        folder: the cache.
+        progress: called with (description, done, total) while computing.
+    """
+    hobs = HOBSSensitivityAnalyzer(
+        task.model,
+        settings.damping,
+        settings.use_kfac,
+        example_input=task.example_input[:1],
+        ignored_layers=task.ignored_layers,
+        approximation=settings.approximation,
+        fisher=settings.fisher,
+        seed=settings.seed,
+    )
+
+    def compute() -> tuple[Tensors, Metadata]:
+        batches = task.calibration.batches(settings.batch_size)
+        criterion = None if task.criterion is cross_entropy else task.criterion
+        hobs.compute_sensitivity(batches, criterion, settings.num_batches, progress=progress)
+        return hobs.tensors()
+
+    def restore(tensors: Tensors, metadata: Metadata) -> HOBSSensitivityAnalyzer:
+        hobs.restore(tensors, metadata)
+        return hobs
+
+    return remember(cache_path(folder, task.name, "curvature", analysis_key(task, settings)), compute, restore)

@@ -1,0 +1,156 @@
+"""Measured metrics from predicted losses: a monotone map fitted to a few measured plans.
+
+Summed loss curves rank plans well but are off by orders of magnitude on confident networks. Isotonic regression
+(Barlow et al., 1972) against the log predicted loss keeps the ranking and sets the scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from prune_gym.cache import Metadata, Tensors
+from prune_gym.cost import CostModel
+from prune_gym.knapsack import knapsack
+from prune_gym.limits import CountLimits, FloatArray, IntArray
+
+METRICS = ("accuracy", "soft_accuracy", "loss")
+"""Columns of a prediction: the fields of :class:`prune_gym.evaluator.Evaluation`."""
+
+_INCREASING = (False, False, True)
+_TAIL = 4.0
+"""Distance, in log predicted loss, over which predictions beyond the worst measured plan go on changing."""
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedMetrics:
+    """Piecewise linear monotone maps from log predicted loss to the three metrics.
+
+    Attributes:
+        knots: float64 [K], ascending log predicted losses.
+        values: float64 [K, 3], metrics at the knots, columns as in :data:`METRICS`.
+        rank_correlation: Spearman correlation of minus the log predicted loss with the measured soft accuracy over the
+            fitted plans.
+        num_measured: plans measured for the fit.
+    """
+
+    knots: FloatArray
+    values: FloatArray
+    rank_correlation: float
+    num_measured: int
+
+    def __call__(self, log_losses: FloatArray) -> FloatArray:
+        """Metrics [..., 3] at log predicted losses [...]; constant outside the knots."""
+        clipped = np.minimum(np.maximum(log_losses, self.knots[0]), self.knots[-1])
+        right = np.minimum(np.maximum(np.searchsorted(self.knots, clipped), 1), len(self.knots) - 1)
+        start, end = self.knots[right - 1], self.knots[right]
+        weight = np.asarray((clipped - start) / (end - start))[..., None]
+        return self.values[right - 1] * (1.0 - weight) + self.values[right] * weight
+
+    def tensors(self) -> tuple[Tensors, Metadata]:
+        """The maps as tensors and text, for a file."""
+        tensors = {"knots": torch.from_numpy(self.knots), "values": torch.from_numpy(self.values)}
+        return tensors, {"rank_correlation": repr(self.rank_correlation), "num_measured": str(self.num_measured)}
+
+    @classmethod
+    def restore(cls, tensors: Tensors, metadata: Metadata) -> PredictedMetrics:
+        """The maps back from :meth:`tensors`.
+
+        Raises:
+            KeyError: an entry is missing.
+        """
+        knots, values = tensors["knots"].numpy(), tensors["values"].numpy()
+        return cls(knots, values, float(metadata["rank_correlation"]), int(metadata["num_measured"]))
+
+
+def fit(log_losses: FloatArray, measured: FloatArray) -> PredictedMetrics:
+    """Fit the maps to measured plans.
+
+    Args:
+        log_losses: float [N], log predicted losses, the unpruned network's among them.
+        measured: float [N, 3], what the plans measured, columns as in :data:`METRICS`.
+
+    Returns:
+        Maps that fall (accuracies) or rise (loss) with the predicted loss, strictly so wherever the measurements do.
+
+    Raises:
+        ValueError: fewer than two plans, or values that are not finite.
+    """
+    log_losses, measured = np.asarray(log_losses, dtype=np.float64), np.asarray(measured, dtype=np.float64)
+    if len(log_losses) < 2 or not (np.isfinite(log_losses).all() and np.isfinite(measured).all()):
+        raise ValueError("the map needs at least two plans with finite predicted losses and measurements")
+    order = np.argsort(log_losses, kind="stable")
+    x, y = log_losses[order], measured[order]
+    curves = []
+    for column, increasing in enumerate(_INCREASING):
+        centres, means = isotonic(x, y[:, column] if increasing else -y[:, column])
+        means = means if increasing else -means
+        tail = means[-1] * (1.5 if increasing else 0.5)
+        curves.append((np.append(centres, centres[-1] + _TAIL), np.append(means, tail)))
+    knots = np.unique(np.concatenate([centres for centres, _ in curves]))
+    values = np.stack([np.interp(knots, *curve) for curve in curves], axis=-1)
+    return PredictedMetrics(knots, values, rank_correlation(-x, y[:, 1]), len(x) - 1)
+
+
+def isotonic(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Non-decreasing least-squares fit by pooling adjacent violators.
+
+    Args:
+        x: float [N], ascending.
+        y: float [N].
+
+    Returns:
+        Centre and mean of every block [M], M <= N. Means strictly ascend, so a line through them has no flat piece.
+    """
+    blocks: list[tuple[float, float, int]] = []
+    for position, value in zip(x.tolist(), y.tolist(), strict=True):
+        total_x, total_y, count = position, value, 1
+        while blocks and blocks[-1][1] / blocks[-1][2] >= total_y / count:
+            previous = blocks.pop()
+            total_x, total_y, count = total_x + previous[0], total_y + previous[1], count + previous[2]
+        blocks.append((total_x, total_y, count))
+    sums = np.array(blocks)
+    return sums[:, 0] / sums[:, 2], sums[:, 1] / sums[:, 2]
+
+
+def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Spearman's rank correlation, ties ranked at their mean; 0 where one side is constant."""
+    ranks = [_mean_ranks(np.asarray(values)) for values in (first, second)]
+    deviations = [rank - rank.mean() for rank in ranks]
+    norm = float(np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum()))
+    return float(deviations[0] @ deviations[1]) / norm if norm > 0.0 else 0.0
+
+
+def _mean_ranks(values: FloatArray) -> FloatArray:
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return (last - (counts - 1) / 2.0)[group]
+
+
+def probe_plans(
+    curves: Sequence[FloatArray], cost: CostModel, limits: CountLimits, count: int = 20, seed: int = 0
+) -> list[IntArray]:
+    """Plans that cover the range of reductions: half of them knapsack solutions, half those with every ratio jittered.
+
+    The remaining FLOPs fall geometrically from 80 % to the least reachable, since accuracy falls at deep cuts.
+
+    Args:
+        curves: predicted loss curves, as for :func:`prune_gym.knapsack.knapsack`.
+        cost: the network's cost model.
+        limits: legal counts.
+        count: number of plans (rounded up to even; duplicates are dropped).
+        seed: seed of the jitter.
+    """
+    generator = np.random.default_rng(seed)
+    least = max(1.0 - cost.largest_reduction(limits), 1e-3)
+    remaining = np.geomspace(max(0.8, least), least, (count + 1) // 2)
+    plans = []
+    for target in np.minimum(1.0 - remaining, cost.largest_reduction(limits)):
+        plan = knapsack(curves, cost, float(target), limits=limits)
+        jitter = generator.normal(scale=0.7, size=len(plan))
+        plans += [plan, cost.project_logits(limits.logits(plan) + jitter, float(target), limits)]
+    return [np.array(plan) for plan in dict.fromkeys(tuple(plan.tolist()) for plan in plans)]

@@ -1,0 +1,305 @@
+"""Everything about one pruning task that environments, agents and benchmarks share."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hessian.channels import ChannelGroup, find_channel_groups
+from prune_gym import predicted
+from prune_gym.cache import cache_path, code_digest, remember
+from prune_gym.cost import CostModel
+from prune_gym.curvature_cache import CurvatureSettings, analyse, analysis_key
+from prune_gym.device import module_device, resolve_device
+from prune_gym.evaluator import Evaluation, Evaluator
+from prune_gym.files import cache_dir as default_cache_dir
+from prune_gym.files import sha256_of
+from prune_gym.knapsack import knapsack
+from prune_gym.limits import CountLimits, FloatArray, IntArray
+from prune_gym.observation import layer_features
+from prune_gym.reward import unknown
+from prune_gym.tasks import PruningTask, TaskStructure, make_task, task_structure
+
+if TYPE_CHECKING:
+    from hessian import HOBSSensitivityAnalyzer
+
+START_NAMES = ("knapsack", "uniform")
+"""Start plans :meth:`PruningProblem.start_plan` knows."""
+
+_MEASURING_CODE = ("evaluator", "predicted", "knapsack", "cost", "quadratic", "limits")
+
+
+class PruningProblem:
+    """A task with its structure, costs, predicted losses and measurements.
+
+    Only the network's structure is built at once; data, weights and curvature load at :meth:`load`, or when something
+    that needs them is first asked for.
+
+    Args:
+        task: a registered name, or a task object.
+        device: where everything is computed: ``"cpu"``, ``"cuda:0"``, a GPU index; None means the device a task object
+            is on, for a named task the GPU if there is exactly one, else the CPU.
+        cache_dir: folder for curvature and predictions; None means ``$PRUNE_GYM_CACHE`` or the user's cache.
+        progress: called with (description, done, total) during long steps.
+        curvature: how curvature is measured.
+        task_options: arguments for :func:`prune_gym.tasks.make_task`, for example ``{"data_dir": ...}``.
+
+    Attributes:
+        name: the task's name.
+        groups: the prunable layers, in execution order.
+        cost: the network's cost model.
+        default_target: the task's default FLOPs reduction.
+
+    Raises:
+        KeyError: unknown task; the message names the nearest.
+        TypeError: ``task`` is neither a name nor a task.
+        ValueError: no such device, or a network that cannot be pruned.
+    """
+
+    def __init__(
+        self,
+        task: str | PruningTask = "digits-resnet20",
+        *,
+        device: str | int | torch.device | None = None,
+        cache_dir: str | Path | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        curvature: CurvatureSettings | None = None,
+        task_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(task, (str, PruningTask)):
+            raise TypeError(f"task is a registered name or a PruningTask; got {type(task).__name__}")
+        structure = _structure(task)
+        own_device = module_device(structure.model) if isinstance(task, PruningTask) else None
+        self.device = own_device if device is None and own_device is not None else resolve_device(device)
+        self.name = task if isinstance(task, str) else task.name
+        self.default_target = structure.default_target
+        self.groups: list[ChannelGroup] = find_channel_groups(
+            structure.model, structure.example_input[:1], structure.ignored_layers
+        )
+        self.cost = CostModel(self.groups, structure.model, structure.example_input)
+        self.curvature = curvature if curvature is not None else CurvatureSettings()
+        self.progress = progress
+        self._given = task
+        self._task_options = dict(task_options or {})
+        self._cache_dir = Path(cache_dir) if cache_dir is not None else None
+        self._loaded: _Loaded | None = None
+        self._predictor: predicted.PredictedMetrics | None = None
+        self._starts: dict[tuple[Any, ...], IntArray] = {}
+
+    # ------------------------------------------------------------------ structure
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the layers, in execution order."""
+        return [group.name for group in self.groups]
+
+    @property
+    def num_layers(self) -> int:
+        """Number of prunable layers L."""
+        return len(self.groups)
+
+    # ------------------------------------------------------------------ data, weights, curvature
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether data, weights and curvature are there."""
+        return self._loaded is not None
+
+    def load(self) -> PruningProblem:
+        """Build the task, analyse it (from the cache where possible) and measure the dense network; returns itself.
+
+        Raises:
+            FileNotFoundError: the task's data or weights are missing.
+            ValueError: the task's network is not the one its structure showed.
+        """
+        if self._loaded is None:
+            task = _on_device(self._build_task(), self.device)
+            hobs = analyse(task, self.curvature, self._folder, self.progress)
+            self._check_structure(hobs.groups)
+            self._loaded = _Loaded(task, hobs, self.cost)
+        return self
+
+    def _build_task(self) -> PruningTask:
+        return make_task(self._given, **self._task_options) if isinstance(self._given, str) else self._given
+
+    @property
+    def _folder(self) -> Path:
+        return self._cache_dir if self._cache_dir is not None else default_cache_dir()
+
+    def _check_structure(self, groups: list[ChannelGroup]) -> None:
+        expected, found = ([(group.name, group.num_units) for group in side] for side in (self.groups, groups))
+        if expected != found:
+            raise ValueError(f"task {self.name!r} promised layers {expected} but its network has {found}")
+
+    @property
+    def _parts(self) -> _Loaded:
+        self.load()
+        assert self._loaded is not None
+        return self._loaded
+
+    @property
+    def task(self) -> PruningTask:
+        """The task, on :attr:`device`."""
+        return self._parts.task
+
+    @property
+    def hobs(self) -> HOBSSensitivityAnalyzer:
+        """The analysis of the task's network."""
+        return self._parts.hobs
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Measures plans on the reward split."""
+        return self._parts.evaluator
+
+    @property
+    def dense(self) -> Evaluation:
+        """What the unpruned network scores on the reward split."""
+        return self._parts.dense
+
+    @property
+    def features(self) -> FloatArray:
+        """Standardised features of the layers, float64 [L, F] (:mod:`prune_gym.observation`)."""
+        return self._parts.features
+
+    # ------------------------------------------------------------------ predictions
+
+    @property
+    def curves(self) -> list[FloatArray]:
+        """Predicted loss curves: a float64 array [num_units] a layer, nats, non-decreasing, [0] = 0."""
+        return self._parts.curves
+
+    @property
+    def log_curves(self) -> list[FloatArray]:
+        """Logarithms of :attr:`curves`, finite: losses below a thousandth of the median layer's at 50 % count alike."""
+        return self._parts.log_curves
+
+    def layer_losses(self, kept: IntArray) -> FloatArray:
+        """Predicted loss increase of every layer, nats: kept int [..., L] -> float64 [..., L]."""
+        parts = self._parts
+        return parts.table[parts.offsets + kept]
+
+    def predicted_loss(self, kept: IntArray) -> FloatArray:
+        """Predicted loss increase of plans, nats, summed over layers: kept int [..., L] -> float64 [...]."""
+        return self.layer_losses(kept).sum(axis=-1)
+
+    def log_predicted_loss(self, kept: IntArray) -> FloatArray:
+        """Finite logarithm of :meth:`predicted_loss`, float64 [...]."""
+        return np.log(self.predicted_loss(kept) + self._parts.floor)
+
+    def predicted_metrics(self, kept: IntArray) -> FloatArray:
+        """Accuracy, soft accuracy and loss expected on the reward split: kept int [..., L] -> float64 [..., 3]."""
+        return self.predictor(self.log_predicted_loss(kept))
+
+    def predicted_score(self, kept: IntArray) -> FloatArray:
+        """Soft accuracy expected on the reward split: kept int [..., L] -> float64 [...]."""
+        return self.predicted_metrics(kept)[..., 1]
+
+    @property
+    def predictor(self) -> predicted.PredictedMetrics:
+        """The fitted map from log predicted losses to metrics; fitting measures about 20 plans, once a task.
+
+        These measurements are kept apart from :attr:`evaluator`: they are in no archive and in no agent's count.
+        """
+        if self._predictor is None:
+            key = sha256_of(
+                analysis_key(self.task, self.curvature),
+                self.task.reward.images,
+                self.task.reward.labels,
+                code_digest(*(importlib.import_module(f"prune_gym.{name}") for name in _MEASURING_CODE)),
+            )
+            path = cache_path(self._folder, self.name, "predictor", key)
+            self._predictor = remember(
+                path, lambda: self._fit_predictor().tensors(), predicted.PredictedMetrics.restore
+            )
+        return self._predictor
+
+    def _fit_predictor(self) -> predicted.PredictedMetrics:
+        evaluator = Evaluator(self.task, self.hobs)
+        plans = [self.cost.units, *predicted.probe_plans(self.curves, self.cost, self.cost.limits())]
+        measured = []
+        for done, plan in enumerate(plans, start=1):
+            measured.append(dataclasses.astuple(evaluator.evaluate(plan.tolist())))
+            if self.progress is not None:
+                self.progress("fitting predictions", done, len(plans))
+        return predicted.fit(self.log_predicted_loss(np.array(plans)), np.array(measured))
+
+    # ------------------------------------------------------------------ start plans
+
+    def start_plan(
+        self, start: str, target: float, max_ratio: float = 0.95, *, limits: CountLimits | None = None
+    ) -> IntArray:
+        """Where a search begins: a plan on the target.
+
+        Args:
+            start: ``"knapsack"`` (least summed predicted loss) or ``"uniform"`` (equal ratios).
+            target: FLOPs reduction.
+            max_ratio: largest pruning ratio of a layer; ignored when ``limits`` are given.
+            limits: legal counts.
+
+        Returns:
+            int64 [L] kept units; ``cost.reduction(kept) >= target``.
+
+        Raises:
+            ValueError: unknown start, or a target out of reach.
+        """
+        if start not in START_NAMES:
+            raise ValueError(unknown("start", start, START_NAMES))
+        limits = self.cost.limits(max_ratio) if limits is None else limits
+        key = (start, float(target), limits.minimum.tobytes(), limits.step.tobytes())
+        if key not in self._starts:
+            if start == "knapsack":
+                self._starts[key] = knapsack(self.curves, self.cost, target, limits=limits)
+            else:
+                self._starts[key] = self.cost.project(np.full(self.num_layers, 0.5), target, limits=limits)
+        return self._starts[key].copy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the progress callback, which belongs to this process."""
+        return {**self.__dict__, "progress": None}
+
+
+class _Loaded:
+    """What :meth:`PruningProblem.load` builds."""
+
+    def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer, cost: CostModel) -> None:
+        self.task = task
+        self.hobs = hobs
+        self.evaluator = Evaluator(task, hobs)
+        self.dense = self._measure_dense(cost)
+        self.curves = [np.maximum.accumulate(hobs.curves[group.name].double().cpu().numpy()) for group in hobs.groups]
+        middle = np.median([curve[len(curve) // 2] for curve in self.curves])
+        self.floor = max(1e-3 * float(middle), 1e-12)
+        self.log_curves = [np.log(curve + self.floor) for curve in self.curves]
+        # One table for all layers: the entry at offset + kept is the loss of a layer that keeps so many units.
+        self.table = np.concatenate([np.append(np.nan, curve[::-1]) for curve in self.curves])
+        self.offsets = np.cumsum([0, *(len(curve) + 1 for curve in self.curves[:-1])])
+        self.features = layer_features(hobs, cost)
+
+    def _measure_dense(self, cost: CostModel) -> Evaluation:
+        """The unpruned network, measured apart so that it does not count as a plan someone asked for."""
+        units = tuple(cost.units.tolist())
+        dense = self.evaluator.evaluate(units)
+        del self.evaluator.archive[units]
+        return dense
+
+
+def _structure(task: str | PruningTask) -> TaskStructure:
+    if isinstance(task, str):
+        return task_structure(task)
+    return TaskStructure(task.model, task.example_input, tuple(task.ignored_layers), task.default_target)
+
+
+def _on_device(task: PruningTask, device: torch.device) -> PruningTask:
+    """The task with its network and example on a device; the task given is left alone."""
+    if module_device(task.model) == device and task.example_input.device == device:
+        return task
+    model = copy.deepcopy(task.model).to(device)
+    return dataclasses.replace(task, model=model, example_input=task.example_input.to(device))

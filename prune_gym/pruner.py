@@ -1,0 +1,274 @@
+"""Physical pruning: a pruning plan becomes a smaller network, or an error, never a broken one.
+
+The cutting is done by torch-pruning's dependency graph (DepGraph, Fang et al., CVPR 2023) on a copy of the model. Its
+result is not taken on trust: every tensor is compared with what the channel groups predict, sizes must agree
+with weights, and the smaller network has to run forwards and backwards.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from hessian.batches import read_batches
+from hessian.channels import ChannelGroup, UnsupportedStructureError, find_channel_groups
+from hessian.slicing import NetworkSlicer
+from prune_gym import batchnorm
+from prune_gym.datasets import TensorSplit
+from prune_gym.device import module_device
+from prune_gym.plan import resolve_plan
+from prune_gym.surgery import check_against_prediction, remove_channels, surgery_failed
+
+if TYPE_CHECKING:
+    from hessian.hobs import HOBSSensitivityAnalyzer
+
+Refit: TypeAlias = Literal["none", "closed_form", "sequential"]
+REFITS = ("none", "closed_form", "sequential")
+
+_IMAGENET_SHAPE = (1, 3, 224, 224)
+_CALIBRATION_BATCH = 100
+
+
+class PhysicalPruner:
+    """Removes channels from a network for good.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+        >>> pruner = PhysicalPruner(model, torch.zeros(1, 3, 8, 8))
+        >>> pruner.prune({"0": [1, 5, 6]})[0].out_channels
+        5
+
+    Args:
+        model: The dense network; never modified.
+        example_input: A tensor (or tuple of tensors) the model accepts, on the model's device; None means a random
+            [1, 3, 224, 224].
+        ignored_layers: Names (or modules) whose channels stay.
+        damping: Relative damping of the refits' least-squares problems.
+
+    Attributes:
+        groups: The prunable layers, in execution order.
+
+    Raises:
+        TypeError: If ``model`` is not a module.
+        ValueError: If the model is spread over devices or the example input is on another one, the model does not run
+            on it, or the network has no prunable layer or a structure that cannot be cut consistently.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_input: Any = None,
+        *,
+        ignored_layers: Sequence[str | nn.Module] = (),
+        damping: float = 1e-3,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
+        self.model = model
+        self._ignored = [_name_of(layer, model) for layer in ignored_layers]
+        self._damping = damping
+        with _autograd():
+            self.example_input = _random_image(model) if example_input is None else _plain(example_input)
+            _check_devices(model, self.example_input)
+            scratch = _trainable_copy(model)
+            self._output_shapes = _output_shapes(scratch, self.example_input)
+            self.groups: list[ChannelGroup] = find_channel_groups(scratch, self.example_input, self._ignored)
+
+    def resolve(self, plan: Mapping[str, Any]) -> dict[str, list[int]]:
+        """Check a plan and key it by layer; see `prune_gym.plan.resolve_plan` for what is accepted and raised."""
+        return resolve_plan(plan, self.groups, self.model)
+
+    def prune(
+        self,
+        plan: Mapping[str, Any],
+        *,
+        refit: Refit = "none",
+        calibration: TensorSplit | Iterable[Any] | None = None,
+        recalibrate_bn: bool | None = None,
+        analyzer: HOBSSensitivityAnalyzer | None = None,
+    ) -> nn.Module:
+        """Return a smaller copy of the network.
+
+        The copy keeps the model's device and memory format, every module's mode, every parameter's ``requires_grad``.
+
+        Args:
+            plan: Layer name -> removed channel indices. Any producer of a coupled layer may name it.
+            refit: ``"none"`` keeps the surviving weights; ``"closed_form"`` repairs every consumer by the H-OBS least
+                squares on the dense network's statistics; ``"sequential"`` solves the consumers in execution order
+                against the dense network's outputs.
+            calibration: Images for refit and batch-norm statistics: a split, or a loader of (images, labels) batches,
+                which is read into memory.
+            recalibrate_bn: Whether to re-estimate batch-norm statistics on the calibration images; None means yes
+                exactly when there are any.
+            analyzer: For ``refit="closed_form"``: curvature of this model computed before, instead of from
+                ``calibration``.
+
+        Returns:
+            The pruned network.
+
+        Raises:
+            TypeError: If the plan is not a mapping of names to integer indices.
+            ValueError: If the plan is not legal (see `resolve`), ``refit`` is unknown, calibration images are needed
+                and missing, or torch-pruning does not cut what the plan says.
+        """
+        _check_request(refit, calibration is not None, recalibrate_bn, analyzer is not None)
+        resolved = self.resolve(plan)
+        with _autograd():
+            images = None if calibration is None else _as_split(calibration, module_device(self.model))
+            pruned = self._cut(resolved)
+            if refit == "closed_form":
+                analyzer = self._analyzer(images) if analyzer is None else analyzer
+                pruned.load_state_dict(analyzer.compensate(resolved))
+            elif refit == "sequential":
+                self._refit_sequential(pruned, resolved, images)
+            if images is not None and recalibrate_bn is not False:
+                batchnorm.recalibrate_bn(pruned, images)
+        return pruned
+
+    def _cut(self, plan: dict[str, list[int]]) -> nn.Module:
+        pruned = _trainable_copy(self.model)
+        if plan:
+            remove_channels(pruned, self.example_input, self.groups, plan)
+        check_against_prediction(pruned, NetworkSlicer(self.model, self.groups).state(plan))
+        self._check_runs(pruned)
+        _restore_properties(pruned, self.model)
+        return pruned
+
+    def _check_runs(self, pruned: nn.Module) -> None:
+        """Raise unless the network runs, its outputs keep their shapes and gradients flow."""
+        try:
+            outputs = _outputs(pruned, self.example_input)
+            total = torch.stack([output.float().sum() for output in outputs if output.requires_grad]).sum()
+            parameters = [parameter for parameter in pruned.parameters() if parameter.requires_grad]
+            torch.autograd.grad(total, parameters, allow_unused=True)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise UnsupportedStructureError(surgery_failed(f"the pruned network does not run: {error}")) from error
+        shapes = [tuple(output.shape) for output in outputs]
+        if shapes != self._output_shapes:
+            raise UnsupportedStructureError(
+                surgery_failed(f"the output shape changed from {self._output_shapes} to {shapes}")
+            )
+
+    def _analyzer(self, images: TensorSplit | None) -> HOBSSensitivityAnalyzer:
+        from hessian.hobs import HOBSSensitivityAnalyzer
+
+        assert images is not None
+        analyzer = HOBSSensitivityAnalyzer(
+            _trainable_copy(self.model),
+            self._damping,
+            example_input=self.example_input,
+            ignored_layers=self._ignored,
+        )
+        analyzer.compute_sensitivity(images.batches(_CALIBRATION_BATCH), num_batches=None)
+        return analyzer
+
+    def _refit_sequential(self, pruned: nn.Module, plan: dict[str, list[int]], images: TensorSplit | None) -> None:
+        from hessian.sequential import sequential_refit
+
+        assert images is not None
+        sequential_refit(self.model, pruned, self.groups, plan, images.batches(_CALIBRATION_BATCH), self._damping)
+
+
+def _check_request(refit: str, has_images: bool, recalibrate_bn: bool | None, has_analyzer: bool) -> None:
+    if refit not in REFITS:
+        raise ValueError(f"unknown refit {refit!r}; choose one of {', '.join(map(repr, REFITS))}")
+    if has_images:
+        return
+    if recalibrate_bn:
+        raise ValueError("recalibrate_bn=True needs calibration images: pass calibration=<split or loader>")
+    if refit == "sequential" or (refit == "closed_form" and not has_analyzer):
+        raise ValueError(f"refit={refit!r} needs calibration images: pass calibration=<split or loader>")
+
+
+def _as_split(calibration: TensorSplit | Iterable[Any], device: torch.device) -> TensorSplit:
+    if isinstance(calibration, TensorSplit):
+        return calibration.to(device)
+    images, labels = zip(*read_batches(calibration, device), strict=True)
+    return TensorSplit(torch.cat(images), torch.cat(labels))
+
+
+def _random_image(model: nn.Module) -> Tensor:
+    image = torch.randn(_IMAGENET_SHAPE, generator=torch.Generator().manual_seed(0))
+    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), image.dtype)
+    return image.to(device=module_device(model), dtype=dtype)
+
+
+def _plain(example_input: Any) -> Any:
+    """Return the input free of autograd history; an inference tensor could not be traced."""
+    return _pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), example_input)
+
+
+def _name_of(layer: str | nn.Module, model: nn.Module) -> str:
+    """Return a module's name, so that it means the same layer in every copy of the model."""
+    if isinstance(layer, str):
+        return layer
+    for name, module in model.named_modules():
+        if module is layer:
+            return name
+    raise ValueError(f"ignored layer {layer!r} is not a module of the model; give its name or the module itself")
+
+
+def _check_devices(model: nn.Module, example_input: Any) -> None:
+    device = module_device(model)
+    for tensor in _pytree.tree_leaves(example_input):
+        if isinstance(tensor, Tensor) and tensor.device != device:
+            raise ValueError(
+                f"example_input is on {tensor.device} but the model on {device}; pass example_input.to({str(device)!r})"
+            )
+
+
+@contextmanager
+def _autograd() -> Iterator[None]:
+    """Tracing follows gradients, so it must work inside a caller's ``no_grad`` or ``inference_mode`` too."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _trainable_copy(model: nn.Module) -> nn.Module:
+    """Return a copy in eval mode whose parameters all require gradients: a frozen one would cut the trace short."""
+    try:
+        duplicate = copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be copied ({error}); remove reparametrisations first "
+            "(torch.nn.utils.remove_weight_norm, prune.remove, parametrize.remove_parametrizations)"
+        ) from error
+    return duplicate.eval().requires_grad_(True)
+
+
+def _restore_properties(pruned: nn.Module, original: nn.Module) -> None:
+    """Give the copy what cutting does not keep: modes, ``requires_grad`` and memory format."""
+    for module, dense in zip(pruned.modules(), original.modules(), strict=True):
+        module.training = dense.training
+    parameters = dict(original.named_parameters())
+    for name, parameter in pruned.named_parameters():
+        parameter.requires_grad_(parameters[name].requires_grad)
+        if _is_channels_last(parameters[name]):
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return channels_last and not tensor.is_contiguous()
+
+
+def _outputs(model: nn.Module, example_input: Any) -> list[Tensor]:
+    result = model(*example_input) if isinstance(example_input, (tuple, list)) else model(example_input)
+    return [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+
+
+def _output_shapes(model: nn.Module, example_input: Any) -> list[tuple[int, ...]]:
+    try:
+        return [tuple(output.shape) for output in _outputs(model, example_input)]
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        shapes = [list(leaf.shape) for leaf in _pytree.tree_leaves(example_input) if isinstance(leaf, Tensor)]
+        raise ValueError(
+            f"{type(model).__name__} does not run on an example input of shape {shapes}: {error}; "
+            "pass example_input=<a batch the model accepts>"
+        ) from error

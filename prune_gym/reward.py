@@ -1,0 +1,137 @@
+"""Scores of pruning plans. The reward of a move is the change of the score.
+
+A score is ``value - lambda * violation``: what the plan is worth, minus a penalty for missing the FLOPs target,
+``violation = max(0, target - reduction) / target``. Under the hard constraint nothing is ever violated.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatOrArray = float | NDArray[np.float64]
+Metric = Literal["soft_accuracy", "accuracy"]
+
+LAMBDA_0 = 3.0
+TAU = 1.0
+
+
+def violation(reduction: FloatOrArray, target: FloatOrArray) -> Any:
+    """Relative shortfall ``max(0, target - reduction) / target``, in [0, 1]; 0 for a target of 0."""
+    if isinstance(reduction, float) and isinstance(target, float):
+        return max(0.0, target - reduction) / target if target > 0.0 else 0.0
+    return np.maximum(0.0, target - reduction) / np.maximum(target, np.finfo(np.float64).tiny)
+
+
+@dataclass(frozen=True)
+class LambdaSchedule:
+    """Penalty weight ``lambda(t) = lambda_0 * exp(-tau * (accuracy of the dense network - of the last plan))``.
+
+    Attributes:
+        lambda_0: weight for a plan as good as the dense network, at least 0.
+        tau: how fast the weight falls as plans lose accuracy, at least 0; 0 keeps it fixed.
+    """
+
+    lambda_0: float = LAMBDA_0
+    tau: float = TAU
+
+    def __post_init__(self) -> None:
+        for name in ("lambda_0", "tau"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0.0):
+                raise ValueError(f"{name} is a finite number, at least 0; got {value!r}")
+
+    def __call__(self, accuracy_drop: float) -> float:
+        """Weight after a plan that lost this much accuracy (a fraction; negative where it gained)."""
+        return float(self.lambda_0 * np.exp(-self.tau * accuracy_drop))
+
+
+@dataclass(frozen=True)
+class AccuracyFlops:
+    """Accuracy minus the weighted violation of the FLOPs target (the default).
+
+    REASONING_PLACEHOLDER
+
+    Attributes:
+        metric: what accuracy means: ``"soft_accuracy"`` (mean probability of the true class) or ``"accuracy"`` (top-1,
+            constant over whole neighbourhoods of plans).
+        schedule: the penalty weight.
+    """
+
+    metric: Metric = "soft_accuracy"
+    schedule: LambdaSchedule = field(default_factory=LambdaSchedule)
+    needs_hard_constraint = False
+
+    def value(self, quality: FloatOrArray, flops: FloatOrArray) -> FloatOrArray:
+        """What plans are worth by themselves, given their :attr:`metric` and FLOPs, [...]."""
+        return quality
+
+
+@dataclass(frozen=True)
+class AMCAccuracy:
+    """AMC's ``R_err`` (He et al., ECCV 2018): top-1 accuracy alone; the budget is the constraint's business."""
+
+    metric: Metric = "accuracy"
+    schedule: LambdaSchedule = field(default_factory=lambda: LambdaSchedule(0.0, 0.0))
+    needs_hard_constraint = True
+
+    def value(self, quality: FloatOrArray, flops: FloatOrArray) -> FloatOrArray:
+        """Top-1 accuracy, a fraction, [...]."""
+        return quality
+
+
+@dataclass(frozen=True)
+class AMCFlops:
+    """AMC's ``R_FLOPs = -error * log(FLOPs)`` (He et al., ECCV 2018): trades both, knows no target."""
+
+    metric: Metric = "accuracy"
+    schedule: LambdaSchedule = field(default_factory=lambda: LambdaSchedule(0.0, 0.0))
+    needs_hard_constraint = False
+
+    def value(self, quality: FloatOrArray, flops: FloatOrArray) -> FloatOrArray:
+        """``-(1 - accuracy) * log(FLOPs)``, [...]."""
+        return -(1.0 - quality) * np.log(flops)
+
+
+Reward = AccuracyFlops | AMCAccuracy | AMCFlops
+
+REWARD_NAMES = ("accuracy_flops", "accuracy_flops_fixed", "top1_flops", "amc_accuracy", "amc_flops")
+"""Rewards :func:`make_reward` knows by name."""
+
+
+def make_reward(name: str | Reward, lambda_0: float = LAMBDA_0, tau: float = TAU) -> Reward:
+    """A reward by its name (an object passes through).
+
+    Args:
+        name: ``"accuracy_flops"`` (adaptive lambda), ``"accuracy_flops_fixed"`` (lambda stays at ``lambda_0``),
+            ``"top1_flops"`` (adaptive lambda, top-1 accuracy), ``"amc_accuracy"`` or ``"amc_flops"`` (no lambda).
+        lambda_0: initial penalty weight.
+        tau: rate of its adaptation.
+
+    Raises:
+        ValueError: unknown name (the known ones are listed), or lambda_0 or tau out of range.
+    """
+    if isinstance(name, (AccuracyFlops, AMCAccuracy, AMCFlops)):
+        return name
+    adaptive = LambdaSchedule(lambda_0, tau)
+    rewards: dict[str, Reward] = {
+        "accuracy_flops": AccuracyFlops(schedule=adaptive),
+        "accuracy_flops_fixed": AccuracyFlops(schedule=LambdaSchedule(lambda_0, 0.0)),
+        "top1_flops": AccuracyFlops("accuracy", adaptive),
+        "amc_accuracy": AMCAccuracy(),
+        "amc_flops": AMCFlops(),
+    }
+    if name not in rewards:
+        raise ValueError(unknown("reward", name, REWARD_NAMES))
+    return rewards[name]
+
+
+def unknown(kind: str, name: object, known: tuple[str, ...]) -> str:
+    """Message for a name that is none of the known ones, with the nearest of them."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})"

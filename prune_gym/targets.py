@@ -1,0 +1,44 @@
+"""The FLOPs reduction an episode asks for: one number, or a range it is drawn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RESOLUTION = 0.01
+"""Sampled targets are at most this far apart, so that episodes of nearly the same target share one start plan."""
+
+
+@dataclass(frozen=True)
+class TargetRange:
+    """Targets in [low, high], fractions in (0, 1)."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, target: float | Sequence[float] | None, default: float) -> TargetRange:
+        """Read what a user gave: a number, a pair, or None for the default.
+
+        Raises:
+            ValueError: not a number in (0, 1) or an ascending pair of such.
+        """
+        given = default if target is None else target
+        pair: list[Any] = [given, given] if np.ndim(given) == 0 else np.asarray(given).tolist()
+        numbers = all(isinstance(bound, (int, float, np.number)) and not isinstance(bound, bool) for bound in pair)
+        if not numbers or len(pair) != 2 or not 0.0 < pair[0] <= pair[1] < 1.0:
+            raise ValueError(
+                "target_flops_reduction is a fraction in (0, 1), for example 0.9, or a range (low, high) of such; "
+                f"got {target!r}"
+            )
+        return cls(float(pair[0]), float(pair[1]))
+
+    def sample(self, generator: np.random.Generator) -> float:
+        """One target, uniform over an even grid from low to high; draws nothing where there is a single target."""
+        if self.low == self.high:
+            return self.low
+        points = int(np.ceil((self.high - self.low) / RESOLUTION - 1e-9)) + 1
+        return float(np.linspace(self.low, self.high, points)[generator.integers(points)])

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+
+from agents import RSPARAgent
+from tests.agents.synthetic import FEATURES, IdentityEnv, SyntheticPruning
+
+
+def weights(agent):
+    return torch.cat([parameter.detach().ravel() for parameter in agent.network.parameters()])
+
+
+def make(kind):
+    if kind == "imagined":
+        return RSPARAgent(8, FEATURES, hidden_dim=16, seed=1), SyntheticPruning, 10
+    agent = RSPARAgent(3, FEATURES, hidden_dim=16, n_steps=32, anneal_timesteps=200, seed=1)
+    return agent, IdentityEnv, 64
+
+
+@pytest.mark.parametrize("kind", ["imagined", "plain"])
+def test_interrupted_training_equals_uninterrupted_training(kind, tmp_path):
+    agent, env, steps = make(kind)
+    agent.learn(env(), steps)
+    agent.save(tmp_path / "agent.safetensors")
+    resumed = RSPARAgent.load(tmp_path / "agent.safetensors").learn(env(), steps)
+    agent.learn(env(), steps)
+    assert torch.equal(weights(agent), weights(resumed))
+    assert agent.num_timesteps == resumed.num_timesteps == 2 * steps
+    same = ("episode", "return", "kept")
+    rows = [[[record.get(key) for key in same] for record in run.history] for run in (agent, resumed)]
+    assert rows[0] == rows[1]
+
+
+def test_a_call_split_in_two_equals_one_call():
+    whole, env, steps = make("imagined")
+    whole.learn(env(), 2 * steps)
+    parts, world = make("imagined")[0], env()
+    parts.learn(world, steps).learn(world, steps)
+    assert whole.history == parts.history
+    assert torch.equal(weights(whole), weights(parts))
+
+
+def test_the_loaded_policy_acts_the_same(tmp_path):
+    agent = RSPARAgent(4, FEATURES, hidden_dim=16, seed=5)
+    observations = np.random.default_rng(0).normal(size=(6, agent.observation_size)).astype(np.float32)
+    loaded = RSPARAgent.load(agent.save(tmp_path / "a.safetensors"))
+    assert np.array_equal(agent.predict(observations)[0], loaded.predict(observations)[0])
+
+
+def test_a_policy_carries_over_to_a_network_with_other_layers(tmp_path):
+    agent = RSPARAgent(8, FEATURES, hidden_dim=16).learn(SyntheticPruning(), 4)
+    loaded = RSPARAgent.load(agent.save(tmp_path / "a.safetensors"), num_layers=5)
+    assert torch.equal(weights(agent), weights(loaded))
+    assert loaded.history == []
+    action, _ = loaded.predict(np.zeros(loaded.observation_size, dtype=np.float32))
+    assert action.shape == (5,)
+    loaded.learn(SyntheticPruning(num_layers=5), 3)
+    assert len(loaded.history) == 4
+
+
+@pytest.mark.parametrize(("size", "value"), [("layer_feature_dim", 7), ("hidden_dim", 32)])
+def test_other_feature_dimensions_and_widths_are_refused(size, value, tmp_path):
+    path = RSPARAgent(4, FEATURES, hidden_dim=16).save(tmp_path / "a.safetensors")
+    with pytest.raises(ValueError, match=rf"{size} = \d+, but {value} was expected"):
+        RSPARAgent.load(path, **{size: value})
+
+
+def test_a_damaged_or_missing_file_is_an_error(tmp_path):
+    path = RSPARAgent(4, FEATURES, hidden_dim=16).save(tmp_path / "a.safetensors")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        RSPARAgent.load(path)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        RSPARAgent.load(tmp_path / "nothing.safetensors")
