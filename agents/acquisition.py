@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from agents.experience import Imagination, Moves
+from agents.imagination import Imagination, Moves
 
 
 class Acquisition(Protocol):
@@ -49,7 +49,7 @@ class ExpectedImprovement:
     def __call__(self, imagination: Imagination, moves: Moves) -> np.ndarray:
         """Expected improvements [N]."""
         points, weights = np.polynomial.hermite_e.hermegauss(self.nodes)
-        gains = imagination.scores(moves, points) - imagination.best_score()
+        gains = imagination.score_quantiles(moves, points) - imagination.best_score()
         return weights @ np.maximum(gains, 0.0) / weights.sum()
 
 
@@ -113,4 +113,4 @@ class Proposer:
 def eligible(imagination: Imagination, actions: np.ndarray) -> Moves:
     """The moves, brought onto the target, that are feasible and new."""
     moves = imagination.on_target(actions)
-    return moves.select(imagination.is_feasible(moves.reductions) & imagination.is_new(moves))
+    return moves.select(imagination.meets_target(moves.reductions) & imagination.is_new(moves))

@@ -36,6 +36,7 @@ def write_checkpoint(agent: RSPARAgent, path: str | os.PathLike[str]) -> Path:
         "config": asdict(agent.config),
         "imagination": None if agent.imagination is None else asdict(agent.imagination),
         "rng": agent.rng.bit_generator.state,
+        "environment": agent.environment_state,
         "num_timesteps": agent.num_timesteps,
         "num_updates": agent.num_updates,
         "fingerprint": None if agent.experience is None else agent.experience.fingerprint,
@@ -85,6 +86,7 @@ def restore(agent: RSPARAgent, tensors: Mapping[str, torch.Tensor], document: Ma
     agent.generator.set_state(tensors["generator"])
     agent.rng = np.random.default_rng()
     agent.rng.bit_generator.state = document["rng"]
+    agent.environment_state = document["environment"]
     agent.num_timesteps = document["num_timesteps"]
     agent.num_updates = document["num_updates"]
     if agent.num_layers != document["config"]["num_layers"]:

@@ -10,9 +10,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from agents.experience import Experience, Imagination, Move, as_plan, fingerprint
+from agents.experience import Experience, Move, as_plan, fingerprint
+from agents.imagination import Imagination
 from agents.lanes import lanes_of
 from agents.monitor import Monitor
+from agents.protocol import PlannableEnv, plannable
 from agents.reward_model import RewardModel
 from agents.rollout import Batch, Decision
 
@@ -49,25 +51,23 @@ def learn_from_rollouts(
 ) -> None:
     """Plain PPO: act `n_steps` in every lane, update, repeat."""
     lanes = lanes_of(env)
-    observations = lanes.reset(seed=agent.config.seed + agent.num_timesteps)
+    observations = lanes.reset(agent.reset_seed)
     returns = np.zeros(lanes.num_lanes)
-    done_steps = 0
-    while done_steps < total_timesteps and not monitor.stopped:
+    last = agent.num_timesteps + total_timesteps
+    while agent.num_timesteps < last and not monitor.stopped:
         agent.buffer.clear()
         for _ in range(agent.config.n_steps):
-            actions, _ = agent.select_action(observations)
-            decision = agent.take_pending()
-            step = lanes.step(actions)
+            decision = agent.decide(observations)
+            step = lanes.step(np.tanh(decision.pre_squash))
             agent.buffer.add(decision, step.outcome)
             returns += np.where(step.outcome.valid, step.outcome.rewards, 0.0)
             observations = step.observations
-            done_steps += lanes.num_lanes
             agent.num_timesteps += lanes.num_lanes
             monitor.advance(lanes.num_lanes)
             for lane, info in step.finished:
                 monitor.episode(returns[lane], info, agent.num_timesteps)
                 returns[lane] = 0.0
-            if done_steps >= total_timesteps or monitor.stopped:
+            if agent.num_timesteps >= last or monitor.stopped:
                 break
         monitor.log(agent.update_policy(min(64, len(agent.buffer))), agent.num_timesteps)
 
@@ -76,11 +76,10 @@ def learn_with_imagination(
     agent: RSPARAgent, settings: ImaginationSettings, env: gym.Env, total_timesteps: int, monitor: Monitor
 ) -> None:
     """Practise on imagined moves, measure the most promising one, learn from the answer, repeat."""
-    plans: Any = env.unwrapped
-    # A seeded reset restores the environment's penalty weight, so only the very first one is seeded.
-    observation, info = env.reset(seed=agent.config.seed if agent.num_timesteps == 0 else None)
-    experience = _experience(agent, plans.problem, settings)
-    experience.add(plans.problem, info["kept"], info["soft_accuracy"])
+    plans = plannable(env)
+    observation, info = _first_reset(agent, env)
+    experience = _experience(agent, plans, settings)
+    experience.absorb(plans)
     if not agent.history:
         monitor.episode(0.0, info, agent.num_timesteps)
     episode_return = 0.0
@@ -92,9 +91,9 @@ def learn_with_imagination(
         samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
         action = agent.proposer.propose(imagination, samples, agent.rng)
         observation, reward, terminated, truncated, info = env.step(action)
-        if not np.isfinite(reward):
+        if not np.isfinite(float(reward)):
             raise ValueError(f"the reward must be finite, got {reward}; check the environment's reward function")
-        experience.add(plans.problem, info["kept"], info["soft_accuracy"])
+        experience.absorb(plans)
         experience.moves.append(Move(as_plan(imagination.start), action, as_plan(info["kept"])))
         episode_return += float(reward)
         agent.num_timesteps += 1
@@ -106,13 +105,9 @@ def learn_with_imagination(
 
 
 def practise(
-    agent: RSPARAgent,
-    settings: ImaginationSettings,
-    imagination: Imagination,
-    observation: np.ndarray,
-    score: float,
+    agent: RSPARAgent, settings: ImaginationSettings, imagination: Imagination, observation: np.ndarray, score: float
 ) -> dict[str, float]:
-    """A PPO update on imagined moves from here, rewarded with the believed change of the score.
+    """A PPO update on imagined one-move episodes from here, rewarded with the believed change of the score.
 
     Args:
         agent: whose policy acts and learns.
@@ -127,10 +122,10 @@ def practise(
     decisions = imagined_decisions(agent, observation, settings.moves)
     moves = imagination.moves(np.tanh(decisions.pre_squash))
     rewards = (imagination.scores(moves) - score).astype(np.float32)
-    state_index = torch.zeros(settings.moves, dtype=torch.long, device=agent.device)
     columns = (decisions.pre_squash, decisions.log_probs, decisions.values, rewards - decisions.values, rewards)
     tensors = [torch.as_tensor(column, device=agent.device) for column in columns]
-    batch = Batch(torch.as_tensor(decisions.observations[:1], device=agent.device), state_index, *tensors)
+    state = torch.as_tensor(decisions.observations, device=agent.device)
+    batch = Batch(state, torch.zeros(settings.moves, dtype=torch.long, device=agent.device), *tensors)
     diagnostics = agent.update_from(batch, settings.batch_size, settings.epochs)
     return diagnostics | {"imagined/reward_mean": float(rewards.mean())}
 
@@ -143,27 +138,44 @@ def imagined_decisions(agent: RSPARAgent, observation: np.ndarray, count: int) -
         agent: whose policy acts.
         observation: the state [D].
         count: how many samples.
+
+    Returns:
+        A decision with one observation and `count` actions.
     """
     state = torch.as_tensor(observation, dtype=torch.float32, device=agent.device)[None]
     policy, value = agent.network.policy(state), agent.network.value(state)
     noise = torch.randn((count, agent.num_layers), generator=agent.generator).to(agent.device)
     pre_squash = policy.sample(noise)
     return Decision(
-        state.expand(count, -1).cpu().numpy(),
+        state.cpu().numpy(),
         pre_squash.cpu().numpy(),
         policy.log_prob(pre_squash).cpu().numpy(),
         value.expand(count).cpu().numpy(),
     )
 
 
-def _experience(agent: RSPARAgent, problem: Any, settings: ImaginationSettings) -> Experience:
+def _experience(agent: RSPARAgent, plans: PlannableEnv, settings: ImaginationSettings) -> Experience:
     """The agent's measurements of this problem; another problem's are dropped."""
-    identity = fingerprint(problem)
+    identity = fingerprint(plans)
     if agent.experience is None or agent.experience.fingerprint != identity:
         if agent.experience is not None:
-            logger.info(
-                "another pruning problem: the %d plans measured before are dropped", len(agent.experience.plans)
-            )
+            logger.info("another problem: %d measured plans and the history are dropped", len(agent.experience.plans))
             agent.history.clear()
         agent.experience = Experience(identity, RewardModel(settings.refit_every))
     return agent.experience
+
+
+def _first_reset(agent: RSPARAgent, env: gym.Env) -> tuple[np.ndarray, dict[str, Any]]:
+    """Begin, or go on where an earlier process stopped.
+
+    An environment that does not know the plans measured before is told them, and repeats the last move (which is then
+    free), because its penalty weight depends on the plan before.
+    """
+    plans, experience = plannable(env), agent.experience
+    if experience is None or experience.fingerprint != fingerprint(plans) or not experience.restore_archive(plans):
+        return env.reset(seed=agent.reset_seed)
+    if experience.moves and agent.history:
+        _, info = env.reset(options={"target": agent.history[-1]["target_flops_reduction"]})
+        if as_plan(info["kept"]) == experience.moves[-1].start:
+            env.step(experience.moves[-1].action)
+    return env.reset()

@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from agents.protocol import TOLERANCE
+
 Record = dict[str, Any]
 Callback = Callable[[Record], "bool | None"]
 
@@ -53,7 +55,7 @@ def episode_record(episode: int, episode_return: float, info: Mapping[str, Any])
 
 
 def best_feasible(history: list[Record], target: float | None = None) -> Record | None:
-    """The record with the highest score among those without violation; the earliest one of several.
+    """The record with the highest score among those whose plan meets its target; the earliest one of several.
 
     Args:
         history: records of :func:`episode_record`.
@@ -67,7 +69,7 @@ def best_feasible(history: list[Record], target: float | None = None) -> Record 
     feasible = [
         record
         for record in history
-        if record.get("violation", 1.0) <= 0 and record.get("target_flops_reduction") == target
+        if record.get("target_flops_reduction") == target and 0 <= record["flops_reduction"] - record["target_flops_reduction"] <= TOLERANCE
     ]
     return max(feasible, key=lambda record: record["score"], default=None)
 

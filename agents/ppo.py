@@ -49,7 +49,7 @@ def ppo_loss(
     Args:
         network: policy and value function.
         batch: N actions.
-        noise: standard normal [N, L], for the entropy (a squashed Gaussian's has no closed form).
+        noise: standard normal [N, L], for the entropy.
         settings: clip range and weights.
 
     Returns:
@@ -64,11 +64,8 @@ def ppo_loss(
 
     values = network.value(batch.observations)[batch.state_index]
     value_loss = torch.nn.functional.mse_loss(values, batch.returns)
-    if settings.ent_coef:
-        entropy = -policy.log_prob(policy.sample(noise)).mean()
-    else:
-        with torch.no_grad():
-            entropy = -policy.log_prob(policy.sample(noise)).mean()
+    # Sampled, as a squashed Gaussian's entropy has no closed form; fresh samples only where a gradient is wanted.
+    entropy = -policy.log_prob(policy.sample(noise) if settings.ent_coef else batch.pre_squash).mean()
     loss = policy_loss - settings.ent_coef * entropy + settings.vf_coef * value_loss
     with torch.no_grad():
         approx_kl = ((ratio - 1) - log_ratio).mean()

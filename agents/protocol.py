@@ -1,22 +1,26 @@
 """What an agent may ask of a pruning environment beyond the Gymnasium interface.
 
-An environment that can say where an action leads, without measuring it, can be *imagined*: R-SPAR then trains on moves scored by its
-reward model. Everything is asked of ``env.unwrapped``; whether it can answer is decided by
+An environment that can say where an action leads, without measuring it, can be *imagined*: R-SPAR then trains on moves
+scored by its reward model. Everything is asked of ``env.unwrapped``; whether it can answer is decided by
 ``isinstance(env.unwrapped, PlannableEnv)``, so any environment with these attributes qualifies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
+
+TOLERANCE = 0.02
+"""A plan meets a target when its FLOPs reduction is at most this far above it (and not below)."""
 
 
 class Costs(Protocol):
     """What plans cost."""
 
-    def reduction(self, kept: np.ndarray) -> np.ndarray:
+    def reduction(self, kept: np.ndarray) -> Any:
         """FLOPs reductions [...] (fractions) of the plans `kept` [..., L]."""
         ...
 
@@ -35,20 +39,65 @@ class Problem(Protocol):
         ...
 
 
+class Metric(Protocol):
+    """What the environment rewards."""
+
+    @property
+    def metric(self) -> str:
+        """The field of an evaluation that scores are made of."""
+        ...
+
+
 @runtime_checkable
 class PlannableEnv(Protocol):
-    """A pruning environment whose moves can be imagined."""
+    """A pruning environment whose moves can be imagined; :class:`prune_gym.env.HOBSPruneEnv` is one.
+
+    Attributes:
+        archive: every plan measured so far: kept units -> :class:`prune_gym.evaluator.Evaluation`. Plans in it are not
+            measured again.
+        fidelity: ``"measured"`` where steps measure plans (and are worth imagining).
+    """
+
+    archive: dict[tuple[int, ...], Any]
+    fidelity: str
 
     @property
     def problem(self) -> Problem:
         """The task being pruned."""
         ...
 
+    @property
+    def reward(self) -> Metric:
+        """How plans are scored."""
+        ...
+
     def decode(self, actions: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Plans [..., L] that `actions` [..., L] would lead to from the plan `kept` [L]. Measures nothing."""
+        """Plans [..., L] that `actions` [..., L] would lead to from the plan `kept` [L]; measures nothing."""
         ...
 
     def score_of(self, evaluations: np.ndarray, reductions: np.ndarray) -> np.ndarray:
-        """Scores [...] of plans with these soft accuracies and FLOPs reductions, under the current penalty."""
+        """Scores [...] of plans with these metrics and FLOPs reductions, under the current target and penalty."""
         ...
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Gymnasium's; ``options={"target": x}`` sets the episode's target FLOPs reduction."""
+        ...
+
+    def fork(self, **overrides: Any) -> gym.Env:
+        """A copy with other constructor arguments, sharing problem and archive."""
+        ...
+
+
+def plannable(env: gym.Env) -> PlannableEnv:
+    """The pruning environment inside `env`.
+
+    Raises:
+        TypeError: there is none.
+    """
+    inner = env.unwrapped
+    if not isinstance(inner, PlannableEnv):
+        raise TypeError(
+            f"{type(inner).__name__} is not a pruning environment (see agents.protocol.PlannableEnv); use "
+            'gymnasium.make("HOBSPrune-v0")'
+        )
+    return inner

@@ -18,8 +18,8 @@ import numpy as np
 
 
 def log_odds(probability: np.ndarray) -> np.ndarray:
-    """log(p / (1 - p)), with p kept off 0 and 1 by 1e-4."""
-    clipped = np.clip(probability, 1e-4, 1 - 1e-4)
+    """log(p / (1 - p)), with p kept off 0 and 1 by 1e-3."""
+    clipped = np.clip(probability, 1e-3, 1 - 1e-3)
     return np.log(clipped) - np.log1p(-clipped)
 
 
@@ -40,8 +40,8 @@ class Prediction:
     mean: np.ndarray
     std: np.ndarray
 
-    def soft_accuracy(self, deviations: float = 0.0) -> np.ndarray:
-        """Soft accuracy [N] that lies `deviations` standard deviations above the mean in log-odds."""
+    def accuracy(self, deviations: np.ndarray | float = 0.0) -> np.ndarray:
+        """Accuracy [N] (or broadcast) that lies `deviations` standard deviations above the mean in log-odds."""
         return from_log_odds(self.mean + deviations * self.std)
 
 
@@ -65,15 +65,15 @@ class RewardModel:
         """Number of measurements."""
         return len(self._outputs)
 
-    def add(self, damages: np.ndarray, soft_accuracy: float) -> None:
+    def add(self, damages: np.ndarray, accuracy: float) -> None:
         """Learn from a measured plan.
 
         Args:
             damages: [L].
-            soft_accuracy: mean probability of the true class, in [0, 1].
+            accuracy: what was measured, in [0, 1]: mean probability of the true class, or top-1.
         """
         self._inputs.append(np.asarray(damages, dtype=np.float64))
-        self._outputs.append(float(soft_accuracy))
+        self._outputs.append(float(accuracy))
         self._process = None
 
     def predict(self, damages: np.ndarray) -> Prediction:

@@ -9,6 +9,7 @@ DyNA-PPO (Angermueller et al. 2020).
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ class RSPARAgent:
     Attributes:
         history: one record an episode (see :mod:`agents.monitor`).
         num_timesteps: environment steps so far.
+        reset_seed: seed of the next reset that starts a call of :meth:`learn`; None goes on with the environment's stream.
 
     Raises:
         ValueError: a size is not positive.
@@ -156,6 +158,9 @@ class RSPARAgent:
         self.num_timesteps = 0
         self.num_updates = 0
         self._pending: Decision | None = None
+        self.reset_seed: int | None = seed
+        self._env: gym.Env | gym.vector.VectorEnv | None = None
+        self._env_state: Mapping[str, Any] | None = None
 
     @property
     def num_layers(self) -> int:
@@ -187,8 +192,7 @@ class RSPARAgent:
         Raises:
             ValueError: an observation has another length.
         """
-        observations = self._observations(state)
-        decision = self._decide(observations, deterministic)
+        decision = self.decide(state, deterministic)
         self._pending = None if deterministic else decision
         actions, log_probs = np.tanh(decision.pre_squash), decision.log_probs
         if isinstance(state, torch.Tensor):
@@ -214,7 +218,7 @@ class RSPARAgent:
         Returns:
             (float32 actions [L] or [N, L], state).
         """
-        actions = np.tanh(self._decide(self._observations(observation), deterministic).pre_squash)
+        actions = np.tanh(self.decide(observation, deterministic).pre_squash)
         return (actions if observation.ndim == 2 else actions[0]), state
 
     def _observations(self, state: Array) -> torch.Tensor:
@@ -230,7 +234,9 @@ class RSPARAgent:
         return torch.as_tensor(state, dtype=torch.float32, device=self.device).reshape(-1, self.observation_size)
 
     @torch.no_grad()
-    def _decide(self, observations: torch.Tensor, deterministic: bool) -> Decision:
+    def decide(self, observation: Array, deterministic: bool = False) -> Decision:
+        """What the policy does in one or N states [N, D], with all PPO needs to learn from it."""
+        observations = self._observations(observation)
         policy = self.network.policy(observations)
         pre_squash = policy.mean
         if not deterministic:
@@ -256,7 +262,9 @@ class RSPARAgent:
         Raises:
             ValueError: no sampled action is pending, shapes differ, or a reward is not finite.
         """
-        decision = self.take_pending()
+        if self._pending is None:
+            raise ValueError("no action is pending: call select_action(state) with deterministic=False before every store")
+        decision, self._pending = self._pending, None
         rewards = np.atleast_1d(np.asarray(reward, dtype=np.float64))
         outcome = Outcome(
             rewards,
@@ -266,19 +274,6 @@ class RSPARAgent:
             np.ones(rewards.shape, dtype=bool),
         )
         self.buffer.add(decision, outcome)
-
-    def take_pending(self) -> Decision:
-        """The decision of the last sampling :meth:`select_action`, which can be taken once.
-
-        Raises:
-            ValueError: there is none.
-        """
-        if self._pending is None:
-            raise ValueError(
-                "no action is pending: call select_action(state) with deterministic=False before every store"
-            )
-        decision, self._pending = self._pending, None
-        return decision
 
     def update_policy(self, batch_size: int = 64, epochs: int = 10) -> dict[str, float]:
         """One PPO update from everything stored, which is then forgotten.
@@ -342,8 +337,8 @@ class RSPARAgent:
     ) -> RSPARAgent:
         """Train on an environment; may be called again to go on.
 
-        A single environment whose moves can be imagined is learned with the reward model, any other one (and any vector environment) by
-        plain PPO. Every call starts with a reset, the first one seeded.
+        A single pruning environment at measured fidelity is learned with the reward model, any other environment (and
+        any vector environment) by plain PPO. Every call starts with a reset, the first one seeded.
 
         Args:
             env: observations and actions of this agent's shapes.
@@ -359,16 +354,39 @@ class RSPARAgent:
             ValueError: the spaces do not fit, or a reward is not finite.
         """
         check_spaces(env, self.observation_size, self.num_layers)
+        self._meet(env)
         with Monitor(self.history, total_timesteps, callback, progress_bar, log_dir) as monitor:
-            if (
-                isinstance(env, gym.vector.VectorEnv)
-                or not isinstance(env.unwrapped, PlannableEnv)
-                or self.imagination is None
-            ):
-                learn_from_rollouts(self, env, total_timesteps, monitor)
-            else:
+            if self.imagination is not None and _can_be_imagined(env):
                 learn_with_imagination(self, self.imagination, env, total_timesteps, monitor)
+            else:
+                learn_from_rollouts(self, env, total_timesteps, monitor)
         return self
+
+    def _meet(self, env: gym.Env | gym.vector.VectorEnv) -> None:
+        """Decide how the next reset of `env` is seeded.
+
+        A new environment is seeded, the one learned on before goes on with its own stream, and after a restart a new one goes on
+        with the stream of the old.
+        """
+        single = isinstance(env, gym.Env)
+        self.reset_seed = None if env is self._env else self.config.seed + self.num_timesteps
+        if single and self._env_state is not None:
+            generator = np.random.default_rng()
+            generator.bit_generator.state = self._env_state
+            env.unwrapped.np_random = generator
+            self.reset_seed = None
+        self._env, self._env_state = env, None
+
+    @property
+    def environment_state(self) -> Mapping[str, Any] | None:
+        """Random state of the environment last learned on, if it is a single one."""
+        if isinstance(self._env, gym.Env):
+            return self._env.unwrapped.np_random.bit_generator.state
+        return self._env_state
+
+    @environment_state.setter
+    def environment_state(self, state: Mapping[str, Any] | None) -> None:
+        self._env_state = state
 
     # Persistence
 
@@ -414,3 +432,10 @@ class RSPARAgent:
         agent = cls(**config, imagination=imagination, proposer=proposer, device=device)
         restore(agent, tensors, document)
         return agent
+
+
+def _can_be_imagined(env: gym.Env | gym.vector.VectorEnv) -> bool:
+    """Whether this is a single pruning environment whose steps measure plans."""
+    if isinstance(env, gym.vector.VectorEnv) or not isinstance(env.unwrapped, PlannableEnv):
+        return False
+    return env.unwrapped.fidelity == "measured"

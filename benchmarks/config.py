@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from benchmarks.config_source import ConfigError, ConfigSource, KeyPath, dotted
+from prune_gym.reward import LAMBDA_0, TAU
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -77,9 +78,9 @@ class RSPARConfig(Section):
     """Step size of the policy's optimizer (Adam)."""
     gamma: Fraction = 0.99
     """Discount factor of the return."""
-    lambda_0: Positive = 1.0
-    """Initial weight of a missed FLOPs target in the reward."""
-    tau: NonNegative = 5.0
+    lambda_0: NonNegative = LAMBDA_0
+    """Weight of a missed FLOPs target in the reward for a plan as good as the dense network."""
+    tau: NonNegative = TAU
     """How fast lambda(t) = lambda_0 exp(-tau * accuracy drop) falls when pruning hurts; 0 keeps lambda fixed."""
 
 
@@ -131,9 +132,7 @@ class ExperimentConfig(Section):
     """Title of the run in tables and plots."""
     save_dir: FilePath = Path("results")
     """Folder of the results; every seed gets a folder ``seed_<n>`` in it."""
-    random_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (
-        42,
-    )
+    random_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (42,)
     """One full run per seed."""
 
     @field_validator("random_seeds")

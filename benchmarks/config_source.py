@@ -39,9 +39,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|nan))$", re.I
-    ),
+    re.compile(r"^[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|nan))$", re.I),
     list("-+0123456789."),
 )
 
@@ -85,9 +83,7 @@ class ConfigSource:
             if node is not None:
                 tree = source._build(loader, node, ())
                 if not isinstance(tree, dict):
-                    raise ConfigError(
-                        f"{name}: expected a mapping of sections at the top level, got {tree!r}"
-                    )
+                    raise ConfigError(f"{name}: expected a mapping of sections at the top level, got {tree!r}")
                 source.tree = tree
             return source
         except yaml.YAMLError as error:
@@ -174,9 +170,7 @@ def _parse_value(assignment: str, text: str) -> Any:
     try:
         return loader.get_single_data()
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"override {assignment!r}: the value is not valid YAML: {_describe(error)}"
-        ) from None
+        raise ConfigError(f"override {assignment!r}: the value is not valid YAML: {_describe(error)}") from None
     finally:
         loader.dispose()
 

@@ -85,7 +85,9 @@ def _run_seed(config: Config, seed: int, folder: RunFolder, device: torch.device
 def _parser(prog: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Prune a trained network and report what it cost.")
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
-    parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU if there is one, else the CPU)")
+    parser.add_argument(
+        "--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU if there is one, else the CPU)"
+    )
     parser.add_argument("--seed", metavar="N", help="run this seed only (default: experiment.random_seeds)")
     parser.add_argument("--method", metavar="NAME", help="how budgets are found (default: pruning.method)")
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: the cores available)")

@@ -1,0 +1,91 @@
+"""The ways budgets are found, by name: what ``pruning.method`` and ``--method`` accept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from benchmarks.config import PruningConfig
+    from prune_gym.env import HOBSPruneEnv
+
+Record = dict[str, Any]
+
+
+class Search(Protocol):
+    """What finds budgets: anything that learns on the environment and reports every episode."""
+
+    def learn(self, env: Any, total_timesteps: int, callback: Callable[[Record], bool | None] | None = None) -> object:
+        """Take ``total_timesteps`` moves in ``env`` and call ``callback`` with a record of every episode."""
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to find budgets.
+
+    Attributes:
+        name: what users write.
+        summary: one line for listings.
+        build: makes the search for an environment, a configuration and a seed.
+        start: the environment's start plan, ``"knapsack"`` or ``"uniform"``.
+        searches: whether it measures plans besides the start plan, ``rspar.num_episodes`` of them.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[HOBSPruneEnv, PruningConfig, int], Search]
+    start: str = "knapsack"
+    searches: bool = True
+
+    def num_episodes(self, config: PruningConfig) -> int:
+        """Return how many episodes the search gets."""
+        return config.rspar.num_episodes if self.searches else 0
+
+
+def _rspar(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
+    from agents import RSPARAgent
+
+    return RSPARAgent(
+        num_layers=env.layout.num_layers,
+        layer_feature_dim=env.layout.feature_dim,
+        hidden_dim=config.rspar.hidden_dim,
+        lr=config.rspar.learning_rate,
+        gamma=config.rspar.gamma,
+        seed=seed,
+    )
+
+
+def _random(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
+    from agents.search import RandomSearch
+
+    return RandomSearch(seed=seed)
+
+
+def _knapsack(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
+    from agents.search import KnapsackSearch
+
+    return KnapsackSearch()
+
+
+def _uniform(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
+    from agents.search import UniformSearch
+
+    return UniformSearch()
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("hobs-rspar", "R-SPAR: PPO with a learned reward model, from the knapsack plan", _rspar),
+        Method("hobs-knapsack", "the knapsack solution of the predicted loss curves", _knapsack, searches=False),
+        Method("hobs-uniform", "the same pruning ratio everywhere", _uniform, start="uniform", searches=False),
+        Method("random", "random moves from the knapsack plan, the best measured one", _random),
+    )
+}
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods."""
+    return list(METHODS)

@@ -19,15 +19,11 @@ ProgressCallback = Callable[[str, int, int], None]
 """What a stage calls: ``callback(description, done, total)``."""
 
 
-def silent(description: str, done: int, total: int) -> None:
-    """Report to nobody."""
-
-
 class StageProgress:
     """The bars of one run, a row a stage; a context manager.
 
     Args:
-        console: where to draw; absent means the standard output.
+        console: where to draw; absent means the standard output; a quiet one shows nothing.
     """
 
     def __init__(self, console: Console | None = None) -> None:

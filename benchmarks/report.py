@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import nn
 
@@ -14,7 +15,7 @@ from benchmarks.metrics import SystemMetrics
 from prune_gym.timing import compare_models
 
 THROUGHPUT_BATCH = 64
-COLUMNS = {"dense": "dense", "one_shot": "pruned, one-shot", "final": "pruned, fine-tuned"}
+COLUMNS = {"dense": "dense", "one_shot": "pruned,\none-shot", "final": "pruned,\nfine-tuned"}
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ _ROWS = (
     _Row("test accuracy", "accuracy", lambda v: f"{100 * v:.2f} %", lambda a, b: f"{100 * (b - a):+.2f} points"),
     _Row("FLOPs", "flops", lambda v: _engineering(v), lambda a, b: f"{100 * (b / a - 1):+.1f} %"),
     _Row("parameters", "parameters", lambda v: _engineering(v), lambda a, b: f"{100 * (b / a - 1):+.1f} %"),
-    _Row("latency, 1 image", "latency_ms", lambda v: f"{v:.2f} ms", lambda a, b: f"{a / b:.2f}x faster"),
+    _Row("latency", "latency_ms", lambda v: f"{v:.2f} ms", lambda a, b: f"{a / b:.2f}x faster"),
     _Row(
-        f"throughput, batch {THROUGHPUT_BATCH}",
+        "throughput",
         "throughput_imgs_per_sec",
         lambda v: f"{v:,.0f} img/s",
         lambda a, b: f"{b / a:.2f}x",
@@ -108,12 +109,15 @@ def report_table(result: Mapping[str, Any]) -> Table:
     Args:
         result: the content of ``result.json``.
     """
+    removed, target = 100 * result["flops_reduction"], 100 * result["target_flops_reduction"]
     title = (
         f"{result['task']}, {result['method']}, seed {result['seed']}: "
-        f"{100 * result['flops_reduction']:.1f} % of the FLOPs removed (target {100 * result['target_flops_reduction']:g} %)"
+        f"{removed:.1f} % of FLOPs removed (target {target:g} %)"
     )
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
+    caption = f"median latency of one image, median throughput in batches of {THROUGHPUT_BATCH}"
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table.title_style = "bold"
+    table.add_column("", no_wrap=True)
     for heading in COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("change", justify="right", style="bold", no_wrap=True)

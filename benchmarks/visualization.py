@@ -39,6 +39,12 @@ TRAINING_PANELS = {
     "accuracy": ("Accuracy on the reward split", "%", 100.0, GREEN),
     "flops_reduction": ("FLOPs removed", "%", 100.0, ORANGE),
 }
+SUMMARY_PANELS = (
+    ("Accuracy (%)", "accuracy", 100.0, "{:.1f}"),
+    ("MFLOPs", "flops", 1e-6, "{:.2f}"),
+    ("1000 parameters", "parameters", 1e-3, "{:.1f}"),
+    ("Latency (ms)", "latency_ms", 1.0, "{:.2f}"),
+)
 
 
 def plot_training_curves(history: History, save_path: str | Path | None = None) -> Figure:
@@ -55,18 +61,17 @@ def plot_training_curves(history: History, save_path: str | Path | None = None) 
     columns = _columns(history)
     shown = [name for name in TRAINING_PANELS if name in columns]
     if not shown or not len(columns[shown[0]]):
-        raise ValueError(
-            f"history needs episodes with at least one of {', '.join(TRAINING_PANELS)}; "
-            f"got the columns {', '.join(columns) or 'none'}"
-        )
+        known, given = ", ".join(TRAINING_PANELS), ", ".join(columns) or "none"
+        raise ValueError(f"history needs episodes with at least one of {known}; got {given}")
+    episodes = columns.get("episode", _episodes(columns[shown[0]]))
     figure, axes = new_figure(8, 2.1 * len(shown) + 0.4, rows=len(shown), sharex=True)
     for panel, name in zip(axes, shown, strict=True):
         title, unit, scale, colour = TRAINING_PANELS[name]
-        _draw_noisy_curve(panel, scale * columns[name], colour)
+        _draw_noisy_curve(panel, episodes, scale * columns[name], colour)
         label_axes(panel, title=title, y=unit)
         if name == "flops_reduction" and "target_flops_reduction" in columns:
             target = 100 * columns["target_flops_reduction"]
-            panel.plot(_episodes(target), target, color=INK, linewidth=1, linestyle="--", label="target")
+            panel.plot(episodes, target, color=INK, linewidth=1, linestyle="--", label="target")
             panel.legend(frameon=False, fontsize=8.5, loc="best")
     axes[0].legend(frameon=False, fontsize=8.5, loc="best")
     axes[-1].set_xlabel("episode", fontsize=9.5, color=INK)
@@ -168,7 +173,7 @@ def plot_lambda_evolution(
     weights = np.asarray(lambda_history, dtype=float)
     top.step(_episodes(weights), weights, where="post", color=VERMILLION, linewidth=1.4)
     label_axes(top, title="lambda(t): weight of a missed FLOPs target", y="lambda")
-    _draw_noisy_curve(bottom, 100 * np.asarray(acc_history, dtype=float), GREEN)
+    _draw_noisy_curve(bottom, _episodes(weights), 100 * np.asarray(acc_history, dtype=float), GREEN)
     label_axes(bottom, title="Accuracy on the reward split", x="episode", y="%")
     bottom.legend(frameon=False, fontsize=8.5, loc="best")
     return finish(figure, save_path)
@@ -192,12 +197,8 @@ def plot_budgets(
     names = list(budgets)
     scores = _by_layer(sensitivity_scores, names)
     figure, (left, right) = new_figure(9, 0.28 * len(names) + 1.5, columns=2, sharey=True)
-    removed = 100 * np.array([budgets[name] for name in names], dtype=float)
+    _draw_kept(left, budgets)
     rows = np.arange(len(names))
-    left.barh(rows, removed, height=0.66, color=PALE, edgecolor=GREY, linewidth=0.6, hatch="////", label="removed")
-    left.barh(rows, 100 - removed, left=removed, height=0.66, color=BLUE, label="kept")
-    left.set_xlim(0, 100)
-    label_axes(left, title="Budgets", x="channels of the layer (%)")
     figure.legend(*left.get_legend_handles_labels(), frameon=False, fontsize=8.5, ncols=2, loc="outside upper right")
     low, median, high = np.array([np.percentile(values, (10, 50, 90)) for values in scores]).T
     right.hlines(rows, low, high, color=ORANGE, linewidth=5, alpha=0.55)
@@ -205,16 +206,59 @@ def plot_budgets(
     if (low > 0).all():
         right.set_xscale("log")
     label_axes(right, title="Price of one channel: median, 10-90 %", x="predicted loss increase (nats)")
-    name_rows(left, names)
     right.grid(False, axis="y")
     return finish(figure, save_path)
 
 
+def plot_summary(result: Mapping[str, Any], save_path: str | Path | None = None) -> Figure:
+    """Draw a run at a glance: what every layer keeps, and what that does to accuracy, FLOPs, size and latency.
+
+    Args:
+        result: the content of ``result.json``.
+        save_path: where to save the figure, if anywhere.
+    """
+    budgets: Mapping[str, float] = result["budgets"]
+    figure, axes = new_figure(11, 0.26 * len(budgets) + 1.6, columns=5, width_ratios=[2.6, 1, 1, 1, 1])
+    _draw_kept(axes[0], budgets)
+    networks = [result[name] for name in ("dense", "one_shot", "final")]
+    for panel, (title, key, scale, text) in zip(axes[1:], SUMMARY_PANELS, strict=True):
+        values = [scale * network[key] for network in networks]
+        panel.bar(range(3), values, width=0.66, color=[GREY, ORANGE, BLUE])
+        for position, value in enumerate(values):
+            panel.annotate(
+                text.format(value), (position, value), (0, 2), textcoords="offset points", ha="center", fontsize=8.5
+            )
+        panel.set_xticks(range(3), labels=["dense", "one-\nshot", "fine-\ntuned"])
+        panel.set_yticks([])
+        panel.spines["left"].set_visible(False)
+        panel.grid(False)
+        label_axes(panel, title=title)
+    title = f"{result['task']}: {100 * result['flops_reduction']:.1f} % of the FLOPs removed"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    return finish(figure, save_path)
+
+
+def _draw_kept(axes: Axes, budgets: Mapping[str, float]) -> None:
+    """Bars of the channels removed and kept, a row a layer."""
+    rows = np.arange(len(budgets))
+    removed = 100 * np.array(list(budgets.values()), dtype=float)
+    kept = 100 - removed
+    axes.barh(rows, kept, height=0.66, color=BLUE, label="kept")
+    axes.barh(
+        rows, removed, left=kept, height=0.66, color=PALE, edgecolor=GREY, linewidth=0.6, hatch="////", label="removed"
+    )
+    axes.set_xlim(0, 100)
+    label_axes(axes, title="Budgets", x="channels of the layer (%)")
+    name_rows(axes, list(budgets))
+
+
 def _columns(history: History) -> dict[str, NDArray[np.float64]]:
+    """The drawable columns of a history, by name."""
+    drawable = ("episode", *TRAINING_PANELS, "target_flops_reduction")
     if isinstance(history, Mapping):
-        return {name: np.asarray(values, dtype=float) for name, values in history.items()}
-    names = history[0] if len(history) else ()
-    return {name: np.array([float(row[name]) for row in history]) for name in names}
+        return {name: np.asarray(history[name], dtype=float) for name in drawable if name in history}
+    first = history[0] if len(history) else {}
+    return {name: np.array([float(row[name]) for row in history]) for name in drawable if name in first}
 
 
 def _by_layer(scores: Mapping[str, Any] | Sequence[Any], names: Sequence[str]) -> list[NDArray[np.float64]]:
@@ -242,10 +286,11 @@ def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float6
     return (total[end] - total[start]) / (end - start)
 
 
-def _draw_noisy_curve(axes: Axes, values: NDArray[np.float64], colour: str) -> None:
+def _draw_noisy_curve(axes: Axes, episodes: NDArray[Any], values: NDArray[np.float64], colour: str) -> None:
     window = max(2, len(values) // 10)
-    axes.plot(_episodes(values), values, "o", color=colour, markersize=3, alpha=0.35, label="episode")
-    axes.plot(_episodes(values), _running_mean(values, window), color=colour, linewidth=1.8, label=f"mean of {window}")
+    axes.plot(episodes, values, "o", color=colour, markersize=3, alpha=0.35, label="episode")
+    mean = _running_mean(values, window)
+    axes.plot(episodes, mean, color=colour, linewidth=1.8, label=f"mean of {window}")
 
 
 def _draw_dots(axes: Axes, values: Sequence[float], text: str, colour: str, marker: str) -> None:

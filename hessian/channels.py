@@ -219,7 +219,8 @@ def _refuse_attention(model: nn.Module, ignored: set[str]) -> None:
 def _build_graph(model: nn.Module, example_input: Any) -> Any:
     import torch_pruning as tp
 
-    example_input = example_input.clone() if isinstance(example_input, Tensor) else example_input
+    # A bare tensor would first be tried as *x, one image an argument.
+    example_input = (example_input,) if isinstance(example_input, Tensor) else tuple(example_input)
     with torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -270,7 +271,7 @@ def _channel_group(raw: Any, model: nn.Module, order: dict[str, int], ignored: s
         if id(target) not in names:
             continue
         name = names[id(target)]
-        consumes = item.dep.handler.__name__ == "prune_in_channels" and not _is_depthwise(target)
+        consumes = item.dep.handler.__name__ == "prune_in_channels" and not is_depthwise(target)
         if name in ignored and not (consumes and isinstance(target, MIXING_TYPES)):
             return None
         _add_member(parts, name, target, _index_table(item, size, name), consumes)
@@ -294,7 +295,8 @@ def _index_table(item: Any, size: int, name: str) -> Tensor:
     return positions[by_channel].view(size, width)
 
 
-def _is_depthwise(module: Any) -> bool:
+def is_depthwise(module: Any) -> bool:
+    """Whether a module is a convolution with one filter a channel."""
     return (
         isinstance(module, CONV_TYPES)
         and module.groups > 1
@@ -303,7 +305,7 @@ def _is_depthwise(module: Any) -> bool:
 
 
 def _add_member(parts: _Parts, name: str, module: nn.Module, table: Tensor, consumes: bool) -> None:
-    if _is_depthwise(module) or isinstance(module, NORM_TYPES):
+    if is_depthwise(module) or isinstance(module, NORM_TYPES):
         if all(name != other for other, _, _ in parts.carriers):
             parts.carriers.append((name, table, None))
     elif isinstance(module, MIXING_TYPES):
@@ -336,7 +338,38 @@ def _assemble(parts: _Parts, model: nn.Module, size: int, order: dict[str, int])
     if len(units) < 2:
         logger.info("layer %s has a single removable unit and is left whole", root)
         return None
-    return ChannelGroup(root, size, units, **tables)
+    group = ChannelGroup(root, size, units, **tables)
+    _check_extents(group, dict(model.named_modules()))
+    return group
+
+
+def _check_extents(group: ChannelGroup, modules: dict[str, Any]) -> None:
+    """Every position must exist: a trace that misses a concatenation's plain operand shifts the others."""
+    for role, members in (("out", group.producers), ("in", group.consumers)):
+        for member in members:
+            extent = channel_extent(modules[member.module], role)
+            positions = member.indices.reshape(-1)
+            distinct = len(positions.unique()) == len(positions)
+            if not distinct or int(positions.min()) < 0 or int(positions.max()) >= extent:
+                raise UnsupportedStructureError(
+                    f"{member.module!r} is tied to channels it does not have (a concatenation with a tensor that no "
+                    f"weighted layer makes, such as the network's input). Put {group.name!r} in ignored_layers"
+                )
+
+
+def channel_extent(module: Any, role: str) -> int:
+    """Size of a module's ``"out"`` or ``"in"`` channel dimension."""
+    if isinstance(module, CONV_TYPES):
+        return module.out_channels if role == "out" else module.in_channels
+    if isinstance(module, nn.Linear):
+        return module.out_features if role == "out" else module.in_features
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[-1]
+    if isinstance(module, nn.GroupNorm):
+        return module.num_channels
+    if isinstance(module, nn.PReLU):
+        return module.num_parameters
+    return module.num_features
 
 
 def _units(
@@ -370,7 +403,7 @@ def _group_period(module: nn.Module, role: str) -> int | None:
     """Channels a group along the dimension a role touches, or None where the module does not group it."""
     if isinstance(module, nn.GroupNorm):
         return module.num_channels // module.num_groups if module.num_groups > 1 else None
-    if isinstance(module, CONV_TYPES) and module.groups > 1 and not _is_depthwise(module):
+    if isinstance(module, CONV_TYPES) and module.groups > 1 and not is_depthwise(module):
         channels = module.in_channels if role == "consumers" else module.out_channels
         return channels // module.groups
     return None

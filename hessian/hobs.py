@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from hessian.batches import model_device, read_batches
 from hessian.channels import ChannelGroup, Member, find_channel_groups
 from hessian.compensation import Compensator, damped_inputs
 from hessian.covariance import matrix_columns, num_groups, weight_matrix
+from hessian.exact import exact_analysis
 from hessian.kfac import KFACHessianApproximator, KroneckerFactors, Progress
 from hessian.loss_curvature import Criterion
 from hessian.norms import shift_absorbing_norms
@@ -125,14 +126,12 @@ class HOBSSensitivityAnalyzer:
         if not self.groups:
             inputs, _ = next(iter(read_batches(dataloader, model_device(self.model), 1)))
             self._find_structure(inputs[:1])
+        self._measure(dataloader, criterion, num_batches, progress)
         if self.use_kfac:
-            self._measure(dataloader, criterion, num_batches, progress)
             self._sweep(progress)
         else:
-            from hessian.exact import exact_analysis
-
-            self._measure(dataloader, criterion, num_batches, progress)
-            self._use_analysis(*exact_analysis(self, dataloader, criterion, num_batches, progress=progress))
+            exact = exact_analysis(self, dataloader, criterion, num_batches, progress=progress)
+            self.prices, self.orders, self.curves, self.obd_curves = exact
         return self.channel_prices()
 
     def _find_structure(self, example_input: Any) -> None:
@@ -174,21 +173,17 @@ class HOBSSensitivityAnalyzer:
         """One consumer's part of a layer's price, and its unit-by-unit zeroing quadratic [n, n]."""
         module: Any = dict(self.model.named_modules())[member.module]
         factors = self.factors[member.module]
+        A = damped_inputs(factors, self.damping)
         if member.module not in inverses:
-            inverses[member.module] = inverse(damped_inputs(factors, self.damping))
+            inverses[member.module] = inverse(A)
         columns = unit_columns(group, member, module).to(factors.A.device)
         flat = columns.reshape(-1)
         gram = output_gram(weight_matrix(module, bias=False), factors.G)
         gram = gram[:, flat[:, None], flat]
         quadratic = ConsumerQuadratic(inverses[member.module][:, flat[:, None], flat], gram, group.num_units)
-        zeroing = 0.5 * (factors.A[:, flat[:, None], flat].double() * gram).sum(dim=0)
+        zeroing = 0.5 * (A[:, flat[:, None], flat] * gram).sum(dim=0)
         n, c = columns.shape
         return quadratic, zeroing.view(n, c, n, c).sum(dim=(1, 3))
-
-    def _use_analysis(
-        self, prices: dict[str, Tensor], orders: dict[str, Tensor], curves: dict[str, Tensor], obd: dict[str, Tensor]
-    ) -> None:
-        self.prices, self.orders, self.curves, self.obd_curves = prices, orders, curves, obd
 
     # ------------------------------------------------------------------ reading
 
@@ -262,7 +257,8 @@ class HOBSSensitivityAnalyzer:
     @property
     def compensator(self) -> Compensator:
         """Repairs any plan with the measured factors."""
-        self._require_analysis()
+        if not self.factors:
+            raise ValueError("no factors yet; call compute_sensitivity(dataloader) or load(path) first")
         if self._compensator is None:
             self._compensator = Compensator(self.model, self.groups, self.factors, self.damping, self.norms)
         return self._compensator
@@ -358,7 +354,7 @@ class HOBSSensitivityAnalyzer:
             with safe_open(str(path), framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
         self.restore(tensors, metadata)
         return self

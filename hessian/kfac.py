@@ -16,7 +16,8 @@ have one exact pair of factors a group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -29,6 +30,7 @@ from hessian.batches import model_device, read_batches
 from hessian.channels import MIXING_TYPES, suggest
 from hessian.covariance import from_matrix, input_second_moment, output_columns, output_second_moment, patches
 from hessian.loss_curvature import FISHER_TYPES, Criterion, backpropagated_vectors, check_criterion
+from hessian.modes import modes_restored
 
 Progress = Callable[[str, int, int], None]
 
@@ -204,11 +206,12 @@ class KFACHessianApproximator:
         if fisher not in FISHER_TYPES:
             raise ValueError(f"unknown fisher type {fisher!r}; choose one of {', '.join(FISHER_TYPES)}")
         device = model_device(self.model)
+        _check_weights(self.model)
         generator = torch.Generator(device).manual_seed(self.seed)
         total = num_batches if num_batches is not None else _length(dataloader)
         self._sums, self._last = {}, {}
         self._gathering, self._loss_scale, self._keep_last = True, "sum", False
-        with _FrozenEval(self.model), self:
+        with _frozen_evaluation(self.model), self:
             for done, (inputs, labels) in enumerate(read_batches(dataloader, device, num_batches), start=1):
                 outputs = self._forward(inputs, labels, criterion)
                 vectors = list(backpropagated_vectors(outputs, labels, criterion, fisher, generator))
@@ -268,8 +271,8 @@ class KFACHessianApproximator:
         sums.G = moment if sums.G is None else sums.G.add_(moment)
 
     def _check_finite(self) -> None:
-        for name, sums in self._sums.items():
-            for letter, what in (("A", "activations"), ("G", "output gradients")):
+        for letter, what in (("A", "activations"), ("G", "output gradients")):
+            for name, sums in self._sums.items():
                 moment = getattr(sums, letter)
                 if moment is not None and not torch.isfinite(moment.diagonal(dim1=1, dim2=2)).all():
                     raise ValueError(f"layer {name!r} has NaN or infinite {what}; check its weights and the images")
@@ -352,24 +355,24 @@ def _layers_to_watch(model: nn.Module, layers: Sequence[str] | None) -> dict[str
     return {name: available[name] for name in layers}
 
 
+def _check_weights(model: nn.Module) -> None:
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"layer {name.rpartition('.')[0]!r} has NaN or infinite values in {name!r}")
+
+
 def _length(dataloader: Iterable[Any]) -> int:
     return len(dataloader) if isinstance(dataloader, Sized) else 0
 
 
-class _FrozenEval:
+@contextmanager
+def _frozen_evaluation(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without weight gradients; both restored on exit."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __enter__(self) -> None:
-        self.modes = [(module, module.training) for module in self.model.modules()]
-        self.flags = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
-        self.model.eval()
-        self.model.requires_grad_(False)
-
-    def __exit__(self, *_exception: object) -> None:
-        for module, training in self.modes:
-            module.training = training
-        for parameter, flag in self.flags:
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with modes_restored(model):
+            model.eval().requires_grad_(False)
+            yield
+    finally:
+        for parameter, flag in flags:
             parameter.requires_grad_(flag)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian.channels import MIXING_TYPES
+from hessian.modes import modes_restored
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
@@ -42,14 +43,11 @@ def shift_absorbing_norms(model: nn.Module, example_input: Any) -> dict[str, str
             handles.append(module.register_forward_hook(remember))
         elif isinstance(module, BATCH_NORM) and module.track_running_stats:
             handles.append(module.register_forward_pre_hook(match))
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), modes_restored(model):
             model.eval()
             model(*example_input) if isinstance(example_input, (tuple, list)) else model(example_input)
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes:
-            module.training = training
     return found

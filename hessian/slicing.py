@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian.channels import CONV_TYPES, TRANSPOSED_TYPES, ChannelGroup, _is_depthwise, suggest
+from hessian.channels import CONV_TYPES, TRANSPOSED_TYPES, ChannelGroup, channel_extent, is_depthwise, suggest
 
 Plan = Mapping[str, Sequence[int]]
 
@@ -109,8 +109,14 @@ class NetworkSlicer:
             Module name -> :class:`ModuleSlice`; untouched modules are absent.
         """
         removed = self.validate(plan)
-        rows = {name: self._kept(tied, removed, self._extent(name, "out")) for name, tied in self._outs.items()}
-        columns = {name: self._kept(tied, removed, self._extent(name, "in")) for name, tied in self._ins.items()}
+        rows = {
+            name: self._kept(tied, removed, channel_extent(self._modules[name], "out"))
+            for name, tied in self._outs.items()
+        }
+        columns = {
+            name: self._kept(tied, removed, channel_extent(self._modules[name], "in"))
+            for name, tied in self._ins.items()
+        }
         touched = {
             name: ModuleSlice(rows.get(name), columns.get(name))
             for name in self._modules
@@ -126,20 +132,6 @@ class NetworkSlicer:
         mask = torch.ones(extent, dtype=torch.bool)
         mask[torch.cat(gone)] = False
         return mask.nonzero()[:, 0]
-
-    def _extent(self, name: str, side: str) -> int:
-        module: Any = self._modules[name]
-        if isinstance(module, CONV_TYPES):
-            return module.out_channels if side == "out" else module.in_channels
-        if isinstance(module, nn.Linear):
-            return module.out_features if side == "out" else module.in_features
-        if isinstance(module, nn.LayerNorm):
-            return module.normalized_shape[-1]
-        if isinstance(module, nn.GroupNorm):
-            return module.num_channels
-        if isinstance(module, nn.PReLU):
-            return module.num_parameters
-        return module.num_features
 
     def state(self, plan: Plan) -> dict[str, Tensor]:
         """The model's state dict cut to the plan, without any refit.
@@ -168,7 +160,7 @@ class NetworkSlicer:
             if part.rows is None:
                 continue
             module = self._modules[name]
-            if _is_depthwise(module):
+            if is_depthwise(module):
                 changed[name] = {"groups": len(part.rows)}
             elif isinstance(module, nn.LayerNorm):
                 changed[name] = {"normalized_shape": (*module.normalized_shape[:-1], len(part.rows))}
@@ -203,10 +195,10 @@ def slice_tensor(module: nn.Module, suffix: str, tensor: Tensor, part: ModuleSli
     if tensor.ndim == 0:
         return tensor
     transposed = isinstance(module, TRANSPOSED_TYPES)
-    if suffix == "weight" and isinstance(module, TRANSPOSED_TYPES) and module.groups > 1 and not _is_depthwise(module):
+    if suffix == "weight" and isinstance(module, TRANSPOSED_TYPES) and module.groups > 1 and not is_depthwise(module):
         return _slice_grouped_transposed(module, tensor, part)
     columns = part.weight_columns(module) if suffix == "weight" and tensor.ndim > 1 else None
-    row_axis, column_axis = (1, 0) if transposed and tensor.ndim > 1 and not _is_depthwise(module) else (0, 1)
+    row_axis, column_axis = (1, 0) if transposed and tensor.ndim > 1 and not is_depthwise(module) else (0, 1)
     if isinstance(module, nn.LayerNorm):
         row_axis = tensor.ndim - 1
     if part.rows is not None and not (isinstance(module, nn.PReLU) and tensor.numel() == 1):

@@ -8,8 +8,7 @@ counts. All entries are whole numbers far below 2**53, so float64 arithmetic on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from prune_gym.limits import CountLimits, FloatArray, IntArray
+from prune_gym.modes import modes_restored
 from prune_gym.quadratic import FormBuilder
 
 if TYPE_CHECKING:
@@ -126,42 +126,46 @@ class CostModel:
             )
         limits = self.limits(max_ratio) if limits is None else limits
         self.check_target(target, limits)
-        edge = 0.25 / self.units
-        ratios = np.clip(ratios, edge, 1.0 - edge)
-        return self.project_logits(np.log(ratios / (1.0 - ratios)), target, limits)
+        return self.project_logits(limits.logits(self.units * (1.0 - ratios)), target, limits)
 
     def project_logits(self, logits: FloatArray, target: float | FloatArray, limits: CountLimits) -> IntArray:
         """:meth:`project` for ratios given in logit space [..., L], without checks."""
         odds = np.exp(logits).reshape(-1, len(self.units))
         leading = np.shape(logits)[:-1]
         targets = np.broadcast_to(np.asarray(target, dtype=np.float64), leading).reshape(-1)
-        exact, kept = self._bisect(odds, targets, limits)
-        return self._fill(kept, exact, targets, limits).reshape(*leading, len(self.units))
+        kept = self._bisect(odds, targets, limits)
+        return self._fill(kept, self._unrounded(kept, odds, limits), targets, limits).reshape(*leading, -1)
 
-    def _bisect(self, odds: FloatArray, targets: FloatArray, limits: CountLimits) -> tuple[FloatArray, IntArray]:
-        """Smallest feasible shift of every row; unrounded [B, L] and rounded [B, L] counts there.
+    def _bisect(self, odds: FloatArray, targets: FloatArray, limits: CountLimits) -> IntArray:
+        """Rounded counts [B, L] at the smallest feasible shift of every row.
 
         Every round tries several shifts at once, more of them the fewer the rows: what costs is the number of numpy
-        calls, not the arithmetic.
+        calls, not the arithmetic. It ends when no row has a plan left between the two sides of its bracket.
         """
         tries = max(1, min(32, 256 // len(odds)))
         fractions = np.arange(1, tries + 1) / (tries + 1)
         low = np.full(len(odds), -self._bracket)
         width = np.full(len(odds), 2.0 * self._bracket)
-        kept = np.broadcast_to(limits.minimum, odds.shape)
+        below, kept = (np.broadcast_to(edge, odds.shape) for edge in (limits.units, limits.minimum))
         rows = np.arange(len(odds))
-        for _ in range(int(np.ceil(np.log(2.0 * self._bracket / _SHIFT_RESOLUTION) / np.log(tries + 1)))):
+        while width[0] > _SHIFT_RESOLUTION and (((below - kept) / limits.step).sum(axis=1) > 1.0).any():
             shifts = low[:, None] + width[:, None] * fractions
             tried = limits.round(self.units / (1.0 + odds[:, None, :] * np.exp(shifts)[:, :, None]))
             feasible = self.reduction(tried) >= targets[:, None]
             short = tries - feasible.sum(axis=1)
-            best = tried[rows, np.minimum(short, tries - 1)]
-            kept = np.where((short < tries)[:, None], best, kept)
-            low = low + width * short / (tries + 1)
+            kept = np.where((short < tries)[:, None], tried[rows, np.minimum(short, tries - 1)], kept)
+            below = np.where((short > 0)[:, None], tried[rows, np.maximum(short, 1) - 1], below)
             width = width / (tries + 1)
-        return self.units / (1.0 + odds * np.exp(low + width)[:, None]), kept
+            low = low + width * short
+        return kept
 
-    def _fill(self, kept: IntArray, exact: FloatArray, targets: FloatArray, limits: CountLimits) -> IntArray:
+    def _unrounded(self, kept: IntArray, odds: FloatArray, limits: CountLimits) -> FloatArray:
+        """Counts [B, L] before rounding, at the very shift where the rounded plan becomes ``kept``."""
+        rounding_edge = self.units / (kept + 0.5 * limits.step) - 1.0
+        shift = np.maximum(rounding_edge / odds, 0.0).max(axis=1, keepdims=True)
+        return self.units / (1.0 + odds * shift)
+
+    def _fill(self, kept: IntArray, unrounded: FloatArray, targets: FloatArray, limits: CountLimits) -> IntArray:
         """Give back units while the target holds, the layer rounded down furthest first."""
         kept = kept.copy()
         active = np.arange(len(kept))
@@ -170,7 +174,7 @@ class CostModel:
             larger = limits.one_more(plans)
             after = self.flops_form(plans)[:, None] + self.flops_form.change(plans, larger)
             fits = (larger > plans) & (1.0 - after / self.dense_flops >= targets[active, None])
-            shortfall = np.where(fits, exact[active] - plans, -np.inf)
+            shortfall = np.where(fits, unrounded[active] - plans, -np.inf)
             layer = shortfall.argmax(axis=1)
             going = fits.any(axis=1)
             active, layer = active[going], layer[going]
@@ -264,20 +268,9 @@ def _output_positions(model: nn.Module, example_input: Any) -> dict[str, int]:
     ]
     inputs = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
     try:
-        with _evaluation_mode(model), torch.no_grad():
-            model(*(item[:1] for item in inputs))
+        with modes_restored(model), torch.no_grad():
+            model.eval()(*(item[:1] for item in inputs))
     finally:
         for handle in handles:
             handle.remove()
     return positions
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

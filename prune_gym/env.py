@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -146,7 +146,9 @@ class HOBSPruneEnv(gym.Env[Observation, NDArray[np.float32]]):
     """
 
     metadata: dict[str, Any] = {  # noqa: RUF012
-        "render_modes": ["ansi"], "render_fps": 4}
+        "render_modes": ["ansi"],
+        "render_fps": 4,
+    }
 
     def __init__(
         self,
@@ -445,11 +447,10 @@ class HOBSPruneEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     def _info(self, rewards: dict[str, float]) -> Info:
         state = self._current
-        accuracy, soft_accuracy, loss = astuple(state.evaluation)
         return {
-            "accuracy": accuracy,
-            "soft_accuracy": soft_accuracy,
-            "loss": loss,
+            "accuracy": state.evaluation.accuracy,
+            "soft_accuracy": state.evaluation.soft_accuracy,
+            "loss": state.evaluation.loss,
             "flops_reduction": state.reduction,
             "target_flops_reduction": self._target,
             "violation": state.violation,

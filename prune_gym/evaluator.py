@@ -21,6 +21,7 @@ from torch.func import functional_call
 
 from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.norms import BATCH_NORM
+from prune_gym.datasets import equal_parts
 from prune_gym.device import module_device
 
 if TYPE_CHECKING:
@@ -142,9 +143,8 @@ class Evaluator:
                 state[f"{name}.{statistic}"] = state[f"{name}.{statistic}"].clone()
             state[f"{name}.num_batches_tracked"] = torch.zeros_like(state[f"{name}.num_batches_tracked"])
         with self._batch_statistics(tracked):
-            batches = -(-len(self._calibration) // BATCH_SIZE)
-            for part in self._calibration.chunk(batches):
-                functional_call(self._model, state, (part,))
+            for part in equal_parts(torch.arange(len(self._calibration)), BATCH_SIZE):
+                functional_call(self._model, state, (self._calibration[part],))
 
     @contextmanager
     def _batch_statistics(self, names: Sequence[str]) -> Iterator[None]:

@@ -69,7 +69,7 @@ class CountLimits:
             int64 [..., L].
         """
         steps = np.rint(np.asarray(counts, dtype=np.float64) / self.step)
-        return np.clip(steps.astype(np.int64) * self.step, self.minimum, self.units)
+        return np.minimum(np.maximum(steps.astype(np.int64) * self.step, self.minimum), self.units)
 
     def one_more(self, kept: IntArray) -> IntArray:
         """The next larger legal count of every layer (``units`` stays), int64 [..., L]."""
@@ -91,14 +91,14 @@ class CountLimits:
         whole = (kept % self.step == 0) | (kept == self.units)
         return (whole & (kept >= self.minimum) & (kept <= self.units)).all(axis=-1)
 
-    def logits(self, kept: IntArray) -> FloatArray:
+    def logits(self, kept: IntArray | FloatArray) -> FloatArray:
         """Pruning ratios in logit space, float64 [..., L].
 
         They are finite: an unpruned layer counts as a quarter of a unit removed, which rounding takes back, so the
         logits of a legal plan always round to that plan.
         """
         edge = 0.25 / self.units
-        ratio = np.clip(1.0 - kept / self.units, edge, 1.0 - edge)
+        ratio = np.minimum(np.maximum(1.0 - kept / self.units, edge), 1.0 - edge)
         return np.log(ratio / (1.0 - ratio))
 
     def from_logits(self, logits: FloatArray) -> IntArray:

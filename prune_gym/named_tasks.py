@@ -74,15 +74,27 @@ class NamedTask:
     weights_shipped: bool = False
 
     @property
+    def cached_weights_path(self) -> Path:
+        """Where dense weights that are not part of the package are kept."""
+        return cache_dir() / "weights" / self._file_name
+
+    @property
     def weights_path(self) -> Path:
         """Where the dense weights are looked for."""
-        file_name = f"{self.name.replace('-', '_')}.safetensors"
-        return (ASSETS if self.weights_shipped else cache_dir() / "weights") / file_name
+        return ASSETS / self._file_name if self.weights_shipped else self.cached_weights_path
 
-    def structure(self) -> tuple[nn.Module, torch.Tensor]:
-        """The untrained network and an input ``[1, C, H, W]`` to trace it with; reads no data."""
+    @property
+    def _file_name(self) -> str:
+        return f"{self.name.replace('-', '_')}.safetensors"
+
+    def structure(self, seed: int = 0) -> tuple[nn.Module, torch.Tensor]:
+        """The untrained network and an input ``[1, C, H, W]`` to trace it with; reads no data.
+
+        Args:
+            seed: Of the initial weights.
+        """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             model = build_model(self.model_factory, **self.model_kwargs)
         return model.eval(), torch.zeros(1, *self.input_shape)
 
@@ -155,7 +167,7 @@ NAMED_TASKS: tuple[NamedTask, ...] = (
         input_shape=(1, 16, 16),
         model_factory="resnet20",
         model_kwargs={"num_classes": 10, "in_channels": 1},
-        recipe=TrainingRecipe(epochs=60, lr=0.1, batch_size=64, max_shift=1.5, max_rotation=10.0),
+        recipe=TrainingRecipe(epochs=30, lr=0.05, batch_size=32, weight_decay=1e-3, max_shift=1.0, max_rotation=10.0),
         default_target=0.9,
         weights_shipped=True,
     ),

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
+from prune_gym.evaluator import Evaluation
+
 GLOBALS = 5
 FEATURES = 2
 
@@ -17,6 +19,10 @@ class SyntheticCosts:
 
     def reduction(self, kept: np.ndarray) -> np.ndarray:
         return 1.0 - (np.asarray(kept) / self.units) @ self.shares
+
+
+class SyntheticReward:
+    metric = "soft_accuracy"
 
 
 @dataclass
@@ -33,9 +39,9 @@ class SyntheticPruning(gym.Env):
     """
 
     def __init__(
-        self, num_layers: int = 8, units: int = 32, target: float = 0.8, seed: int = 0, horizon: int = 1
+        self, num_layers: int = 8, units: int = 32, target: float = 0.8, seed: int = 0, horizon: int = 1, start="uniform"
     ) -> None:
-        rng = np.random.default_rng(seed)
+        rng, self.seed = np.random.default_rng(seed), seed
         self.num_layers, self.units, self.target, self.horizon = num_layers, units, target, horizon
         removed = np.arange(units)
         steepness = rng.uniform(0.8, 2.5, num_layers)
@@ -49,11 +55,12 @@ class SyntheticPruning(gym.Env):
         self.curvature = np.diag(rng.uniform(0.02, 0.08, num_layers))
         for layer in range(num_layers - 1):
             self.curvature[layer, layer + 1] = self.curvature[layer + 1, layer] = rng.uniform(0, 0.02)
-        self.measured: dict[tuple[int, ...], float] = {}
+        self.archive: dict[tuple[int, ...], Evaluation] = {}
+        self.reward, self.fidelity = SyntheticReward(), "measured"
         self.action_space = gym.spaces.Box(-1, 1, (num_layers,), np.float32)
         size = num_layers * (FEATURES + 1) + GLOBALS
         self.observation_space = gym.spaces.Box(-10, 10, (size,), np.float32)
-        self.start = self.project_uniform()
+        self.start = self.project_uniform() if start == "uniform" else np.array(start)
 
     def project_uniform(self) -> np.ndarray:
         for kept in range(self.units, 0, -1):
@@ -77,8 +84,17 @@ class SyntheticPruning(gym.Env):
     def score_of(self, evaluations: np.ndarray, reductions: np.ndarray) -> np.ndarray:
         return evaluations - np.maximum(0, self.target - reductions) / self.target
 
+    def fork(self, start):
+        other = SyntheticPruning(self.num_layers, self.units, self.target, self.seed, self.horizon, start)
+        other.archive = self.archive
+        return other
+
     def _measure(self) -> dict:
-        accuracy = self.measured.setdefault(tuple(self.kept.tolist()), float(self.soft_accuracy(self.kept)))
+        plan = tuple(self.kept.tolist())
+        if plan not in self.archive:
+            accuracy = float(self.soft_accuracy(self.kept))
+            self.archive[plan] = Evaluation(accuracy, accuracy, -np.log(accuracy))
+        accuracy = self.archive[plan].soft_accuracy
         reduction = float(self.problem.cost.reduction(self.kept))
         return {
             "accuracy": accuracy,
@@ -88,7 +104,7 @@ class SyntheticPruning(gym.Env):
             "violation": max(0.0, self.target - reduction) / self.target,
             "score": float(self.score_of(accuracy, reduction)),
             "lambda": 1.0,
-            "measured_evaluations": len(self.measured),
+            "measured_evaluations": len(self.archive),
             "kept": self.kept.copy(),
         }
 

@@ -20,10 +20,11 @@ def make(kind):
 @pytest.mark.parametrize("kind", ["imagined", "plain"])
 def test_interrupted_training_equals_uninterrupted_training(kind, tmp_path):
     agent, env, steps = make(kind)
-    agent.learn(env(), steps)
+    world = env()
+    agent.learn(world, steps)
     agent.save(tmp_path / "agent.safetensors")
     resumed = RSPARAgent.load(tmp_path / "agent.safetensors").learn(env(), steps)
-    agent.learn(env(), steps)
+    agent.learn(world, steps)
     assert torch.equal(weights(agent), weights(resumed))
     assert agent.num_timesteps == resumed.num_timesteps == 2 * steps
     same = ("episode", "return", "kept")

@@ -144,7 +144,7 @@ def test_projection_before_the_fill_is_the_first_feasible_plan_of_the_path(cost)
     rng = np.random.default_rng(3)
     for target in (0.3, 0.6, 0.9):
         logits = rng.normal(size=len(cost.units))
-        _, kept = cost._bisect(np.exp(logits)[None], np.array([target]), limits)
+        kept = cost._bisect(np.exp(logits)[None], np.array([target]), limits)
         path = limits.from_logits(logits + np.linspace(-15, 15, 200_001)[:, None])
         feasible = cost.reduction(path) >= target
         np.testing.assert_array_equal(kept[0], path[feasible.argmax()])

@@ -1,13 +1,15 @@
 """A pruning problem small enough for tests: real digits, a network of four layers trained for a second."""
 
 from functools import cache
+from typing import Any
 
+import gymnasium as gym
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from prune_gym.tasks import PruningTask
+from prune_gym.tasks import PruningTask, register_task
 
 
 class TinyNet(nn.Module):
@@ -65,3 +67,14 @@ def tiny_task(name: str = "tiny") -> PruningTask:
         default_target=0.7,
         train=(images[:1000], labels[:1000]),
     )
+
+
+def register_tiny() -> None:
+    """Make the task available by name in this process; also what a spawned process calls."""
+    register_task("tiny", tiny_task, overwrite=True)
+
+
+def make_tiny_env(**kwargs: Any) -> gym.Env:
+    """``HOBSPrune-v0`` on the tiny task, in whatever process this is called in."""
+    register_tiny()
+    return gym.make("prune_gym:HOBSPrune-v0", task="tiny", **kwargs)

@@ -1,0 +1,205 @@
+"""The main job from task to report, resumable between stages and inside the long one.
+
+What a finished stage found is written to the run folder before the next begins; a resumed run reads it back
+instead of doing it again. Every stage is a deterministic function of the configuration, the seed and the stages before
+it, so an interrupted run ends with the numbers of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from benchmarks import stages
+from benchmarks.config import Config
+from benchmarks.progress import ProgressCallback, StageProgress
+from benchmarks.report import measure_networks
+from benchmarks.run_folder import RunFolder
+from benchmarks.run_plots import save_plots
+from prune_gym.problem import PruningProblem
+from prune_gym.tasks import PruningTask
+
+PACKAGES = ("prune-gym", "torch-pruning", "gymnasium", "numpy")
+TIMED_KEYS = frozenset({"latency_ms", "latency_std_ms", "throughput_imgs_per_sec", "seconds"})
+"""Keys of ``result.json`` that hold times, which no two runs share."""
+
+Result = dict[str, Any]
+
+
+def run_experiment(
+    config: Config,
+    seed: int,
+    folder: RunFolder,
+    *,
+    device: torch.device,
+    progress: StageProgress | None = None,
+) -> Result:
+    """Run or resume the main job for one seed.
+
+    Args:
+        config: the validated configuration.
+        seed: of the search and of fine-tuning.
+        folder: where results go, from :func:`benchmarks.run_folder.open_run`.
+        device: where networks run.
+        progress: bars to draw on; absent means none.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        ConfigError: the configuration contradicts the task, or the target is out of reach.
+        FileNotFoundError: the task's data or weights are missing.
+    """
+    return _Run(config, seed, folder, device, progress or StageProgress(Console(quiet=True))).execute()
+
+
+def without_timings(result: Any) -> Any:
+    """Return a result without what was timed: what the same seed reproduces."""
+    if isinstance(result, Mapping):
+        return {key: without_timings(value) for key, value in result.items() if key not in TIMED_KEYS}
+    return result
+
+
+class _Run:
+    """One run: the order of the stages, and what each leaves in the folder."""
+
+    def __init__(
+        self, config: Config, seed: int, folder: RunFolder, device: torch.device, progress: StageProgress
+    ) -> None:
+        self.config, self.seed, self.folder, self.device = config, seed, folder, device
+        self._progress = progress
+        self._seconds: dict[str, float] = folder.read_json("unfinished/seconds.json") or {}
+
+    def execute(self) -> Result:
+        with self._stage("load task"):
+            task = stages.load_task(self.config, self.device)
+            problem = stages.make_problem(self.config, task)
+        with self._stage("test dense network"):
+            dense = self._once("dense", lambda: stages.accuracy_on_test(task.model, task))
+        with self._stage("H-OBS") as report:
+            stages.analyse(problem, report)
+        with self._stage(f"search: {self.config.pruning.method}") as report:
+            budgets = self._search(problem, report)
+        with self._stage("cut, repair, BN"):
+            pruned = self._network(
+                self.folder.unfinished / "cut.safetensors",
+                problem,
+                budgets,
+                lambda: stages.cut(self.config, problem, budgets),
+            )
+        with self._stage("test one-shot"):
+            one_shot = self._once("one_shot", lambda: stages.accuracy_on_test(pruned, task))
+        with self._stage("fine-tune with KD") as report:
+            final = self._network(
+                self.folder.checkpoint,
+                problem,
+                budgets,
+                lambda: stages.tune(self.config, self.seed, task, pruned, report),
+            )
+        with self._stage("final report"):
+            accuracies = {"dense": dense, "one_shot": one_shot, "final": stages.accuracy_on_test(final, task)}
+            networks = {"dense": task.model, "one_shot": pruned, "final": final}
+            result = self._result(task, problem, budgets, networks, accuracies)
+            save_plots(self.folder.plots, result, budgets, problem)
+        result["seconds"] = self._seconds
+        self.folder.finish(result)
+        return result
+
+    # ------------------------------------------------------------------ stages with a memory
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[ProgressCallback]:
+        started = time.perf_counter()
+        with self._progress.stage(name) as report:
+            yield report
+        # A stage read back from the folder keeps the time it took when it ran.
+        self._seconds[name] = max(self._seconds.get(name, 0.0), time.perf_counter() - started)
+        self.folder.write_json("unfinished/seconds.json", self._seconds)
+
+    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
+        stored = self.folder.read_json(f"unfinished/{name}.json")
+        if stored is None:
+            stored = compute()
+            self.folder.write_json(f"unfinished/{name}.json", stored)
+        return stored
+
+    def _search(self, problem: PruningProblem, report: ProgressCallback) -> stages.Budgets:
+        def remember(archive: stages.Archive) -> None:
+            self.folder.write_json("unfinished/measured.json", stages.archive_to_json(archive))
+
+        def search() -> dict[str, Any]:
+            measured = stages.archive_from_json(self.folder.read_json("unfinished/measured.json"))
+            budgets = stages.search_budgets(
+                self.config, self.seed, problem, report, measured=measured, remember=remember
+            )
+            return asdict(budgets)
+
+        budgets = stages.Budgets(**self._once("budgets", search))
+        self.folder.write_json("budgets.json", stages.budget_table(problem, budgets))
+        self.folder.write_csv("history.csv", [_csv_row(record) for record in budgets.history])
+        return budgets
+
+    def _network(
+        self, path: Path, problem: PruningProblem, budgets: stages.Budgets, make: Callable[[], nn.Module]
+    ) -> nn.Module:
+        """Make a pruned network and keep it, or read it back."""
+        if not path.with_suffix(".json").is_file():
+            stages.save_network(path, make(), problem, budgets)
+        return stages.load_network(path, problem.task).to(self.device)
+
+    # ------------------------------------------------------------------ the result
+
+    def _result(
+        self,
+        task: PruningTask,
+        problem: PruningProblem,
+        budgets: stages.Budgets,
+        networks: Mapping[str, nn.Module],
+        accuracies: Mapping[str, float],
+    ) -> Result:
+        reports = measure_networks(networks, accuracies, task.example_input)
+        ratios = (1 - kept / group.num_units for kept, group in zip(budgets.kept, problem.groups, strict=True))
+        return {
+            **{name: report.as_dict() for name, report in reports.items()},
+            "flops_reduction": 1 - reports["final"].flops / reports["dense"].flops,
+            "target_flops_reduction": stages.target_of(self.config, task),
+            "budgets": dict(zip(problem.layer_names, ratios, strict=True)),
+            "search": {
+                "measured_evaluations": budgets.measured_evaluations,
+                "reward_accuracy": budgets.accuracy,
+                "reward_soft_accuracy": budgets.soft_accuracy,
+            },
+            "experiment": self.config.experiment.name,
+            "task": task.name,
+            "method": self.config.pruning.method,
+            "seed": self.seed,
+            "device": str(self.device),
+            "num_threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _csv_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as a table holds it: lists become words."""
+    return {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in record.items()}

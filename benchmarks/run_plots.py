@@ -1,0 +1,39 @@
+"""The plots of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.stages import Budgets
+from benchmarks.visualization import (
+    plot_budgets,
+    plot_lambda_evolution,
+    plot_sensitivity_heatmap,
+    plot_summary,
+    plot_training_curves,
+)
+from prune_gym.problem import PruningProblem
+
+
+def save_plots(folder: Path, result: Mapping[str, Any], budgets: Budgets, problem: PruningProblem) -> None:
+    """Draw a run.
+
+    Args:
+        folder: where the PNG files go.
+        result: what ``result.json`` holds.
+        budgets: what the search decided, with its history.
+        problem: the analysed problem.
+    """
+    history = budgets.history
+    prices = {name: price.cpu() for name, price in problem.hobs.channel_prices().items()}
+    plot_summary(result, save_path=folder / "summary.png")
+    plot_training_curves(history, save_path=folder / "training.png")
+    plot_budgets(result["budgets"], prices, save_path=folder / "budgets.png")
+    plot_lambda_evolution(
+        [record["lambda"] for record in history],
+        [record["accuracy"] for record in history],
+        save_path=folder / "lambda.png",
+    )
+    plot_sensitivity_heatmap(prices, problem.layer_names, save_path=folder / "sensitivity.png")

@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import cli
+from prune_gym.tasks import task_names
+from tests.benchmarks import tiny_task
+
+
+def test_tasks_lists_every_registered_task_with_its_size(capsys):
+    tiny_task.register()
+    assert cli.main(["tasks"]) == 0
+    shown = capsys.readouterr().out
+    for name in task_names():
+        assert name in shown
+    (line,) = (line for line in shown.splitlines() if "tiny-cnn" in line)
+    assert "32" in line  # channels of its layers: 8 + 12 + 12
+    assert "0.5" in line
+
+
+def test_run_hands_its_arguments_to_the_main_job(monkeypatch):
+    received = {}
+    monkeypatch.setattr("benchmarks.main.main", lambda argv, prog: received.update(argv=argv, prog=prog) or 7)
+    assert cli.main(["run", "--config", "x.yaml", "a.b=1"]) == 7
+    assert received == {"argv": ["--config", "x.yaml", "a.b=1"], "prog": "prune-gym run"}
+
+
+def test_unknown_command_lists_those_there_are(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["rum"])
+    assert stop.value.code == 2
+    assert "run" in capsys.readouterr().err
+
+
+def test_help_names_the_commands_without_loading_pytorch():
+    script = (
+        "import sys\nfrom benchmarks.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    for command in cli.COMMANDS:
+        assert command in done.stdout

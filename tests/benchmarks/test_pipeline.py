@@ -1,0 +1,259 @@
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import stages
+from benchmarks.config import load_config, parse_config
+from benchmarks.config_source import ConfigError
+from benchmarks.pipeline import run_experiment, without_timings
+from benchmarks.run_folder import RunState, open_run
+from prune_gym.evaluator import Evaluator
+from prune_gym.problem import PruningProblem
+from prune_gym.tasks import PruningTask
+from tests.benchmarks import tiny_task
+
+CPU = torch.device("cpu")
+NUMBERS = {"accuracy", "flops", "parameters", "latency_ms", "throughput_imgs_per_sec", "bytes_on_disk"}
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path_factory, monkeypatch):
+    tiny_task.register()
+    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def config_in(folder, *overrides):
+    return parse_config(tiny_task.CONFIG.format(save_dir=folder), overrides)
+
+
+def run(config, **options):
+    folder = open_run(config, seed=3, **options)
+    return run_experiment(config, 3, folder, device=CPU), folder
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    tiny_task.register()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        return run(config_in(tmp_path_factory.mktemp("finished")))
+
+
+def test_result_holds_three_networks_and_how_they_came_about(finished):
+    result, folder = finished
+    assert json.loads((folder.path / "result.json").read_text()) == result
+    for network in ("dense", "one_shot", "final"):
+        assert result[network].keys() >= NUMBERS
+        assert 0 <= result[network]["accuracy"] <= 1
+    assert result["seed"] == 3
+    assert result["method"] == "hobs-rspar"
+    assert result["versions"]["torch"] == torch.__version__
+    assert result["dense"]["accuracy"] > 0.7  # the tiny network has learned something to lose
+
+
+def test_final_network_meets_the_target_by_counted_flops(finished):
+    result, _ = finished
+    assert 0.6 <= result["flops_reduction"] <= 0.6 + stages.TOLERANCE
+    assert result["flops_reduction"] == 1 - result["final"]["flops"] / result["dense"]["flops"]
+    assert result["one_shot"]["flops"] == result["final"]["flops"]
+
+
+def test_run_folder_holds_everything_people_open(finished):
+    _, folder = finished
+    assert folder.state is RunState.FINISHED
+    names = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
+    plots = {f"plots/{name}.png" for name in ("summary", "training", "budgets", "lambda", "sensitivity")}
+    assert names == plots | {
+        *("config.yaml", "result.json", "history.csv", "budgets.json", "pruned.safetensors", "pruned.json")
+    }
+    assert load_config(folder.path / "config.yaml").pruning.rspar.num_episodes == 6
+
+
+def test_history_has_a_row_an_episode_after_the_start_plan(finished):
+    _, folder = finished
+    with open(folder.path / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["episode"]) for row in rows] == list(range(7))
+    for column in ("return", "accuracy", "flops_reduction", "lambda"):
+        assert all(float(row[column]) == float(row[column]) for row in rows)
+
+
+def test_budgets_name_every_layer_and_split_its_channels(finished):
+    result, folder = finished
+    table = json.loads((folder.path / "budgets.json").read_text())
+    assert list(table) == list(result["budgets"])
+    for name, row in table.items():
+        assert sorted(row["kept_channels"] + row["removed_channels"]) == list(range(row["channels"]))
+        assert row["pruning_ratio"] == result["budgets"][name]
+        assert len(row["removed_channels"]) == round(row["pruning_ratio"] * row["channels"])
+
+
+def test_saved_network_scores_in_a_fresh_process_what_the_result_says(finished):
+    result, folder = finished
+    script = (
+        "import sys, torch\n"
+        "from tests.benchmarks import tiny_task\n"
+        "from prune_gym import load_pruned\n"
+        "from prune_gym.training import evaluate_model\n"
+        "model = load_pruned(sys.argv[1], factory=tiny_task.network)\n"
+        "print(evaluate_model(model, tiny_task.trained()[1].test.subset(slice(200))).accuracy)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder.checkpoint)], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) == pytest.approx(result["final"]["accuracy"])
+
+
+def test_same_seed_gives_the_same_result_apart_from_timings(finished, tmp_path):
+    again, _ = run(config_in(tmp_path))
+    assert without_timings(again) == without_timings(finished[0])
+
+
+@pytest.mark.parametrize("moment", ["search", "cut", "tune", "measure_networks"])
+def test_interrupted_run_resumes_to_the_same_result(finished, tmp_path, monkeypatch, moment):
+    config = config_in(tmp_path)
+    with monkeypatch.context() as patch:
+        if moment == "search":
+            interrupt_after_measuring(patch, 4)
+        else:
+            module = "benchmarks.pipeline" if moment == "measure_networks" else "benchmarks.stages"
+            patch.setattr(f"{module}.{moment}", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    folder = open_run(config, seed=3)
+    assert folder.state is RunState.RESUMABLE
+    resumed, _ = run(config)
+    assert without_timings(resumed) == without_timings(finished[0])
+    assert (folder.path / "history.csv").read_text() == (finished[1].path / "history.csv").read_text()
+    assert (folder.path / "pruned.safetensors").read_bytes() == (finished[1].path / "pruned.safetensors").read_bytes()
+
+
+def test_resumed_search_measures_only_what_is_missing(finished, tmp_path, monkeypatch):
+    config = config_in(tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt_after_measuring(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    with monkeypatch.context() as patch:
+        counted = interrupt_after_measuring(patch, 1000)
+        result, _ = run(config)
+    dense = 1  # the unpruned network on the reward split, measured whenever a problem is loaded
+    assert len(counted) == result["search"]["measured_evaluations"] - (5 - dense) + dense
+
+
+def test_finished_stages_are_not_done_again(finished, tmp_path, monkeypatch):
+    config = config_in(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.pipeline.measure_networks", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    for stage in ("search_budgets", "cut", "tune"):
+        monkeypatch.setattr(f"benchmarks.stages.{stage}", interrupt)
+    resumed, _ = run(config)
+    assert without_timings(resumed) == without_timings(finished[0])
+
+
+def test_search_never_sees_the_test_split(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stages, "evaluate_model", lambda model, split: seen.append(split) or SCORE)
+    without = []
+    for stage in ("analyse", "search_budgets", "cut", "tune"):
+        monkeypatch.setattr(stages, stage, without_test_split(stage, without))
+    run(config_in(tmp_path))
+    assert len(seen) == 3  # the three report stages
+    assert without == ["analyse", "search_budgets", "cut", "tune"]
+
+
+@pytest.mark.parametrize("method", ["hobs-uniform", "hobs-knapsack", "random"])
+def test_every_method_meets_the_target(tmp_path, method):
+    result, folder = run(config_in(tmp_path, f"pruning.method={method}", "pruning.rspar.num_episodes=3"))
+    assert result["method"] == method
+    assert 0.6 <= result["flops_reduction"] <= 0.6 + stages.TOLERANCE
+    measured = result["search"]["measured_evaluations"]
+    assert 2 <= measured <= 4 if method == "random" else measured == 1
+    assert (folder.path / "plots" / "training.png").is_file()
+
+
+def test_uniform_budgets_are_uniform_and_knapsack_ones_are_not(tmp_path):
+    uniform, _ = run(config_in(tmp_path / "u", "pruning.method=hobs-uniform"))
+    knapsack, _ = run(config_in(tmp_path / "k", "pruning.method=hobs-knapsack"))
+
+    def spread(result):
+        return max(result["budgets"].values()) - min(result["budgets"].values())
+
+    assert spread(uniform) < 0.15 < spread(knapsack)
+
+
+def test_default_target_is_the_tasks_own(tmp_path):
+    result, _ = run(config_in(tmp_path, "pruning.target_flops_reduction=null", "pruning.method=hobs-uniform"))
+    assert result["target_flops_reduction"] == 0.5
+
+
+def test_no_fine_tuning_leaves_the_network_as_the_surgery_made_it(tmp_path):
+    result, _ = run(config_in(tmp_path, "pruning.finetune.epochs=0", "pruning.method=hobs-uniform"))
+    assert result["final"]["accuracy"] == result["one_shot"]["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("model.num_classes=100", r"'model.num_classes' is 100, but the task 'tiny-cnn' has 10"),
+        ("dataset.image_size=32", r"'dataset.image_size' is 32, but the task 'tiny-cnn' has 16"),
+        ("model.pretrained=false", r"'model.pretrained' is false"),
+        ("dataset.data_dir=/data", r"'dataset.data_dir': the task 'tiny-cnn' takes none"),
+        ("pruning.target_flops_reduction=0.999", r"'pruning.target_flops_reduction': .*reaches \[0, 0\.\d+\]"),
+    ],
+)
+def test_configuration_that_contradicts_the_task_is_refused_before_anything_runs(tmp_path, override, said):
+    config = config_in(tmp_path, override)
+    with pytest.raises(ConfigError, match=said):
+        run(config)
+    assert not (tmp_path / "seed_3" / "unfinished" / "dense.json").exists()
+
+
+# ---------------------------------------------------------------------- helpers
+
+SCORE = type("Score", (), {"accuracy": 0.5})()
+
+
+def interrupt(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def interrupt_after_measuring(patch, plans):
+    """Let the evaluator measure so many plans, then press Ctrl-C; returns the plans measured."""
+    measured = []
+    measure = Evaluator._measure
+
+    def counted(self, kept):
+        if len(measured) == plans:
+            raise KeyboardInterrupt
+        measured.append(kept)
+        return measure(self, kept)
+
+    patch.setattr(Evaluator, "_measure", counted)
+    return measured
+
+
+def without_test_split(name, calls):
+    """Wrap a stage so that the task it works on has no test split while it runs."""
+    stage = getattr(stages, name)
+
+    def wrapped(*args, **kwargs):
+        calls.append(name)
+        tasks = [value for value in args if isinstance(value, PruningTask)]
+        tasks += [value.task for value in args if isinstance(value, PruningProblem) and value.is_loaded]
+        saved = [(task, task.test) for task in tasks]
+        for task in tasks:
+            object.__setattr__(task, "test", None)
+        try:
+            return stage(*args, **kwargs)
+        finally:
+            for task, test in saved:
+                object.__setattr__(task, "test", test)
+
+    return wrapped

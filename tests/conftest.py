@@ -1,0 +1,104 @@
+"""Fixtures every test folder shares."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from prune_gym.datasets import TensorSplit
+from prune_gym.device import available_devices
+from prune_gym.tasks import PruningTask, make_task
+from prune_gym.training import train_dense
+
+# Tests run side by side (pytest-xdist) on networks too small to profit from threads; one thread is also what makes
+# sums come out the same on every machine.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache folder of this session: empty at first, and never the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("PRUNE_GYM_CACHE")
+    os.environ["PRUNE_GYM_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["PRUNE_GYM_CACHE"]
+    else:
+        os.environ["PRUNE_GYM_CACHE"] = before
+
+
+@pytest.fixture(params=available_devices(), ids=str)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device present, one after the other."""
+    return request.param
+
+
+class TinyResNet(nn.Module):
+    """Four prunable layers: a residual stream of 8 (`conv1`), a block interior of 6 (`conv2`), a plain layer of 10
+    (`conv4`) and a hidden linear layer of 12 (`fc1`).
+    """
+
+    def __init__(self, num_classes: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(8)
+        self.conv2 = nn.Conv2d(8, 6, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(6)
+        self.conv3 = nn.Conv2d(6, 8, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(8)
+        self.conv4 = nn.Conv2d(8, 10, 3, stride=2, padding=1, bias=False)
+        self.bn4 = nn.BatchNorm2d(10)
+        self.fc1 = nn.Linear(10 * 4 * 4, 12)
+        self.fc2 = nn.Linear(12, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        stream = torch.relu(self.bn1(self.conv1(x)))
+        block = torch.relu(self.bn2(self.conv2(stream)))
+        stream = torch.relu(stream + self.bn3(self.conv3(block)))
+        out = torch.relu(self.bn4(self.conv4(stream)))
+        return self.fc2(torch.relu(self.fc1(out.flatten(1))))
+
+
+def blob_split(count: int, seed: int, num_classes: int = 4) -> TensorSplit:
+    """Noisy 8x8 images with a bright quadrant that is the class: quickly learned, not trivial."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % num_classes
+    images = torch.randn(count, 1, 8, 8, generator=generator)
+    for index, label in enumerate(labels.tolist()):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        images[index, 0, row : row + 4, column : column + 4] += 1.0
+    return TensorSplit(images, labels)
+
+
+@pytest.fixture(scope="session")
+def tiny_task() -> PruningTask:
+    """A trained network of four prunable layers on 8x8 images, ready in a second.
+
+    Shared by the session: copy the model before changing it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TinyResNet()
+    train = blob_split(256, seed=1)
+    train_dense(model, train, epochs=4, lr=0.05, batch_size=32, seed=0)
+    return PruningTask(
+        name="tiny",
+        model=model.eval(),
+        example_input=torch.zeros(1, 1, 8, 8),
+        calibration=train.subset(slice(128)),
+        reward=blob_split(128, seed=2),
+        test=blob_split(128, seed=3),
+        train=train,
+    )
+
+
+@pytest.fixture(scope="session")
+def digits_task() -> PruningTask:
+    """The embedded task; shared by the session: copy the model before changing it."""
+    return make_task("digits-resnet20")

@@ -1,0 +1,126 @@
+"""Sequential refit: each layer against the dense network on the pruned network's own inputs."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from hessian import HOBSSensitivityAnalyzer, UnsupportedStructureError
+from hessian.lockstep import Walker, closing_sum, execution_order, trace
+from hessian.sequential import sequential_refit
+from prune_gym.pruner import PhysicalPruner
+from tests.hessian import networks
+
+
+def pruned_pair(kind=networks.Residual, share=0.5, seed=0, count=96):
+    model, (x, y) = networks.make(kind, seed), networks.images(count)
+    hobs = HOBSSensitivityAnalyzer(model)
+    hobs.compute_sensitivity([(x, y)])
+    plan = hobs.plan([max(1, round(group.num_units * share)) for group in hobs.groups])
+    small = PhysicalPruner(model, x[:1]).prune(plan)
+    small.load_state_dict(hobs.compensate(plan))
+    return hobs, small.eval(), plan, (x, y)
+
+
+@torch.no_grad()
+def output_error(hobs, small, x):
+    return (small(x) - hobs.model(x)).square().mean().item()
+
+
+@pytest.mark.parametrize("kind", networks.ALL)
+def test_it_brings_the_outputs_closer_to_the_dense_network_than_the_closed_form(kind):
+    hobs, small, plan, batch = pruned_pair(kind)
+    before = output_error(hobs, small, batch[0])
+    sequential_refit(hobs.model, small, hobs.groups, plan, [batch])
+    assert output_error(hobs, small, batch[0]) < before
+
+
+def test_the_first_refitted_layer_is_the_ridge_solution_on_the_pruned_inputs():
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 4, 1, bias=False)
+            self.head = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean(dim=(2, 3)))
+
+    hobs, small, plan, (x, _) = pruned_pair(Chain)
+    plan = {"first": plan["first"]}
+    small = PhysicalPruner(hobs.model, x[:1]).prune(plan)
+    with torch.no_grad():
+        inputs = torch.relu(small.first(x)).transpose(0, 1).flatten(1).double()
+        targets = hobs.model.second(torch.relu(hobs.model.first(x))).transpose(0, 1).flatten(1).double()
+        start = small.second.weight.flatten(1).double()
+    gram = inputs @ inputs.T
+    ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
+    expected = start + (targets - start @ inputs) @ inputs.T @ torch.linalg.inv(gram + ridge)
+    sequential_refit(hobs.model, small, hobs.groups, plan, [x], damping=1e-3)
+    torch.testing.assert_close(small.second.weight.flatten(1).double(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_uncut_network_stays_as_it_is():
+    hobs, _, _, batch = pruned_pair()
+    same = copy.deepcopy(hobs.model)
+    sequential_refit(hobs.model, same, hobs.groups, {}, [batch])
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in hobs.model.state_dict().items())
+
+
+def test_the_deeper_operand_closes_a_residual_sum():
+    model = networks.make(networks.Residual)
+    graph, modules = trace(model).graph, dict(model.named_modules())
+    nodes = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
+    norm, other = closing_sum(nodes["conv2"], modules)
+    assert norm == "bn2"
+    assert other.name == "relu"
+    assert closing_sum(nodes["conv1"], modules) is None
+    assert closing_sum(nodes["conv4"], modules)[1].target == "down"
+    assert closing_sum(nodes["down"], modules) is None
+
+
+def test_shortcuts_are_ready_before_the_layer_that_closes_the_block():
+    model = networks.make(networks.Residual)
+    order = [str(node.target) for node in execution_order(trace(model).graph, dict(model.named_modules()))]
+    assert order.index("down") < order.index("conv4")
+
+
+@torch.no_grad()
+def test_a_walk_computes_what_the_forward_pass_computes_and_frees_its_values():
+    model, (x, _) = networks.make(networks.MobileBlock), networks.images(8)
+    order = execution_order(trace(model).graph, dict(model.named_modules()))
+    walker = Walker(model, order, [x[:3], x[3:]])
+    peak = 0
+    for node in order:
+        walker.step(node)
+        walker.release(node)
+        peak = max(peak, walker.live_bytes())
+    outputs = torch.cat([values[order[-1]] for values in walker.values])
+    torch.testing.assert_close(outputs, model(x))
+    assert peak < 4 * 8 * 8 * 64 * 4
+
+
+def test_the_dense_model_is_not_touched_and_modes_come_back():
+    hobs, small, plan, batch = pruned_pair()
+    before = {name: value.clone() for name, value in hobs.model.state_dict().items()}
+    hobs.model.train()
+    small.train()
+    sequential_refit(hobs.model, small, hobs.groups, plan, [batch])
+    assert hobs.model.training
+    assert small.training
+    assert all(torch.equal(value, before[name]) for name, value in hobs.model.state_dict().items())
+
+
+def test_no_batches_is_an_error():
+    hobs, small, plan, _ = pruned_pair()
+    with pytest.raises(ValueError, match="no images"):
+        sequential_refit(hobs.model, small, hobs.groups, plan, [])
+
+
+def test_data_dependent_control_flow_is_refused_with_the_alternative():
+    class Branching(networks.Residual):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > -1e9 else super().forward(-x)
+
+    with pytest.raises(UnsupportedStructureError, match="closed-form"):
+        trace(Branching())
