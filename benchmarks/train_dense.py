@@ -102,9 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 progress=lambda _, done, total: bar.update(row, completed=done, total=total),
             )
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
-        console.print(f"[red]error:[/] {error}")
+        console.print(f"error: {error}", style="red", markup=False)
         return 1
-    console.print(f"test accuracy {result.accuracy:.2%}, loss {result.loss:.4f} nats; weights in {out}")
+    report = f"test accuracy {result.accuracy:.2%}, loss {result.loss:.4f} nats; weights in {out}"
+    console.print(report, markup=False, soft_wrap=True)
     return 0
 
 

@@ -126,11 +126,10 @@ def find_channel_groups(
     order = _execution_order(traced, example_input, ignored)
     _refuse_attention(traced, ignored)
     graph = _build_graph(traced, example_input)
-    groups = []
-    for raw in _raw_groups(graph, traced, example_input):
-        group = _channel_group(raw, traced, order, ignored)
-        if group is not None:
-            groups.append(group)
+    raw_groups = list(_raw_groups(graph))
+    found = (_channel_group(raw, traced, order, ignored) for raw in raw_groups)
+    groups = [group for group in found if group is not None]
+    _check_coverage(groups, raw_groups, traced)
     groups.sort(key=lambda group: order[group.name])
     if not groups:
         raise ValueError(
@@ -239,7 +238,7 @@ def _static_reshapes(model: nn.Module) -> str:
     return ", ".join(sorted(kinds))
 
 
-def _raw_groups(graph: Any, model: nn.Module, example_input: Any) -> Iterable[Any]:
+def _raw_groups(graph: Any) -> Iterable[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield from graph.get_all_groups(root_module_types=list(MIXING_TYPES))
@@ -338,22 +337,30 @@ def _assemble(parts: _Parts, model: nn.Module, size: int, order: dict[str, int])
     if len(units) < 2:
         logger.info("layer %s has a single removable unit and is left whole", root)
         return None
-    group = ChannelGroup(root, size, units, **tables)
-    _check_extents(group, dict(model.named_modules()))
-    return group
+    return ChannelGroup(root, size, units, **tables)
 
 
-def _check_extents(group: ChannelGroup, modules: dict[str, Any]) -> None:
-    """Every position must exist: a trace that misses a concatenation's plain operand shifts the others."""
-    for role, members in (("out", group.producers), ("in", group.consumers)):
-        for member in members:
-            extent = channel_extent(modules[member.module], role)
-            positions = member.indices.reshape(-1)
-            distinct = len(positions.unique()) == len(positions)
-            if not distinct or int(positions.min()) < 0 or int(positions.max()) >= extent:
+def _check_coverage(groups: Sequence[ChannelGroup], raw_groups: Sequence[Any], model: nn.Module) -> None:
+    """Refuse consumers that mix a layer's channels with channels no layer makes.
+
+    The tracer does not see a plain tensor (the network's input, say) in a concatenation, so the positions it gives the
+    other operands cannot be trusted.
+    """
+    modules = dict(model.named_modules())
+    covered: dict[int, set[int]] = {}
+    for raw in raw_groups:
+        for item in raw.items:
+            if item.dep.handler.__name__ == "prune_in_channels":
+                covered.setdefault(id(item.dep.target.module), set()).update(item.idxs)
+    for group in groups:
+        for member in group.consumers:
+            module = modules[member.module]
+            known, extent = covered.get(id(module), set()), channel_extent(module, "in")
+            if known != set(range(extent)):
                 raise UnsupportedStructureError(
-                    f"{member.module!r} is tied to channels it does not have (a concatenation with a tensor that no "
-                    f"weighted layer makes, such as the network's input). Put {group.name!r} in ignored_layers"
+                    f"{member.module!r} has {extent} input channels but layers make only {len(known)} of them (a "
+                    "concatenation with the network's input or a constant): which are which is not traced. "
+                    f"Put the layers feeding it, such as {group.name!r}, in ignored_layers"
                 )
 
 

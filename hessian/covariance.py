@@ -164,11 +164,22 @@ def output_columns(module: Any, gradients: Tensor) -> Tensor:
     return gradients.reshape(images, module.groups, channels // module.groups, -1)
 
 
-def outer_sum(columns: Tensor) -> Tensor:
-    """Sum over images and positions of ``c c^T``: [N, groups, d, S] -> [groups, d, d]."""
+def outer_sum(columns: Tensor, other: Tensor | None = None) -> Tensor:
+    """Sum over images and positions of ``c o^T``: [N, groups, d, S] (and [N, groups, e, S]) -> [groups, d, e].
+
+    Args:
+        columns: c.
+        other: o; c itself by default.
+    """
     images, groups, width, positions = columns.shape
-    flat = columns.permute(1, 2, 0, 3).reshape(groups, width, images * positions)
-    return flat @ flat.transpose(1, 2)
+    other = columns if other is None else other
+    if positions > max(width, other.shape[2]):
+        # Products of single images are smaller than a reordered copy of the columns.
+        return (columns @ other.transpose(2, 3)).sum(dim=0)
+    left, right = (
+        part.permute(1, 2, 0, 3).reshape(groups, part.shape[2], images * positions) for part in (columns, other)
+    )
+    return left @ right.transpose(1, 2)
 
 
 def input_second_moment(module: Any, inputs: Tensor, *, bias: bool, reduce: bool = False) -> tuple[Tensor, int]:
@@ -189,7 +200,7 @@ def input_second_moment(module: Any, inputs: Tensor, *, bias: bool, reduce: bool
         columns = patches(module, part)
         if reduce:
             columns = columns.mean(dim=3, keepdim=True)
-        moment = _with_constant(columns) if bias else outer_sum(columns)
+        moment = moment_with_constant(columns) if bias else outer_sum(columns)
         total = moment if total is None else total + moment
         terms += columns.shape[0] * columns.shape[3]
     assert total is not None
@@ -202,8 +213,8 @@ def output_second_moment(module: Any, gradients: Tensor, *, reduce: bool = False
     return outer_sum(columns.sum(dim=3, keepdim=True) if reduce else columns)
 
 
-def _with_constant(columns: Tensor) -> Tensor:
-    """Second moment of columns extended by a constant 1, without copying the columns."""
+def moment_with_constant(columns: Tensor) -> Tensor:
+    """Second moment of columns extended by a constant 1, [groups, d + 1, d + 1], without copying the columns."""
     images, groups, width, positions = columns.shape
     moment = columns.new_empty(groups, width + 1, width + 1)
     moment[:, :width, :width] = outer_sum(columns)

@@ -7,7 +7,7 @@ depth, and memory holds only the values that are alive at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -119,22 +119,22 @@ class Walker:
     """
 
     def __init__(self, model: nn.Module, order: Sequence[fx.Node], batches: Sequence[Tensor]) -> None:
-        self.modules = dict(model.named_modules())
-        self.parameters = dict(model.named_parameters()) | dict(model.named_buffers())
+        self.modules: dict[str, Any] = dict(model.named_modules())
+        self.constants = dict(model.named_parameters()) | dict(model.named_buffers())
         self.batches = batches
         self.values: list[dict[fx.Node, Any]] = [{} for _ in batches]
         self._last_use: dict[fx.Node, list[fx.Node]] = {}
-        last: dict[fx.Node, fx.Node] = {}
-        for node in order:
-            for parent in node.all_input_nodes:
-                last[parent] = node
+        last = {parent: node for node in order for parent in node.all_input_nodes}
         for parent, node in last.items():
             self._last_use.setdefault(node, []).append(parent)
 
-    def inputs(self, node: fx.Node) -> Iterator[Tensor]:
-        """The first tensor a node is called with, batch after batch."""
-        for values in self.values:
-            yield values[node.all_input_nodes[0]]
+    def value(self, node: fx.Node) -> list[Any]:
+        """What an executed node gave, batch by batch."""
+        return [values[node] for values in self.values]
+
+    def has(self, node: fx.Node) -> bool:
+        """Whether a node is executed and its value still alive."""
+        return all(node in values for values in self.values)
 
     def step(self, node: fx.Node) -> None:
         """Execute a node for every batch."""
@@ -160,7 +160,7 @@ class Walker:
         if node.op == "placeholder":
             return batch
         if node.op == "get_attr":
-            return self.parameters[str(node.target)]
+            return self.constants[str(node.target)]
         arguments = fx.node.map_arg(node.args, values.__getitem__)
         keywords = fx.node.map_arg(node.kwargs, values.__getitem__)
         if node.op == "call_module":
@@ -171,3 +171,46 @@ class Walker:
             return arguments[0]
         assert callable(node.target)
         return node.target(*arguments, **keywords)
+
+
+class ValueStore:
+    """Values of chosen nodes of a fixed network, computed in one walk and kept.
+
+    Args:
+        model: the network.
+        order: the nodes to execute.
+        batches: network inputs.
+        wanted: nodes whose values are kept.
+        limit: bytes; past it nothing is kept and :attr:`complete` is False.
+    """
+
+    def __init__(
+        self, model: nn.Module, order: Sequence[fx.Node], batches: Sequence[Tensor], wanted: set[fx.Node], limit: int
+    ) -> None:
+        self.complete = True
+        self._kept: dict[fx.Node, list[Any]] = {}
+        walker, size = Walker(model, order, batches), 0
+        for node in order:
+            walker.step(node)
+            if node in wanted:
+                # Cloned: later in-place operations may overwrite the tensor.
+                self._kept[node] = [value.clone() for value in walker.value(node)]
+                size += sum(value.numel() * value.element_size() for value in self._kept[node])
+            walker.release(node)
+            if size > limit:
+                self.complete, self._kept = False, {}
+                return
+
+    def value(self, node: fx.Node) -> list[Any]:
+        """The node's values, batch by batch."""
+        return self._kept[node]
+
+    def has(self, node: fx.Node) -> bool:
+        """Whether the node was kept."""
+        return node in self._kept
+
+    def step(self, node: fx.Node) -> None:
+        """Nothing to do: everything wanted is there."""
+
+    def release(self, node: fx.Node) -> None:
+        """Nothing to drop."""

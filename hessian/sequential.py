@@ -2,17 +2,20 @@
 
 The closed-form repair (:mod:`hessian.compensation`) solves every consumer on the *dense* network's inputs. After a deep
 cut those inputs are no longer what the layer sees. Here layers are walked in execution order and each is solved against
-the dense network's outputs on the *pruned* network's inputs,
+the dense network's outputs Y on the *pruned* network's inputs X,
 
-    ``W' = W + (Y - W X') X'^T (X' X'^T + damping)^-1``
+    ``W' = W + (Y - W X) X^T (X X^T + damping)^-1``
 
 so that every layer corrects the errors of the ones before. The last layer of a residual block is solved for the block's
-sum: its target is the dense sum minus what the pruned shortcut already carries. Damping pulls towards the weights the
-pruned network came with.
+sum: its target is the dense sum minus what the pruned shortcut already carries. Damping pulls towards the sliced dense
+weights. BatchNorm statistics stay the dense ones, up to the shift a BatchNorm absorbs for a bias-free layer: the layer
+before it is fitted to give it what it expects.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,139 +25,219 @@ from torch import Tensor, fx, nn
 
 from hessian.batches import model_device, split_batch
 from hessian.channels import MIXING_TYPES, ChannelGroup
-from hessian.covariance import from_matrix, output_columns, patches, to_matrix
+from hessian.covariance import (
+    CHUNK_ELEMENTS,
+    from_matrix,
+    moment_with_constant,
+    num_groups,
+    outer_sum,
+    output_columns,
+    patches,
+    to_matrix,
+)
 from hessian.kfac import Progress
-from hessian.lockstep import Walker, closing_sum, execution_order, trace
+from hessian.lockstep import ValueStore, Walker, closing_sum, execution_order, trace
 from hessian.modes import modes_restored
 from hessian.norms import shift_absorbing_norms
-from hessian.slicing import ModuleSlice, NetworkSlicer, Plan
+from hessian.slicing import ModuleSlice, NetworkSlicer, Plan, installed
 
-Norm = Any
+STORE_BYTES = 2 << 30
+"""Dense activations kept between refits; past this they are computed anew for every plan."""
 
 
-def sequential_refit(
-    dense_model: nn.Module,
-    pruned_model: nn.Module,
-    groups: Sequence[ChannelGroup],
-    plan: Plan,
-    batches: Iterable[Any],
-    damping: float = 1e-3,
-    *,
-    progress: Progress | None = None,
-) -> None:
-    """Refit every layer downstream of a cut, in execution order, in place.
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A weighted layer's place in the walk.
+
+    Attributes:
+        name: qualified module name.
+        closing: (BatchNorm name or None, other operand) of the residual sum the layer closes, or None.
+    """
+
+    name: str
+    closing: tuple[str | None, fx.Node] | None
+
+
+class SequentialRefitter:
+    """Refits pruned versions of one network; structure, inputs and dense activations are shared by all plans.
 
     Args:
-        dense_model: the network before pruning; not modified.
-        pruned_model: the physically pruned network (same module names), ideally already refitted in closed form.
-            Its weights, biases and, where a BatchNorm absorbs a shift, running means are changed.
-        groups: the dense network's prunable layers.
-        plan: what was removed.
+        model: the dense network; not modified.
+        groups: its prunable layers.
         batches: calibration inputs: tensors or (inputs, labels) batches.
-        damping: ridge towards the current weights, relative to the mean diagonal of ``X' X'^T``.
-        progress: called with (description, done, total) after every layer.
+        damping: ridge towards the sliced weights, relative to the mean diagonal of ``X X^T``.
+        store_bytes: memory for dense activations; where they need more they are recomputed for every plan.
 
     Raises:
         ValueError: no batches.
         UnsupportedStructureError: the network cannot be traced into a graph of operations.
     """
-    device = model_device(pruned_model)
-    inputs = [(batch if isinstance(batch, Tensor) else split_batch(batch)[0]).to(device) for batch in batches]
-    if not inputs:
-        raise ValueError("the calibration loader yields no images; at least one batch is needed")
-    slices = NetworkSlicer(dense_model, groups).slices(plan)
-    norms = shift_absorbing_norms(dense_model, inputs[0][:1])
-    with torch.no_grad(), modes_restored(dense_model), modes_restored(pruned_model):
-        graph = trace(dense_model.eval()).graph
-        pruned_model.eval()
-        _walk(dense_model, pruned_model, graph, slices, norms, inputs, damping, progress)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[ChannelGroup],
+        batches: Iterable[Any],
+        damping: float = 1e-3,
+        *,
+        store_bytes: int = STORE_BYTES,
+    ) -> None:
+        device = model_device(model)
+        self.inputs = [(batch if isinstance(batch, Tensor) else split_batch(batch)[0]).to(device) for batch in batches]
+        if not self.inputs:
+            raise ValueError("the calibration loader yields no images; at least one batch is needed")
+        self.damping = damping
+        self.slicer = NetworkSlicer(model, groups)
+        self._dense = model
+        self._private = copy.deepcopy(model).eval().requires_grad_(False)
+        with torch.no_grad(), modes_restored(model):
+            model.eval()
+            self._norms = shift_absorbing_norms(model, self.inputs[0][:1])
+            self._find_layers()
+            self._store = self._dense_values(store_bytes)
+
+    def state(self, plan: Plan, *, progress: Progress | None = None) -> dict[str, Tensor]:
+        """State dict of the pruned network, every layer downstream of a cut refitted in execution order.
+
+        Args:
+            plan: layer name -> removed channel indices.
+            progress: called with (description, done, total) after every layer.
+
+        Returns:
+            Every key of the model's state dict, at the pruned shapes. The dense state where nothing is removed.
+        """
+        state = self.slicer.state(plan)
+        slices = self.slicer.slices(plan)
+        if not slices:
+            return state
+        touched = {f"{name}.weight" for name in self._layers_by_name} | {
+            f"{name}.bias" for name in self._layers_by_name
+        }
+        touched |= {f"{norm}.running_mean" for norm in self._norms.values()}
+        state = {name: tensor.clone() if name in touched else tensor for name, tensor in state.items()}
+        with torch.no_grad(), installed(self._private, state, self.slicer.attributes(plan)):
+            self._walk(slices, progress)
+        return state
+
+    # ------------------------------------------------------------------ structure
+
+    def _find_layers(self) -> None:
+        modules = dict(self._dense.named_modules())
+        graph = trace(self._dense).graph
+        self._order = execution_order(graph, modules)
+        self._layers = {
+            node: _Layer(str(node.target), closing_sum(node, modules))
+            for node in self._order
+            if node.op == "call_module" and isinstance(modules[str(node.target)], MIXING_TYPES)
+        }
+        self._layers_by_name = {layer.name: layer for layer in self._layers.values()}
+
+    def _dense_values(self, limit: int) -> ValueStore:
+        wanted = set(self._layers) | {layer.closing[1] for layer in self._layers.values() if layer.closing}
+        return ValueStore(self._dense, self._order, self.inputs, wanted, limit)
+
+    # ------------------------------------------------------------------ walking
+
+    def _walk(self, slices: Mapping[str, ModuleSlice], progress: Progress | None) -> None:
+        with modes_restored(self._dense):
+            self._dense.eval()
+            dense = self._store if self._store.complete else Walker(self._dense, self._order, self.inputs)
+            pruned = Walker(self._private, self._order, self.inputs)
+            done, cut = 0, False
+            for node in self._order:
+                dense.step(node)
+                layer = self._layers.get(node)
+                if layer is not None:
+                    part = slices.get(layer.name, ModuleSlice())
+                    module = pruned.modules[layer.name]
+                    cut = cut or part.columns is not None or (part.rows is not None and num_groups(module) > 1)
+                    if cut:
+                        self._refit(module, layer, part, node, dense, pruned)
+                    done += 1
+                    if progress is not None:
+                        progress("sequential refit", done, len(self._layers))
+                pruned.step(node)
+                dense.release(node)
+                pruned.release(node)
+
+    def _refit(
+        self, module: Any, layer: _Layer, part: ModuleSlice, node: fx.Node, dense: ValueStore | Walker, pruned: Walker
+    ) -> None:
+        """Solve one layer of the private network in place."""
+        norm = pruned.modules[self._norms[layer.name]] if layer.name in self._norms else None
+        targets = self._targets(module, layer, part, node, dense, pruned)
+        shift = module.bias
+        if norm is not None:
+            shift = torch.zeros_like(norm.running_mean)
+        matrix = ridge_refit(module, shift, pruned.value(node.all_input_nodes[0]), targets, self.damping)
+        weight, shift = from_matrix(module, matrix, bias=shift is not None)
+        module.weight.copy_(weight)
+        if norm is not None and shift is not None:
+            norm.running_mean.sub_(shift.to(norm.running_mean.dtype))
+        elif shift is not None:
+            module.bias.copy_(shift)
+
+    def _targets(
+        self, module: Any, layer: _Layer, part: ModuleSlice, node: fx.Node, dense: ValueStore | Walker, pruned: Walker
+    ) -> list[Tensor]:
+        """What the pruned layer should output: the dense output, corrected by the residual sum it closes."""
+        outputs = [_rows(module, output, part) for output in dense.value(node)]
+        if layer.closing is None:
+            return outputs
+        norm_name, other = layer.closing
+        if not (dense.has(other) and pruned.has(other)):
+            return outputs
+        errors = [
+            _rows(module, wanted, part) - carried
+            for wanted, carried in zip(dense.value(other), pruned.value(other), strict=True)
+        ]
+        if norm_name is not None:
+            gain = _inverse_gain(pruned.modules[norm_name])
+            errors = [error * gain.view(1, -1, *[1] * (error.ndim - 2)) for error in errors]
+        return [output + error for output, error in zip(outputs, errors, strict=True)]
 
 
-def _walk(
-    dense_model: nn.Module,
-    pruned_model: nn.Module,
-    graph: fx.Graph,
-    slices: Mapping[str, ModuleSlice],
-    norms: Mapping[str, str],
-    inputs: Sequence[Tensor],
-    damping: float,
-    progress: Progress | None,
-) -> None:
-    modules = dict(dense_model.named_modules())
-    order = execution_order(graph, modules)
-    dense, pruned = Walker(dense_model, order, inputs), Walker(pruned_model, order, inputs)
-    layers = {
-        node: str(node.target)
-        for node in order
-        if node.op == "call_module" and isinstance(modules[str(node.target)], MIXING_TYPES)
-    }
-    done, cut = 0, False
-    for node in order:
-        dense.step(node)
-        if node in layers:
-            name = layers[node]
-            part = slices.get(name, ModuleSlice())
-            cut = cut or part.columns is not None or _is_thinned_carrier(modules[name], part)
-            if cut:
-                absorber = None
-                if name in norms:
-                    mean = _rows(modules[name], modules[norms[name]].running_mean[None], part)[0]
-                    absorber = _Absorber(pruned.modules[norms[name]], mean)
-                targets = _targets(node, dense, pruned, modules, part)
-                _refit_layer(pruned.modules[name], absorber, pruned.inputs(node), targets, damping)
-            done += 1
-            if progress is not None:
-                progress("sequential refit", done, len(layers))
-        pruned.step(node)
-        dense.release(node)
-        pruned.release(node)
+def ridge_refit(
+    module: Any, shift: Tensor | None, inputs: Sequence[Tensor], targets: Sequence[Tensor], damping: float
+) -> Tensor:
+    """Ridge regression of targets on a layer's inputs, centred at its current weights.
 
+    Args:
+        module: a convolution or linear layer.
+        shift: current constant [d_out] added to the outputs (a bias), or None to fit none.
+        inputs: what the layer is called with, batch by batch.
+        targets: what it should give, batch by batch.
+        damping: relative to the mean diagonal of ``X X^T``; the constant is hardly damped.
 
-@dataclass(frozen=True, eq=False)
-class _Absorber:
-    """A BatchNorm whose running mean takes a shift of the layer before it.
-
-    Attributes:
-        norm: the pruned network's BatchNorm.
-        mean: the dense network's running mean on the kept channels; the shift is counted from it.
+    Returns:
+        Matrices [groups, d_out, d_in (+ 1 with a shift)] in float64.
     """
-
-    norm: Norm
-    mean: Tensor
-
-    def read(self) -> Tensor:
-        """The shift absorbed so far, [d_out]."""
-        return self.mean - self.norm.running_mean
-
-    def write(self, shift: Tensor) -> None:
-        """Absorb this shift instead."""
-        self.norm.running_mean.copy_(self.mean - shift.to(self.mean.dtype))
-
-
-def _is_thinned_carrier(module: Any, part: ModuleSlice) -> bool:
-    return part.rows is not None and getattr(module, "groups", 1) > 1
-
-
-def _targets(
-    node: fx.Node, dense: Walker, pruned: Walker, modules: dict[str, nn.Module], part: ModuleSlice
-) -> list[Tensor]:
-    """What the pruned layer should output, per batch: the dense output, corrected by a residual sum it closes."""
-    outputs = [_rows(modules[str(node.target)], values[node], part) for values in dense.values]
-    closing = closing_sum(node, modules)
-    if closing is None:
-        return outputs
-    norm_name, other = closing
-    if any(other not in values for values in (*dense.values, *pruned.values)):
-        return outputs
-    scale = _norm_scale(pruned.modules[norm_name]) if norm_name else None
-    targets = []
-    for output, dense_values, pruned_values in zip(outputs, dense.values, pruned.values, strict=True):
-        error = _rows(modules[str(node.target)], dense_values[other], part) - pruned_values[other]
-        targets.append(output + (error if scale is None else error * scale.view(1, -1, *[1] * (error.ndim - 2))))
-    return targets
+    weight = to_matrix(module, module.weight, shift).double()
+    size = weight.shape[2]
+    gram = weight.new_zeros(weight.shape[0], size, size)
+    cross = torch.zeros_like(weight)
+    for given, wanted in zip(inputs, targets, strict=True):
+        images = max(1, CHUNK_ELEMENTS // 4 // max(1, given[0].numel() * _kernel(module)))
+        for part, target in zip(given.split(images), wanted.split(images), strict=True):
+            X, Y = patches(module, part), output_columns(module, target)
+            gram += outer_sum(X) if shift is None else moment_with_constant(X)
+            width = X.shape[2]
+            cross[:, :, :width] += outer_sum(Y, X)
+            cross[:, :, width:] += Y.sum(dim=(0, 3))[:, :, None]
+    mean = gram.diagonal(dim1=1, dim2=2)[:, :width].mean(dim=1, keepdim=True).clamp_min(torch.finfo(gram.dtype).tiny)
+    ridge = (damping * mean).expand(-1, size).clone()
+    if shift is not None:
+        ridge[:, -1] = torch.minimum(ridge[:, -1], damping * gram[:, -1, -1])
+    factor = torch.linalg.cholesky(gram + torch.diag_embed(ridge))
+    residual = (cross - weight @ gram).transpose(1, 2)
+    return weight + torch.cholesky_solve(residual, factor).transpose(1, 2)
 
 
-def _norm_scale(norm: Norm) -> Tensor:
+def _kernel(module: Any) -> int:
+    return 1 if isinstance(module, nn.Linear) else math.prod(module.kernel_size)
+
+
+def _inverse_gain(norm: Any) -> Tensor:
     """What one unit after an evaluation-mode BatchNorm is before it; 0 where the norm is (nearly) shut."""
     gain = (norm.weight if norm.affine else 1.0) / (norm.running_var + norm.eps).sqrt()
     return torch.where(gain.abs() > 1e-3, 1.0 / gain, torch.zeros_like(gain))
@@ -165,40 +248,3 @@ def _rows(module: nn.Module, output: Tensor, part: ModuleSlice) -> Tensor:
         return output
     axis = output.ndim - 1 if isinstance(module, nn.Linear) else 1
     return output.index_select(axis, part.rows.to(output.device))
-
-
-def _refit_layer(
-    layer: Any, absorber: _Absorber | None, inputs: Iterable[Tensor], targets: Sequence[Tensor], damping: float
-) -> None:
-    """Ridge regression of the targets on the layer's inputs, centred at its current weights."""
-    shift = layer.bias if layer.bias is not None else absorber.read() if absorber is not None else None
-    shifts = shift is not None
-    weight = to_matrix(layer, layer.weight, shift).double()
-    gram = weight.new_zeros(weight.shape[0], weight.shape[2], weight.shape[2])
-    cross = torch.zeros_like(weight)
-    for given, target in zip(inputs, targets, strict=True):
-        for part, wanted in zip(given.split(64), target.split(64), strict=True):
-            X = patches(layer, part).permute(1, 2, 0, 3).flatten(2)
-            Y = output_columns(layer, wanted).permute(1, 2, 0, 3).flatten(2)
-            if shifts:
-                X = torch.cat([X, X.new_ones(X.shape[0], 1, X.shape[2])], dim=1)
-            gram += (X @ X.transpose(1, 2)).double()
-            cross += (Y @ X.transpose(1, 2)).double()
-    matrix, shift = from_matrix(layer, _ridge(weight, gram, cross, damping, shifts), bias=shifts)
-    layer.weight.copy_(matrix)
-    if layer.bias is not None and shift is not None:
-        layer.bias.copy_(shift)
-    elif absorber is not None and shift is not None:
-        absorber.write(shift)
-
-
-def _ridge(weight: Tensor, gram: Tensor, cross: Tensor, damping: float, shifts: bool) -> Tensor:
-    """``W + (Y X^T - W X X^T)(X X^T + damping mean(diag))^-1``; a constant input is hardly damped."""
-    width = gram.shape[-1] - int(shifts)
-    mean = gram.diagonal(dim1=1, dim2=2)[:, :width].mean(dim=1, keepdim=True).clamp_min(torch.finfo(gram.dtype).tiny)
-    ridge = (damping * mean).expand(-1, gram.shape[-1]).clone()
-    if shifts:
-        ridge[:, -1] = torch.minimum(ridge[:, -1], damping * gram[:, -1, -1])
-    factor = torch.linalg.cholesky(gram + torch.diag_embed(ridge))
-    residual = (cross - weight @ gram).transpose(1, 2)
-    return weight + torch.cholesky_solve(residual, factor).transpose(1, 2)

@@ -7,9 +7,10 @@ the slices serve functional evaluation, physical surgery checks and refits alike
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -216,3 +217,38 @@ def _slice_grouped_transposed(module: Any, tensor: Tensor, part: ModuleSlice) ->
     if part.columns is not None:
         tensor = tensor.index_select(0, part.columns.to(tensor.device))
     return tensor
+
+
+@contextmanager
+def installed(
+    model: nn.Module, state: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, Any]]
+) -> Iterator[None]:
+    """Inside, the network holds other tensors (of any shape) and attributes; afterwards its own are back.
+
+    Args:
+        model: the network; its modules must not check shapes beyond ``attributes``.
+        state: state-dict key -> tensor; held as given, so buffers updated by a forward pass are updated in place.
+        attributes: module name -> attribute values, from :meth:`NetworkSlicer.attributes`.
+    """
+    modules = dict(model.named_modules())
+    saved: list[tuple[dict[str, Any], str, Any]] = []
+
+    def put(table: dict[str, Any], name: str, value: Any) -> None:
+        saved.append((table, name, table[name]))
+        table[name] = value
+
+    try:
+        for key, tensor in state.items():
+            owner, _, name = key.rpartition(".")
+            module = modules[owner]
+            if name in module._parameters:
+                put(cast("dict[str, Any]", module._parameters), name, nn.Parameter(tensor, requires_grad=False))
+            else:
+                put(cast("dict[str, Any]", module._buffers), name, tensor)
+        for owner, values in attributes.items():
+            for name, value in values.items():
+                put(modules[owner].__dict__, name, value)
+        yield
+    finally:
+        for table, name, value in reversed(saved):
+            table[name] = value

@@ -1,6 +1,7 @@
 """Structured pruning of neural networks as a Gymnasium problem.
 
-Importing this package registers ``HOBSPrune-v0``; nothing heavy is imported until a name is used.
+Importing this package registers ``HOBSPrune-v0`` and ``HOBSPruneLayerwise-v0``; nothing heavy is imported until a name
+is used.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import gymnasium
 if TYPE_CHECKING:
     from prune_gym.checkpoint import load_pruned, save_pruned
     from prune_gym.env import HOBSPruneEnv
+    from prune_gym.layerwise import HOBSPruneLayerwiseEnv
     from prune_gym.problem import PruningProblem
     from prune_gym.pruner import PhysicalPruner
     from prune_gym.tasks import PruningTask, make_task, register_task, task_names
@@ -21,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "HOBSPruneEnv",
+    "HOBSPruneLayerwiseEnv",
     "PhysicalPruner",
     "PruningProblem",
     "PruningTask",
@@ -34,6 +37,7 @@ __all__ = [
 
 _LOCATIONS = {
     "HOBSPruneEnv": "env",
+    "HOBSPruneLayerwiseEnv": "layerwise",
     "PhysicalPruner": "pruner",
     "PruningProblem": "problem",
     "PruningTask": "tasks",
@@ -44,11 +48,17 @@ _LOCATIONS = {
     "task_names": "tasks",
 }
 
+_ENVIRONMENTS = {
+    "HOBSPrune-v0": "prune_gym.env:HOBSPruneEnv",
+    "HOBSPruneLayerwise-v0": "prune_gym.layerwise:HOBSPruneLayerwiseEnv",
+}
+
 
 def register_envs() -> None:
     """Register the environments with Gymnasium; a second call changes nothing."""
-    if "HOBSPrune-v0" not in gymnasium.registry:
-        gymnasium.register(id="HOBSPrune-v0", entry_point="prune_gym.env:HOBSPruneEnv")
+    for name, entry_point in _ENVIRONMENTS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(id=name, entry_point=entry_point)
 
 
 def __getattr__(name: str) -> Any:

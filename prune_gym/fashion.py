@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from pathlib import Path
@@ -95,7 +96,7 @@ def read_idx(path: str | os.PathLike[str]) -> torch.Tensor:
         raise ValueError(f"{path} is not an idx file of unsigned bytes")
     start = 4 + 4 * data[3]
     shape = [int.from_bytes(data[offset : offset + 4], "big") for offset in range(4, start, 4)]
-    values = torch.frombuffer(bytearray(data[start:]), dtype=torch.uint8)
-    if values.numel() != torch.Size(shape).numel():
-        raise ValueError(f"{path} announces values of shape {shape}, but holds {values.numel()}; fetch it again")
-    return values.reshape(shape)
+    values = bytearray(data[start:])
+    if not values or len(values) != math.prod(shape):
+        raise ValueError(f"{path} announces values of shape {shape}, but holds {len(values)}; fetch it again")
+    return torch.frombuffer(values, dtype=torch.uint8).reshape(shape)

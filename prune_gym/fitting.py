@@ -95,16 +95,18 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
 
     Args:
         step: Counted from 0.
-        total: Steps in all; the share stays positive before that.
+        total: Steps in all; the share is positive before that and 0 from there on.
         warmup: Fraction of the steps spent going up, in [0, 1).
 
     Returns:
         A number in [0, 1].
     """
+    if step >= total:
+        return 0.0
     rising = warmup * total
     if step < rising:
         return (step + 1) / (rising + 1)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rising) / (total - rising))))
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / (total - rising)))
 
 
 def fit(

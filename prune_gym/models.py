@@ -88,16 +88,12 @@ def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequ
     return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
 
 
-def resnet20(
-    num_classes: int = 10, in_channels: int = 1, widths: Sequence[int] = (16, 32, 64)
-) -> CifarResNet:
+def resnet20(num_classes: int = 10, in_channels: int = 1, widths: Sequence[int] = (16, 32, 64)) -> CifarResNet:
     """ResNet-20 for small images; 12 prunable layers (9 block interiors, 3 streams)."""
     return CifarResNet(3, num_classes, in_channels, widths)
 
 
-def resnet56(
-    num_classes: int = 10, in_channels: int = 1, widths: Sequence[int] = (16, 32, 64)
-) -> CifarResNet:
+def resnet56(num_classes: int = 10, in_channels: int = 1, widths: Sequence[int] = (16, 32, 64)) -> CifarResNet:
     """ResNet-56 for small images; 30 prunable layers (27 block interiors, 3 streams)."""
     return CifarResNet(9, num_classes, in_channels, widths)
 

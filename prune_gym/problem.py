@@ -24,6 +24,7 @@ from prune_gym.files import sha256_of
 from prune_gym.knapsack import knapsack
 from prune_gym.limits import CountLimits, FloatArray, IntArray
 from prune_gym.observation import layer_features
+from prune_gym.repair import REPAIRS
 from prune_gym.reward import unknown
 from prune_gym.tasks import PruningTask, TaskStructure, make_task, task_structure
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 START_NAMES = ("knapsack", "uniform")
 """Start plans :meth:`PruningProblem.start_plan` knows."""
 
-_MEASURING_CODE = ("evaluator", "predicted", "knapsack", "cost", "quadratic", "limits")
+_MEASURING_CODE = ("evaluator", "repair", "predicted", "knapsack", "cost", "quadratic", "limits")
 
 
 class PruningProblem:
@@ -49,6 +50,8 @@ class PruningProblem:
         cache_dir: folder for curvature and predictions; None means ``$PRUNE_GYM_CACHE`` or the user's cache.
         progress: called with (description, done, total) during long steps.
         curvature: how curvature is measured.
+        repair: how surviving weights are repaired before a plan is scored, ``"sequential"`` or ``"closed_form"``
+            (:mod:`prune_gym.repair`).
         task_options: arguments for :func:`prune_gym.tasks.make_task`, for example ``{"data_dir": ...}``.
 
     Attributes:
@@ -71,8 +74,11 @@ class PruningProblem:
         cache_dir: str | Path | None = None,
         progress: Callable[[str, int, int], None] | None = None,
         curvature: CurvatureSettings | None = None,
+        repair: str = "sequential",
         task_options: Mapping[str, Any] | None = None,
     ) -> None:
+        if repair not in REPAIRS:
+            raise ValueError(unknown("repair", repair, tuple(REPAIRS)))
         if not isinstance(task, (str, PruningTask)):
             raise TypeError(f"task is a registered name or a PruningTask; got {type(task).__name__}")
         structure = _structure(task)
@@ -85,6 +91,7 @@ class PruningProblem:
         )
         self.cost = CostModel(self.groups, structure.model, structure.example_input)
         self.curvature = curvature if curvature is not None else CurvatureSettings()
+        self.repair = repair
         self.progress = progress
         self._given = task
         self._task_options = dict(task_options or {})
@@ -123,7 +130,7 @@ class PruningProblem:
             task = _on_device(self._build_task(), self.device)
             hobs = analyse(task, self.curvature, self._folder, self.progress)
             self._check_structure(hobs.groups)
-            self._loaded = _Loaded(task, hobs, self.cost)
+            self._loaded = _Loaded(task, hobs, self.cost, self.repair)
         return self
 
     def _build_task(self) -> PruningTask:
@@ -213,6 +220,7 @@ class PruningProblem:
                 analysis_key(self.task, self.curvature),
                 self.task.reward.images,
                 self.task.reward.labels,
+                self.repair,
                 code_digest(*(importlib.import_module(f"prune_gym.{name}") for name in _MEASURING_CODE)),
             )
             path = cache_path(self._folder, self.name, "predictor", key)
@@ -222,7 +230,7 @@ class PruningProblem:
         return self._predictor
 
     def _fit_predictor(self) -> predicted.PredictedMetrics:
-        evaluator = Evaluator(self.task, self.hobs)
+        evaluator = Evaluator(self.task, self.hobs, self.repair)
         plans = [self.cost.units, *predicted.probe_plans(self.curves, self.cost, self.cost.limits())]
         measured = []
         for done, plan in enumerate(plans, start=1):
@@ -269,10 +277,10 @@ class PruningProblem:
 class _Loaded:
     """What :meth:`PruningProblem.load` builds."""
 
-    def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer, cost: CostModel) -> None:
+    def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer, cost: CostModel, repair: str) -> None:
         self.task = task
         self.hobs = hobs
-        self.evaluator = Evaluator(task, hobs)
+        self.evaluator = Evaluator(task, hobs, repair)
         self.dense = self._measure_dense(cost)
         self.curves = [np.maximum.accumulate(hobs.curves[group.name].double().cpu().numpy()) for group in hobs.groups]
         middle = np.median([curve[len(curve) // 2] for curve in self.curves])

@@ -18,6 +18,7 @@ from torch.utils import _pytree
 
 from hessian.batches import read_batches
 from hessian.channels import ChannelGroup, UnsupportedStructureError, find_channel_groups
+from hessian.sequential import SequentialRefitter
 from hessian.slicing import NetworkSlicer
 from prune_gym import batchnorm
 from prune_gym.datasets import TensorSplit
@@ -105,7 +106,8 @@ class PhysicalPruner:
             calibration: Images for refit and batch-norm statistics: a split, or a loader of (images, labels) batches,
                 which is read into memory.
             recalibrate_bn: Whether to re-estimate batch-norm statistics on the calibration images; None means yes
-                exactly when there are any.
+                when there are any, except after a sequential refit, which fits every layer to the statistics there
+                are.
             analyzer: For ``refit="closed_form"``: curvature of this model computed before, instead of from
                 ``calibration``.
 
@@ -126,8 +128,11 @@ class PhysicalPruner:
                 analyzer = self._analyzer(images) if analyzer is None else analyzer
                 pruned.load_state_dict(analyzer.compensate(resolved))
             elif refit == "sequential":
-                self._refit_sequential(pruned, resolved, images)
-            if images is not None and recalibrate_bn is not False:
+                assert images is not None
+                batches = images.batches(_CALIBRATION_BATCH)
+                refitter = SequentialRefitter(self.model, self.groups, batches, self._damping, store_bytes=0)
+                pruned.load_state_dict(refitter.state(resolved))
+            if images is not None and (recalibrate_bn or (recalibrate_bn is None and refit != "sequential")):
                 batchnorm.recalibrate_bn(pruned, images)
         return pruned
 
@@ -167,12 +172,6 @@ class PhysicalPruner:
         )
         analyzer.compute_sensitivity(images.batches(_CALIBRATION_BATCH), num_batches=None)
         return analyzer
-
-    def _refit_sequential(self, pruned: nn.Module, plan: dict[str, list[int]], images: TensorSplit | None) -> None:
-        from hessian.sequential import sequential_refit
-
-        assert images is not None
-        sequential_refit(self.model, pruned, self.groups, plan, images.batches(_CALIBRATION_BATCH), self._damping)
 
 
 def _check_request(refit: str, has_images: bool, recalibrate_bn: bool | None, has_analyzer: bool) -> None:

@@ -53,5 +53,7 @@ def test_the_second_moment_does_not_depend_on_chunking(layer_and_inputs, monkeyp
     monkeypatch.setattr(covariance, "CHUNK_ELEMENTS", 1)
     parts, same_terms = covariance.input_second_moment(layer, inputs, bias=True)
     torch.testing.assert_close(whole, parts)
-    assert terms == same_terms == covariance.patches(layer, inputs).shape[0] * covariance.patches(layer, inputs).shape[3]
+    assert (
+        terms == same_terms == covariance.patches(layer, inputs).shape[0] * covariance.patches(layer, inputs).shape[3]
+    )
     assert whole[0, -1, -1] == terms

@@ -1,5 +1,7 @@
 """Kronecker factors against exact curvature, a peer library, and the promises of the hooks."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -186,7 +188,7 @@ def test_factors_and_inverses_change_on_every_update_freq_th_call_only():
         inverses.append(kfac.damped_inverses("conv1")[0])
     kfac.remove_hooks()
     assert changed == [True, False, False, True, False, False, True]
-    same = [torch.equal(a, b) for a, b in zip(inverses, inverses[1:], strict=False)]
+    same = [torch.equal(a, b) for a, b in itertools.pairwise(inverses)]
     assert same == [not update for update in changed[1:]]
 
 

@@ -8,32 +8,50 @@ from torch import nn
 
 from hessian import HOBSSensitivityAnalyzer, UnsupportedStructureError
 from hessian.lockstep import Walker, closing_sum, execution_order, trace
-from hessian.sequential import sequential_refit
-from prune_gym.pruner import PhysicalPruner
+from hessian.sequential import SequentialRefitter
+from hessian.slicing import NetworkSlicer, installed
 from tests.hessian import networks
 
 
-def pruned_pair(kind=networks.Residual, share=0.5, seed=0, count=96):
+def pruned(kind=networks.Residual, share=0.5, seed=0, count=96):
     model, (x, y) = networks.make(kind, seed), networks.images(count)
     hobs = HOBSSensitivityAnalyzer(model)
     hobs.compute_sensitivity([(x, y)])
     plan = hobs.plan([max(1, round(group.num_units * share)) for group in hobs.groups])
-    small = PhysicalPruner(model, x[:1]).prune(plan)
-    small.load_state_dict(hobs.compensate(plan))
-    return hobs, small.eval(), plan, (x, y)
+    return hobs, plan, (x, y)
 
 
 @torch.no_grad()
-def output_error(hobs, small, x):
-    return (small(x) - hobs.model(x)).square().mean().item()
+def output_error(hobs, plan, state, x):
+    slicer = NetworkSlicer(hobs.model, hobs.groups)
+    small = copy.deepcopy(hobs.model)
+    with installed(small, state, slicer.attributes(plan)):
+        return (small(x) - hobs.model(x)).square().mean().item()
 
 
 @pytest.mark.parametrize("kind", networks.ALL)
 def test_it_brings_the_outputs_closer_to_the_dense_network_than_the_closed_form(kind):
-    hobs, small, plan, batch = pruned_pair(kind)
-    before = output_error(hobs, small, batch[0])
-    sequential_refit(hobs.model, small, hobs.groups, plan, [batch])
-    assert output_error(hobs, small, batch[0]) < before
+    hobs, plan, batch = pruned(kind)
+    state = SequentialRefitter(hobs.model, hobs.groups, [batch]).state(plan)
+    before = output_error(hobs, plan, hobs.compensate(plan), batch[0])
+    assert output_error(hobs, plan, state, batch[0]) < before
+
+
+@pytest.mark.parametrize("kind", networks.ALL)
+def test_stored_and_recomputed_dense_activations_give_the_same_weights(kind):
+    hobs, plan, (x, _) = pruned(kind)
+    stored = SequentialRefitter(hobs.model, hobs.groups, [x[:50], x[50:]]).state(plan)
+    recomputed = SequentialRefitter(hobs.model, hobs.groups, [x[:50], x[50:]], store_bytes=0).state(plan)
+    assert all(torch.equal(tensor, recomputed[name]) for name, tensor in stored.items())
+
+
+@pytest.mark.parametrize("kind", networks.ALL)
+def test_the_batch_split_does_not_matter(kind):
+    hobs, plan, (x, _) = pruned(kind)
+    whole = SequentialRefitter(hobs.model, hobs.groups, [x]).state(plan)
+    parts = SequentialRefitter(hobs.model, hobs.groups, list(x.split(17))).state(plan)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tensor, parts[name], atol=2e-3, rtol=2e-3)
 
 
 def test_the_first_refitted_layer_is_the_ridge_solution_on_the_pruned_inputs():
@@ -46,25 +64,25 @@ def test_the_first_refitted_layer_is_the_ridge_solution_on_the_pruned_inputs():
         def forward(self, x):
             return self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean(dim=(2, 3)))
 
-    hobs, small, plan, (x, _) = pruned_pair(Chain)
+    hobs, plan, (x, _) = pruned(Chain)
     plan = {"first": plan["first"]}
-    small = PhysicalPruner(hobs.model, x[:1]).prune(plan)
+    sliced = NetworkSlicer(hobs.model, hobs.groups).state(plan)
     with torch.no_grad():
-        inputs = torch.relu(small.first(x)).transpose(0, 1).flatten(1).double()
+        first = torch.nn.functional.conv2d(x, sliced["first.weight"], sliced["first.bias"], padding=1)
+        inputs = torch.relu(first).transpose(0, 1).flatten(1).double()
         targets = hobs.model.second(torch.relu(hobs.model.first(x))).transpose(0, 1).flatten(1).double()
-        start = small.second.weight.flatten(1).double()
+        start = sliced["second.weight"].flatten(1).double()
     gram = inputs @ inputs.T
     ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     expected = start + (targets - start @ inputs) @ inputs.T @ torch.linalg.inv(gram + ridge)
-    sequential_refit(hobs.model, small, hobs.groups, plan, [x], damping=1e-3)
-    torch.testing.assert_close(small.second.weight.flatten(1).double(), expected, atol=1e-4, rtol=1e-4)
+    state = SequentialRefitter(hobs.model, hobs.groups, [x], damping=1e-3).state(plan)
+    torch.testing.assert_close(state["second.weight"].flatten(1).double(), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_an_uncut_network_stays_as_it_is():
-    hobs, _, _, batch = pruned_pair()
-    same = copy.deepcopy(hobs.model)
-    sequential_refit(hobs.model, same, hobs.groups, {}, [batch])
-    assert all(torch.equal(value, same.state_dict()[name]) for name, value in hobs.model.state_dict().items())
+    hobs, _, batch = pruned()
+    state = SequentialRefitter(hobs.model, hobs.groups, [batch]).state({})
+    assert all(torch.equal(value, state[name]) for name, value in hobs.model.state_dict().items())
 
 
 def test_the_deeper_operand_closes_a_residual_sum():
@@ -101,20 +119,18 @@ def test_a_walk_computes_what_the_forward_pass_computes_and_frees_its_values():
 
 
 def test_the_dense_model_is_not_touched_and_modes_come_back():
-    hobs, small, plan, batch = pruned_pair()
+    hobs, plan, batch = pruned()
     before = {name: value.clone() for name, value in hobs.model.state_dict().items()}
     hobs.model.train()
-    small.train()
-    sequential_refit(hobs.model, small, hobs.groups, plan, [batch])
+    SequentialRefitter(hobs.model, hobs.groups, [batch], store_bytes=0).state(plan)
     assert hobs.model.training
-    assert small.training
     assert all(torch.equal(value, before[name]) for name, value in hobs.model.state_dict().items())
 
 
 def test_no_batches_is_an_error():
-    hobs, small, plan, _ = pruned_pair()
+    hobs, _, _ = pruned()
     with pytest.raises(ValueError, match="no images"):
-        sequential_refit(hobs.model, small, hobs.groups, plan, [])
+        SequentialRefitter(hobs.model, hobs.groups, [])
 
 
 def test_data_dependent_control_flow_is_refused_with_the_alternative():

@@ -23,6 +23,8 @@ VARIANTS = [
     {"constraint": "hard"},
     {"fidelity": "predicted"},
     {"horizon": 3, "target_flops_reduction": [0.5, 0.7]},
+    {"env_id": "HOBSPruneLayerwise-v0"},
+    {"env_id": "HOBSPruneLayerwise-v0", "fidelity": "predicted", "target_flops_reduction": [0.5, 0.7]},
 ]
 
 
@@ -60,11 +62,12 @@ def assert_same(first: list, second: list) -> None:
                 np.testing.assert_array_equal(mine, other)
 
 
+@pytest.mark.parametrize("render_mode", ["ansi", "rgb_array"])
 @pytest.mark.parametrize("kwargs", VARIANTS)
-def test_gymnasiums_checker_finds_nothing(kwargs):
+def test_gymnasiums_checker_finds_nothing(kwargs, render_mode):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(make_tiny_env(render_mode="ansi", **kwargs).unwrapped)
+        check_env(make_tiny_env(render_mode=render_mode, **kwargs).unwrapped)
 
 
 @pytest.mark.parametrize("kwargs", VARIANTS)
@@ -182,9 +185,9 @@ def test_make_vec_by_id():
 
 
 def test_spawned_environments_equal_those_of_this_process():
-    makers = [functools.partial(make_tiny_env, constraint="hard")] * 2
+    makers = [functools.partial(make_tiny_env, constraint="hard")]
     spawned, here = AsyncVectorEnv(makers, context="spawn"), SyncVectorEnv(makers)
-    action = np.full((2, 3), 0.4, dtype=np.float32)
+    action = np.full((1, 3), 0.4, dtype=np.float32)
     try:
         np.testing.assert_array_equal(spawned.reset(seed=1)[0], here.reset(seed=1)[0])
         np.testing.assert_array_equal(spawned.step(action)[0], here.step(action)[0])
@@ -196,6 +199,7 @@ def test_registering_twice_changes_nothing():
     prune_gym.register_envs()
     gym.register_envs(prune_gym)
     assert gym.spec("HOBSPrune-v0").entry_point == "prune_gym.env:HOBSPruneEnv"
+    assert gym.spec("HOBSPruneLayerwise-v0").entry_point == "prune_gym.layerwise:HOBSPruneLayerwiseEnv"
     assert prune_gym.HOBSPruneEnv is HOBSPruneEnv
 
 

@@ -6,9 +6,7 @@ from prune_gym import models
 from prune_gym.models import build_model, register_model, resnet20, resnet56
 
 
-@pytest.mark.parametrize(
-    ("build", "weighted", "parameters"), [(resnet20, 20, 269_434), (resnet56, 56, 852_730)]
-)
+@pytest.mark.parametrize(("build", "weighted", "parameters"), [(resnet20, 20, 269_434), (resnet56, 56, 852_730)])
 def test_depth_and_size_are_those_of_the_paper_plus_the_projections(build, weighted, parameters):
     """He et al. count 0.27 M and 0.85 M with free shortcuts; a 1x1 projection adds its weights and batch norm."""
     model = build(in_channels=1)

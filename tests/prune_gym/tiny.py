@@ -74,7 +74,7 @@ def register_tiny() -> None:
     register_task("tiny", tiny_task, overwrite=True)
 
 
-def make_tiny_env(**kwargs: Any) -> gym.Env:
-    """``HOBSPrune-v0`` on the tiny task, in whatever process this is called in."""
+def make_tiny_env(env_id: str = "HOBSPrune-v0", **kwargs: Any) -> gym.Env:
+    """An environment on the tiny task, in whatever process this is called in."""
     register_tiny()
-    return gym.make("prune_gym:HOBSPrune-v0", task="tiny", **kwargs)
+    return gym.make(f"prune_gym:{env_id}", task="tiny", **kwargs)

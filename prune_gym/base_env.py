@@ -1,0 +1,319 @@
+"""What the pruning environments share: the problem, the target, lambda, measuring and looking at plans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from prune_gym.evaluator import Evaluation
+from prune_gym.limits import FloatArray, IntArray
+from prune_gym.observation import BOUND, GLOBALS, ObservationLayout
+from prune_gym.problem import START_NAMES, PruningProblem
+from prune_gym.render import RENDER_MODES, PlanPicture
+from prune_gym.reward import Reward, make_reward, unknown, violation
+from prune_gym.targets import TargetRange
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FIDELITY_NAMES = ("measured", "predicted")
+"""How plans are scored: by running the small network, or from the predicted loss curves."""
+
+Observation = NDArray[np.float32]
+Info = dict[str, Any]
+Self = TypeVar("Self", bound="PruningEnv")
+
+
+@dataclass(frozen=True)
+class PlanState:
+    """Where an episode stands.
+
+    Attributes:
+        kept: int64 [L], kept units.
+        evaluation: what the plan scores.
+        reduction: its FLOPs reduction.
+        violation: relative shortfall of the reduction.
+        value: what the reward finds it worth, without penalty.
+        score: value minus the weighted violation.
+    """
+
+    kept: IntArray
+    evaluation: Evaluation
+    reduction: float
+    violation: float
+    value: float
+    score: float
+
+
+class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
+    """Base of the pruning environments; they add the actions.
+
+    Args:
+        layout: the observation's layout.
+        actions: number of entries of an action.
+        problem: what is pruned.
+        target_flops_reduction: required reduction, or a range sampled at reset; None means the task's default.
+        reward: name or object, see :mod:`prune_gym.reward`.
+        fidelity: ``"measured"`` or ``"predicted"``.
+        start: ``"knapsack"`` or ``"uniform"``.
+        max_pruning_ratio: largest pruning ratio of a layer.
+        min_channels: channels every layer keeps at least.
+        round_to: kept channels are a multiple of this (or all of them).
+        lambda_0: initial penalty weight.
+        tau: rate of its adaptation.
+        render_mode: ``"ansi"``, ``"rgb_array"`` or None.
+
+    Raises:
+        ValueError: an unknown name, a number out of its range, or a target out of reach.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        layout: ObservationLayout,
+        actions: int,
+        problem: PruningProblem,
+        target_flops_reduction: float | Sequence[float] | None,
+        reward: str | Reward,
+        fidelity: str,
+        start: str,
+        max_pruning_ratio: float,
+        min_channels: int,
+        round_to: int,
+        lambda_0: float,
+        tau: float,
+        render_mode: str | None,
+    ) -> None:
+        for kind, name, known in (("fidelity", fidelity, FIDELITY_NAMES), ("start", start, START_NAMES)):
+            if name not in known:
+                raise ValueError(unknown(kind, name, known))
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(unknown("render_mode", render_mode, RENDER_MODES))
+        self.problem = problem
+        self.reward = make_reward(reward, lambda_0, tau)
+        self.limits = problem.cost.limits(max_pruning_ratio, min_channels=min_channels, round_to=round_to)
+        self.targets = TargetRange.of(target_flops_reduction, problem.default_target)
+        problem.cost.check_target(np.array([self.targets.low, self.targets.high]), self.limits)
+        self.fidelity = fidelity
+        self.start = start
+        self.render_mode = render_mode
+        self.layout = layout
+        self.observation_space = spaces.Box(-BOUND, BOUND, (layout.size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
+        self.archive: dict[tuple[int, ...], Evaluation] = {}
+        self._settings: dict[str, Any] = {}
+        self._lambda = self.reward.schedule.lambda_0
+        self._target = self.targets.low
+        self._steps = 0
+        self._state: PlanState | None = None
+        self._start_score = 0.0
+        self._template = np.zeros(layout.size, dtype=np.float32)
+
+    # ------------------------------------------------------------------ plans
+
+    @property
+    def kept(self) -> IntArray:
+        """Kept units of every layer now, int64 [L], a copy."""
+        return self._current.kept.copy()
+
+    @property
+    def target(self) -> float:
+        """The current episode's target FLOPs reduction."""
+        return self._target
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Layer name -> pruning ratio now."""
+        ratios = 1.0 - self._current.kept / self.problem.cost.units
+        return dict(zip(self.problem.layer_names, ratios.tolist(), strict=True))
+
+    def plan(self) -> dict[str, list[int]]:
+        """The pruning plan now: layer name -> removed channel indices."""
+        return self.problem.hobs.plan(self._current.kept.tolist())
+
+    def export(self) -> nn.Module:
+        """The pruned network now: physically small, refitted, BatchNorm recalibrated, in evaluation mode."""
+        return self.problem.evaluator.export(self._current.kept.tolist())
+
+    def score_of(self, evaluations: FloatArray, reductions: FloatArray) -> FloatArray:
+        """Scores of plans under the current target and lambda.
+
+        Args:
+            evaluations: [...], what plans measure in the reward's metric (soft accuracy by default).
+            reductions: [...], their FLOPs reductions.
+
+        Returns:
+            float64 [...].
+        """
+        evaluations, reductions = np.asarray(evaluations, dtype=np.float64), np.asarray(reductions, dtype=np.float64)
+        flops = (1.0 - reductions) * self.problem.cost.dense_flops
+        value = self.reward.value(evaluations, flops)
+        return np.asarray(value - self._lambda * violation(reductions, np.float64(self._target)))
+
+    def best_plan(self, tolerance: float = 0.02) -> tuple[IntArray, Evaluation]:
+        """The best measured plan that meets the current target.
+
+        All plans measured through this environment and its forks compete, whatever target they were made for; the
+        start plan of the current target is among them (and is measured if it was not).
+
+        Args:
+            tolerance: plans count whose FLOPs reduction is in ``[target, target + tolerance]``.
+
+        Returns:
+            Kept units int64 [L], and what they score.
+        """
+        self.problem.load()
+        start = self.problem.start_plan(self.start, self._target, limits=self.limits)
+        self._measure(start)
+        plans = np.array(list(self.archive))
+        reductions = self.problem.cost.reduction(plans)
+        meets = (reductions >= self._target) & (reductions <= self._target + tolerance)
+        # The start plan stays in the race where whole units cannot come within the tolerance.
+        meets |= (plans == start).all(axis=1)
+        qualities = np.array([getattr(evaluation, self.reward.metric) for evaluation in self.archive.values()])
+        best = int(np.where(meets, self.score_of(qualities, reductions), -np.inf).argmax())
+        return plans[best].astype(np.int64), list(self.archive.values())[best]
+
+    def fork(self: Self, **overrides: Any) -> Self:
+        """An independent environment in the same state, on the same loaded problem.
+
+        The archive of measured plans is shared, so that what one measures is free for the other.
+
+        Args:
+            **overrides: arguments of the constructor to change, for example ``fidelity="predicted"``.
+        """
+        other = type(self)(**{**self._settings, **overrides, "problem": self.problem})
+        other.archive = self.archive
+        other._lambda, other._target, other._steps = self._lambda, self._target, self._steps
+        other._start_score, other._template = self._start_score, self._template.copy()
+        other._state = self._state
+        other.np_random.bit_generator.state = self.np_random.bit_generator.state
+        return other
+
+    def render(self) -> Any:
+        """The plan as a table of bars (text), or as a picture (uint8 [H, W, 3]), as ``render_mode`` says; else None."""
+        if self.render_mode is None:
+            return None
+        picture = PlanPicture(
+            self.problem.layer_names,
+            self._current.kept,
+            self.problem.cost.units,
+            f"accuracy {self._current.evaluation.accuracy:.4f}   FLOPs reduction {self._current.reduction:.4f} "
+            f"(target {self._target:.4f})   score {self._current.score:+.4f}",
+        )
+        return picture.text() if self.render_mode == "ansi" else picture.pixels()
+
+    # ------------------------------------------------------------------ for the environments
+
+    def _begin(self, seed: int | None, options: Mapping[str, Any] | None) -> PlanState:
+        """Load, set lambda and the target, and look at the start plan."""
+        self.problem.load()
+        self._adapt_lambda(restart=seed is not None)
+        self._target = self._next_target(options or {})
+        self._steps = 0
+        start = self.problem.start_plan(self.start, self._target, limits=self.limits)
+        self._state = self._visit(start)
+        self._start_score = self._state.score
+        features = self.layout.features(self._template)
+        features[:, : self.problem.features.shape[1]] = self.problem.features
+        return self._state
+
+    @property
+    def _current(self) -> PlanState:
+        if self._state is None:
+            raise RuntimeError("there is no plan yet; call reset() first")
+        return self._state
+
+    def _checked(self, action: NDArray[np.float32]) -> FloatArray:
+        moves = np.asarray(action, dtype=np.float64)
+        if moves.shape != self.action_space.shape:
+            raise ValueError(f"an action has shape {self.action_space.shape}; got {moves.shape}")
+        if not np.isfinite(moves).all():
+            raise ValueError(f"an action's entries are finite numbers in [-1, 1]; got {moves}")
+        return moves
+
+    def _next_target(self, options: Mapping[str, Any]) -> float:
+        for name in options:
+            if name != "target":
+                raise ValueError(unknown("reset option", name, ("target",)))
+        if options.get("target") is None:
+            return self.targets.sample(self.np_random)
+        target = TargetRange.of(options["target"], self.targets.low)
+        if target.low != target.high:
+            raise ValueError(f"options['target'] is a single FLOPs reduction; got {options['target']!r}")
+        self.problem.cost.check_target(target.low, self.limits)
+        return target.low
+
+    def _adapt_lambda(self, restart: bool) -> None:
+        """Set lambda for the coming episode, from the last plan of the one before."""
+        if restart or self._state is None:
+            self._lambda = self.reward.schedule.lambda_0
+        else:
+            self._lambda = self.reward.schedule(self._accuracy_drop(self._state))
+
+    def _accuracy_drop(self, state: PlanState) -> float:
+        metric = self.reward.metric
+        return getattr(self.problem.dense, metric) - getattr(state.evaluation, metric)
+
+    def _visit(self, kept: IntArray) -> PlanState:
+        evaluation = self._measure(kept) if self.fidelity == "measured" else self._predict(kept)
+        reduction = float(self.problem.cost.reduction(kept))
+        short = float(violation(reduction, self._target))
+        flops = (1.0 - reduction) * self.problem.cost.dense_flops
+        value = float(self.reward.value(getattr(evaluation, self.reward.metric), flops))
+        return PlanState(kept, evaluation, reduction, short, value, value - self._lambda * short)
+
+    def _measure(self, kept: IntArray) -> Evaluation:
+        key = tuple(kept.tolist())
+        if key not in self.archive:
+            self.archive[key] = self.problem.evaluator.evaluate(key)
+        return self.archive[key]
+
+    def _predict(self, kept: IntArray) -> Evaluation:
+        return Evaluation(*self.problem.predicted_metrics(kept).tolist())
+
+    def _observation(self, kept: IntArray, progress: float) -> Observation:
+        """The observation of a plan, a fresh array."""
+        state = self._current
+        observation = self._template.copy()
+        tail = self.layout.size - len(GLOBALS)
+        observation[tail - self.problem.num_layers : tail] = 1.0 - kept / self.problem.cost.units
+        observation[tail:] = (
+            self._accuracy_drop(state),
+            1.0 - self.problem.cost.flops_form(kept) / self.problem.cost.dense_flops,
+            self._target,
+            min(self._lambda, BOUND),
+            progress,
+        )
+        return observation
+
+    def _gains(self, before: PlanState, after: PlanState) -> dict[str, float]:
+        """The parts of the reward of a move."""
+        return {
+            "accuracy": after.value - before.value,
+            "violation": self._lambda * (before.violation - after.violation),
+        }
+
+    def _info(self, rewards: dict[str, float]) -> Info:
+        state = self._current
+        return {
+            "accuracy": state.evaluation.accuracy,
+            "soft_accuracy": state.evaluation.soft_accuracy,
+            "loss": state.evaluation.loss,
+            "flops_reduction": state.reduction,
+            "target_flops_reduction": self._target,
+            "violation": state.violation,
+            "score": state.score,
+            "lambda": self._lambda,
+            "is_success": state.violation == 0.0 and state.score > self._start_score,
+            "measured_evaluations": len(self.archive),
+            "kept": state.kept.copy(),
+            "rewards": rewards,
+        }

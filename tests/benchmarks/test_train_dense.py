@@ -1,0 +1,78 @@
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from benchmarks import train_dense
+from benchmarks.train_dense import main, train_named_task
+from prune_gym.datasets import DatasetSplits, load_digits_splits
+from prune_gym.files import load_safetensors
+from prune_gym.named_tasks import TrainingRecipe, named_task
+from prune_gym.training import evaluate_model
+
+
+@pytest.fixture(scope="module")
+def splits():
+    digits = load_digits_splits()
+    few = digits.train.subset(slice(200))
+    return DatasetSplits(few, few.subset(slice(50)), digits.reward, digits.test)
+
+
+@pytest.fixture
+def small_task(splits):
+    recipe = TrainingRecipe(epochs=3, lr=0.05, batch_size=20)
+    kwargs = {"widths": (4, 8, 12)}
+    changes = {"load_splits": lambda: splits, "recipe": recipe, "model_kwargs": kwargs}
+    return dataclasses.replace(named_task("digits-resnet20"), weights_shipped=False, **changes)
+
+
+def test_trained_weights_load_into_the_task_and_score_what_was_reported(small_task, splits, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    result = train_named_task(small_task, splits, path, seed=2)
+    task = small_task.build(weights=path)
+    assert evaluate_model(task.model, task.test) == result
+    untrained, _ = small_task.structure(seed=2)
+    assert result.loss < evaluate_model(untrained, splits.test).loss
+    assert load_safetensors(path)[1]["seed"] == "2"
+
+
+def test_the_seed_decides_the_weights(small_task, splits, tmp_path):
+    quick = dataclasses.replace(small_task, recipe=dataclasses.replace(small_task.recipe, epochs=1))
+    states = []
+    for index, seed in enumerate((1, 1, 2)):
+        path = tmp_path / f"{index}.safetensors"
+        train_named_task(quick, splits, path, seed=seed)
+        states.append(load_safetensors(path)[0]["conv1.weight"])
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
+
+
+def test_without_out_the_weights_go_where_the_task_looks(small_task, monkeypatch, capsys):
+    monkeypatch.setattr(train_dense, "named_task", lambda name: small_task)
+    assert main(["--task", "fashion-resnet20", "--epochs", "1"]) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    metadata = load_safetensors(small_task.cached_weights_path)[1]
+    assert '"epochs": 1' in metadata["recipe"]
+    small_task.build()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "fashion-resnet20", "--data-dir", "/nowhere"], "dataset-fashion-mnist"),
+        (["--gpu", "99"], "device '99' is not present"),
+        (["--epochs", "-1"], "epochs >= 0"),
+    ],
+)
+def test_what_cannot_work_ends_with_a_message(arguments, message, tmp_path, capsys):
+    assert main([*arguments, "--out", str(tmp_path / "w.safetensors")]) == 1
+    assert message in " ".join(capsys.readouterr().out.split())
+    assert not (tmp_path / "w.safetensors").exists()
+
+
+def test_the_shipped_weights_are_what_the_recipe_says():
+    task = named_task("digits-resnet20")
+    metadata = load_safetensors(task.weights_path)[1]
+    assert metadata["task"] == task.name
+    assert json.loads(metadata["recipe"]) == dataclasses.asdict(task.recipe)

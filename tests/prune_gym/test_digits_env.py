@@ -1,0 +1,53 @@
+"""Promises about the environment on the task it is made with by default."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from prune_gym.env import HOBSPruneEnv
+from prune_gym.problem import PruningProblem
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> PruningProblem:
+    return PruningProblem("digits-resnet20", cache_dir=tmp_path_factory.mktemp("cache")).load()
+
+
+def test_make_needs_no_argument_and_no_data():
+    env = gym.make("prune_gym:HOBSPrune-v0").unwrapped
+    assert not env.problem.is_loaded
+    assert env.action_space.shape == (12,)
+    assert env.target == 0.9
+
+
+def test_violating_the_target_does_not_pay(problem):
+    """A knapsack plan made for a lower target scores below the start plan, even with lambda at its most adapted."""
+    env = HOBSPruneEnv(problem=problem)
+    _, start = env.reset(seed=0)
+    for _ in range(2):
+        for lower in (0.7, 0.8, 0.85, 0.88, 0.895):
+            kept = problem.start_plan("knapsack", lower)
+            soft_accuracy = problem.evaluator.evaluate(kept.tolist()).soft_accuracy
+            assert env.score_of(soft_accuracy, problem.cost.reduction(kept)) < start["score"]
+        # The weight after the worst of episodes: everything removed that may be.
+        env.step(np.full(12, 1.0, dtype=np.float32))
+        assert env.reset()[1]["lambda"] < start["lambda"]
+
+
+def test_the_knapsack_start_beats_the_uniform_one_and_moves_make_a_difference(problem):
+    env = HOBSPruneEnv(problem=problem, constraint="hard")
+    _, knapsack = env.reset(seed=0)
+    _, uniform = env.fork(start="uniform").reset(seed=0)
+    assert knapsack["score"] > uniform["score"]
+    for info in (knapsack, uniform):
+        assert 0.9 <= info["flops_reduction"] <= 0.902
+    scores = []
+    for action in np.random.default_rng(0).uniform(-0.3, 0.3, (6, 12)):
+        env.reset()
+        scores.append(env.step(action.astype(np.float32))[4]["score"])
+    assert len(set(scores)) == 6
+    assert np.std(scores) > 1e-3
+
+
+def test_predictions_rank_measured_plans(problem):
+    assert problem.predictor.rank_correlation > 0.9

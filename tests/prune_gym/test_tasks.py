@@ -1,0 +1,258 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from prune_gym import tasks
+from prune_gym.datasets import TensorSplit
+from prune_gym.files import load_safetensors, save_safetensors_atomic
+from prune_gym.models import build_model
+from prune_gym.named_tasks import named_task
+from prune_gym.tasks import PruningTask, make_task, register_task, task_names, task_structure
+from prune_gym.training import evaluate_model
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """A registry of this test's own."""
+    monkeypatch.setattr(tasks, "_REGISTRY", dict(tasks._REGISTRY))
+
+
+def images(count=4):
+    return torch.linspace(-1, 1, count * 16).reshape(count, 1, 4, 4)
+
+
+def linear_task(**changes):
+    fields = {
+        "name": "linear",
+        "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
+        "example_input": images(1),
+        "calibration": (images(), torch.tensor([0, 1, 2, 0])),
+        "reward": TensorSplit(images(), torch.tensor([0, 1, 2, 0])),
+        "test": None,
+    }
+    return PruningTask(**{**fields, **changes})
+
+
+def test_every_kind_of_split_becomes_tensors():
+    labels = torch.tensor([2, 1, 0, 2])
+    task = linear_task(test=TensorDataset(images(), labels), train=[images(), labels])
+    for split in (task.calibration, task.reward, task.test, task.train):
+        assert isinstance(split, TensorSplit)
+        assert torch.equal(split.images, images())
+    assert torch.equal(task.test.labels, labels)
+
+
+def test_a_task_is_frozen_and_leaves_the_models_mode_alone():
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16, 3)).train()
+    model[1].eval()
+    task = linear_task(model=model)
+    assert [module.training for module in model] == [True, False, True]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        task.name = "other"
+
+
+LABELS = torch.tensor([0, 1, 2, 0])
+NAN = torch.where(torch.arange(64).reshape(4, 1, 4, 4) == 7, torch.nan, images())
+WRONG = {
+    "empty split": ({"reward": (images(0), LABELS[:0])}, ValueError, "reward: the split is empty"),
+    "empty dataset": ({"test": TensorDataset(images(0), LABELS[:0])}, ValueError, "empty"),
+    "lengths": ({"reward": (images(3), LABELS)}, ValueError, r"images \[3, 1, 4, 4\] and labels \[4\]"),
+    "nan": ({"train": (NAN, LABELS)}, ValueError, "train: images hold NaN"),
+    "bytes": ({"reward": (images().byte(), LABELS)}, ValueError, "reward: images are floats.*uint8"),
+    "float labels": ({"reward": (images(), LABELS.float())}, ValueError, "labels are class indices.*float32"),
+    "label too high": ({"reward": (images(), LABELS + 1)}, ValueError, "labels run from 1 to 3.*0 to 2"),
+    "label negative": ({"test": (images(), LABELS - 1)}, ValueError, "labels run from -1 to 1"),
+    "image shape": ({"reward": (images().reshape(4, 1, 2, 8), LABELS)}, ValueError, r"\[1, 2, 8\].*\[1, 4, 4\]"),
+    "example shape": ({"example_input": torch.zeros(1, 3, 4, 4)}, ValueError, "does not accept example_input"),
+    "example type": ({"example_input": [1.0]}, TypeError, "example_input is a float tensor"),
+    "no split": ({"reward": None}, TypeError, "reward: expected .* got NoneType"),
+    "wrong tuple": ({"reward": (images(), [0, 1])}, TypeError, r"reward: a tuple must be the tensors"),
+    "no logits": ({"model": nn.Identity()}, ValueError, r"logits \[N, num_classes\]; it returned \[1, 1, 4, 4\]"),
+    "no model": ({"model": torch.sum}, TypeError, "model is a torch.nn.Module"),
+    "name": ({"name": ""}, TypeError, "name is a non-empty text"),
+    "target": ({"default_target": 1.0}, ValueError, r"\(0, 1\), for example 0.76; got 1.0"),
+    "criterion": ({"criterion": "mse"}, TypeError, "criterion is a function"),
+    "ignored text": ({"ignored_layers": "1"}, TypeError, r"write \('1',\)"),
+    "ignored layer": ({"ignored_layers": ("fc",)}, ValueError, "modules the model lacks: 'fc'"),
+}
+
+
+@pytest.mark.parametrize(("changes", "error", "message"), WRONG.values(), ids=WRONG)
+def test_a_task_that_does_not_fit_together_is_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        linear_task(**changes)
+
+
+def test_a_task_works_on_every_device(device):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).to(device)
+    assert linear_task(model=model).model is model
+
+
+def test_a_registered_task_is_made_by_its_name():
+    register_task("mine", linear_task, description="a line")
+    assert "mine" in task_names()
+    assert tasks.task_description("mine") == "a line"
+    assert make_task("mine").name == "mine"
+
+
+def test_an_unknown_task_suggests_the_nearest_and_lists_all():
+    for call in (make_task, task_structure):
+        with pytest.raises(KeyError, match=r"did you mean 'digits-resnet20'\?.*fashion-resnet20"):
+            call("digit-resnet20")
+
+
+def test_a_name_is_registered_once_unless_overwritten():
+    register_task("mine", linear_task)
+    with pytest.raises(ValueError, match="'mine' is already registered"):
+        register_task("mine", linear_task)
+    register_task("mine", linear_task, default_target=0.3, overwrite=True)
+    assert make_task("mine").default_target == 0.3
+
+
+def test_overrides_replace_fields_and_the_rest_reaches_the_factory():
+    seen = {}
+
+    def factory(**options):
+        seen.update(options)
+        return linear_task()
+
+    register_task("mine", factory)
+    assert make_task("mine", default_target=0.7, data_dir="here").default_target == 0.7
+    assert seen == {"data_dir": "here"}
+    with pytest.raises(ValueError, match="got 2"):
+        make_task("mine", default_target=2)
+
+
+def test_a_factory_that_takes_no_such_option_says_so():
+    with pytest.raises(TypeError, match="colour"):
+        make_task("digits-resnet20", colour="red")
+
+
+def test_a_factory_must_return_a_task():
+    register_task("mine", lambda: 3)
+    with pytest.raises(TypeError, match="'mine' returned int"):
+        make_task("mine")
+
+
+def test_the_structure_is_read_without_the_factory():
+    def factory():
+        raise AssertionError("data asked for")
+
+    network = linear_task().model
+    register_task("mine", factory, structure=lambda: (network, images(1)), default_target=0.4, ignored_layers=["1"])
+    structure = task_structure("mine")
+    assert structure.model is network
+    assert structure[2:] == (("1",), 0.4)
+
+
+def test_without_a_structure_the_task_itself_gives_it():
+    register_task("mine", lambda: linear_task(default_target=0.6, ignored_layers=["1"]))
+    model, example_input, ignored_layers, default_target = task_structure("mine")
+    assert model(example_input).shape == (1, 3)
+    assert (ignored_layers, default_target) == (("1",), 0.6)
+
+
+def test_structure_and_task_must_agree():
+    def structure():
+        return linear_task().model, images(1)
+
+    with pytest.raises(ValueError, match="structure needs default_target"):
+        register_task("mine", linear_task, structure=structure)
+    register_task("mine", linear_task, structure=structure, default_target=0.4, ignored_layers=["1"])
+    with pytest.raises(ValueError, match=r"ignores \[\], but was registered with ignored_layers=\['1'\]"):
+        make_task("mine")
+
+
+@pytest.mark.parametrize(("name", "factory"), [("", linear_task), (3, linear_task), ("mine", "linear")])
+def test_what_cannot_be_registered_is_refused(name, factory):
+    with pytest.raises(TypeError):
+        register_task(name, factory)
+
+
+def test_the_embedded_task_reaches_its_accuracy(digits_task):
+    assert evaluate_model(digits_task.model, digits_task.test).accuracy >= 0.98
+    assert digits_task.default_target == 0.9
+    assert not digits_task.model.training
+
+
+def test_a_named_task_can_be_rebuilt_from_its_factory(digits_task):
+    model = build_model(digits_task.model_factory, **digits_task.model_kwargs)
+    model.load_state_dict(digits_task.model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["digits-resnet20", "fashion-resnet20"])
+def test_the_structure_of_a_named_task_needs_neither_data_nor_weights(name):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    structure = task_structure(name)
+    assert structure.model(structure.example_input).shape == (1, 10)
+    assert torch.equal(torch.rand(1), expected), "the caller's random stream was disturbed"
+
+
+def test_the_structure_has_the_names_and_shapes_of_the_task(digits_task):
+    structure = task_structure("digits-resnet20")
+    shapes = {name: value.shape for name, value in structure.model.state_dict().items()}
+    assert shapes == {name: value.shape for name, value in digits_task.model.state_dict().items()}
+    assert structure.example_input.shape == digits_task.example_input.shape
+    assert structure[2:] == (digits_task.ignored_layers, digits_task.default_target)
+
+
+def test_structures_are_read_without_importing_data_libraries():
+    code = (
+        "import sys; from prune_gym.tasks import task_structure; task_structure('digits-resnet20');"
+        "print([name for name in ('sklearn', 'torchvision', 'matplotlib', 'stable_baselines3')"
+        " if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_weights_missing_from_the_cache_say_how_to_make_them(monkeypatch):
+    splits = named_task("digits-resnet20").load_splits()
+    task = dataclasses.replace(named_task("fashion-resnet20"), load_splits=lambda: splits)
+    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.train_dense --task fashion-resnet20"):
+        task.build()
+
+
+def test_other_weights_can_be_named(tmp_path):
+    task = named_task("digits-resnet20")
+    model, _ = task.structure(seed=5)
+    path = task.save_weights(tmp_path / "w.safetensors", model, task.load_splits().train, seed=5)
+    loaded = make_task("digits-resnet20", weights=path).model
+    assert torch.equal(loaded.conv1.weight, model.conv1.weight)
+    assert load_safetensors(path)[1]["seed"] == "5"
+
+
+def test_weights_trained_on_other_images_are_refused(tmp_path):
+    """Their training may have seen today's reward split."""
+    task = named_task("digits-resnet20")
+    other = task.load_splits(seed=1).train
+    path = task.save_weights(tmp_path / "w.safetensors", task.structure()[0], other, seed=0)
+    with pytest.raises(ValueError, match="other training images"):
+        make_task("digits-resnet20", weights=path)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    task = named_task("digits-resnet20")
+    model = build_model("resnet20", widths=(4, 4, 4))
+    path = task.save_weights(tmp_path / "w.safetensors", model, task.load_splits().train, seed=0)
+    with pytest.raises(ValueError, match="does not fit the network of task 'digits-resnet20'"):
+        make_task("digits-resnet20", weights=path)
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    path = save_safetensors_atomic(tmp_path / "w.safetensors", {"a": torch.zeros(9)})
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="truncated"):
+        make_task("digits-resnet20", weights=path)
+
+
+def test_a_named_task_without_recipe_is_unknown():
+    with pytest.raises(KeyError, match="recipes for: digits-resnet20, fashion-resnet20"):
+        named_task("mine")
