@@ -31,6 +31,8 @@ from benchmarks.run_folder import RunFolder, RunFolderError, RunState, open_run
 from prune_gym.device import resolve_device
 
 BAD_INPUT, INTERRUPTED = 2, 130
+MAX_THREADS = 8
+"""Small networks gain nothing from more, and lose when threads wait for each other."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     try:
         config = load_config(arguments.config, _overrides(arguments))
         device = _device(arguments.gpu)
-        torch.set_num_threads(arguments.threads or available_threads())
+        torch.set_num_threads(arguments.threads or default_threads())
         folders = {
             seed: open_run(config, seed, overwrite=arguments.overwrite) for seed in config.experiment.random_seeds
         }
@@ -63,9 +65,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     return 0
 
 
-def available_threads() -> int:
-    """Return how many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def default_threads() -> int:
+    """Return how many CPU threads a run gets by default: the cores this process may use, at most MAX_THREADS."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_THREADS)
 
 
 def _run_seed(config: Config, seed: int, folder: RunFolder, device: torch.device) -> None:
@@ -90,7 +93,7 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", metavar="N", help="run this seed only (default: experiment.random_seeds)")
     parser.add_argument("--method", metavar="NAME", help="how budgets are found (default: pruning.method)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: the cores available)")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
     parser.add_argument("--overwrite", action="store_true", help="start again even if the folder holds a run")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
     return parser

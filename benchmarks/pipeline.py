@@ -78,6 +78,7 @@ class _Run:
     ) -> None:
         self.config, self.seed, self.folder, self.device = config, seed, folder, device
         self._progress = progress
+        self._forget_other_versions()
         self._seconds: dict[str, float] = folder.read_json("unfinished/seconds.json") or {}
 
     def execute(self) -> Result:
@@ -125,6 +126,12 @@ class _Run:
         # A stage read back from the folder keeps the time it took when it ran.
         self._seconds[name] = max(self._seconds.get(name, 0.0), time.perf_counter() - started)
         self.folder.write_json("unfinished/seconds.json", self._seconds)
+
+    def _forget_other_versions(self) -> None:
+        """Start afresh where other software left off: numbers of two versions must not mix in one result."""
+        if self.folder.read_json("unfinished/versions.json") not in (None, versions()):
+            self.folder.forget_unfinished()
+        self.folder.write_json("unfinished/versions.json", versions())
 
     def _once(self, name: str, compute: Callable[[], Any]) -> Any:
         stored = self.folder.read_json(f"unfinished/{name}.json")

@@ -97,6 +97,10 @@ class RunFolder:
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``, which makes the run finished, and drop what only a resumed run needs."""
         self.write_json("result.json", result)
+        self.forget_unfinished()
+
+    def forget_unfinished(self) -> None:
+        """Drop what a resumed run would go on from."""
         shutil.rmtree(self.unfinished, ignore_errors=True)
 
     def clear(self) -> None:

@@ -39,7 +39,13 @@ class SyntheticPruning(gym.Env):
     """
 
     def __init__(
-        self, num_layers: int = 8, units: int = 32, target: float = 0.8, seed: int = 0, horizon: int = 1, start="uniform"
+        self,
+        num_layers: int = 8,
+        units: int = 32,
+        target: float = 0.8,
+        seed: int = 0,
+        horizon: int = 1,
+        start="uniform",
     ) -> None:
         rng, self.seed = np.random.default_rng(seed), seed
         self.num_layers, self.units, self.target, self.horizon = num_layers, units, target, horizon

@@ -36,9 +36,7 @@ def test_episodes_in_parallel_match_the_definition():
     rng = np.random.default_rng(0)
     rewards, values, next_values = rng.normal(size=(3, 40, 5))
     terminated, truncated = rng.random((2, 40, 5)) < 0.1
-    advantages, returns = compute_gae(
-        rewards, values, next_values, terminated, truncated, gamma=0.97, gae_lambda=0.9
-    )
+    advantages, returns = compute_gae(rewards, values, next_values, terminated, truncated, gamma=0.97, gae_lambda=0.9)
     for lane in range(5):
         columns = (array[:, lane] for array in (rewards, values, next_values, terminated, truncated))
         np.testing.assert_allclose(advantages[:, lane], explicit_gae(*columns, 0.97, 0.9))

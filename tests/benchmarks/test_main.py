@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import benchmarks.main
-from benchmarks.main import available_threads, main
+from benchmarks.main import MAX_THREADS, default_threads, main
 from tests.benchmarks import tiny_task
 
 ENTRY = Path(benchmarks.main.__file__)
@@ -119,10 +119,10 @@ def test_unwritable_folder_of_any_seed_is_found_before_the_first_seed_runs(confi
     assert "seed_2" in capsys.readouterr().err
 
 
-def test_threads_option_sets_pytorchs_threads_and_defaults_to_the_cores_available(config):
+def test_threads_option_sets_pytorchs_threads_and_defaults_to_the_cores_there_are(config):
     assert launch(config) == 0
     assert torch.get_num_threads() == 1
-    assert available_threads() >= 1
+    assert 1 <= default_threads() <= MAX_THREADS
 
 
 @pytest.mark.parametrize("command", [[str(ENTRY)], ["-m", "benchmarks.main"]])

@@ -157,6 +157,19 @@ def test_finished_stages_are_not_done_again(finished, tmp_path, monkeypatch):
     assert without_timings(resumed) == without_timings(finished[0])
 
 
+def test_stages_of_other_versions_are_not_resumed(finished, tmp_path, monkeypatch):
+    config = config_in(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.pipeline.versions", lambda: {"torch": "0.1"})
+        patch.setattr("benchmarks.stages.accuracy_on_test", lambda model, task: 0.123)
+        patch.setattr("benchmarks.stages.cut", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    assert open_run(config, seed=3).read_json("unfinished/dense.json") == 0.123
+    resumed, _ = run(config)
+    assert without_timings(resumed) == without_timings(finished[0])
+
+
 def test_search_never_sees_the_test_split(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(stages, "evaluate_model", lambda model, split: seen.append(split) or SCORE)

@@ -1,0 +1,123 @@
+"""A candidate evaluated by slicing is the network that surgery would make."""
+
+import pytest
+import torch
+from torch import nn
+
+from hessian import HOBSSensitivityAnalyzer
+from prune_gym.batchnorm import recalibrate_bn
+from prune_gym.datasets import TensorSplit
+from prune_gym.evaluator import Evaluator
+from prune_gym.pruner import PhysicalPruner
+from prune_gym.pruning_task import PruningTask
+from prune_gym.repair import REPAIRS
+from prune_gym.training import evaluate_model
+from tests.hessian import networks
+
+
+def evaluator_of(kind, repair, device="cpu"):
+    model = networks.make(kind).to(device)
+    calibration, reward = (TensorSplit(*networks.images(40, seed)).to(device) for seed in (1, 2))
+    task = PruningTask(
+        name="tiny",
+        model=model,
+        example_input=calibration.images[:1],
+        calibration=calibration,
+        reward=reward,
+        test=None,
+    )
+    hobs = HOBSSensitivityAnalyzer(model, example_input=task.example_input)
+    hobs.compute_sensitivity(calibration.batches(20))
+    return Evaluator(task, hobs, repair)
+
+
+def half(evaluator):
+    return [max(1, group.num_units // 2) for group in evaluator.hobs.groups]
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+@pytest.mark.parametrize("kind", networks.ALL)
+def test_logits_equal_those_of_the_physically_pruned_network(kind, repair, device):
+    evaluator = evaluator_of(kind, repair, device)
+    kept = half(evaluator)
+    images = evaluator.task.reward.images
+    with torch.no_grad():
+        physical = evaluator.export(kept)(images.to(device))
+    torch.testing.assert_close(evaluator.logits(kept, images), physical, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+def test_metrics_equal_those_of_the_exported_network(repair):
+    evaluator = evaluator_of(networks.Residual, repair)
+    kept = half(evaluator)
+    measured, exported = evaluator.evaluate(kept), evaluate_model(evaluator.export(kept), evaluator.task.reward)
+    assert measured.accuracy == pytest.approx(exported.accuracy)
+    assert measured.soft_accuracy == pytest.approx(exported.soft_accuracy, abs=1e-5)
+    assert measured.loss == pytest.approx(exported.loss, abs=1e-5)
+
+
+def test_closed_form_repair_is_compensation_and_recalibration_of_the_cut_network():
+    evaluator = evaluator_of(networks.MobileBlock, "closed_form")
+    task, plan = evaluator.task, evaluator.hobs.plan(half(evaluator))
+    small = PhysicalPruner(task.model, task.example_input).prune(plan)
+    small.load_state_dict(evaluator.hobs.compensate(plan))
+    recalibrate_bn(small, task.calibration)
+    exported = evaluator.export(half(evaluator)).state_dict()
+    for name, tensor in small.state_dict().items():
+        torch.testing.assert_close(exported[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+def test_keeping_everything_is_the_dense_network_up_to_batch_norm_statistics(repair):
+    evaluator = evaluator_of(networks.Concat, repair)
+    kept = [group.num_units for group in evaluator.hobs.groups]
+    images = evaluator.task.calibration.images
+    dense = evaluator.task.model
+    if repair == "closed_form":
+        recalibrate_bn(dense, evaluator.task.calibration)
+    with torch.no_grad():
+        torch.testing.assert_close(evaluator.logits(kept, images), dense(images), atol=1e-5, rtol=1e-5)
+
+
+def test_a_revisit_is_free_and_the_archive_keeps_the_order(monkeypatch):
+    evaluator = evaluator_of(networks.Residual, "sequential")
+    first, second = half(evaluator), [1, 1, 1, 1]
+    results = evaluator.evaluate_many([first, second])
+    monkeypatch.setattr(evaluator, "_measure", lambda kept: pytest.fail("measured again"))
+    assert evaluator.evaluate(first) is results[0]
+    assert list(evaluator.archive) == [tuple(first), tuple(second)]
+    assert evaluator.num_measured == 2
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+def test_evaluating_leaves_the_dense_network_alone(repair):
+    evaluator = evaluator_of(networks.MobileBlock, repair)
+    before = {name: value.clone() for name, value in evaluator.task.model.state_dict().items()}
+    evaluator.evaluate(half(evaluator))
+    assert all(torch.equal(value, before[name]) for name, value in evaluator.task.model.state_dict().items())
+
+
+def test_layers_that_lose_nothing_next_to_layers_that_do(device):
+    evaluator = evaluator_of(networks.Grouped, "sequential", device)
+    kept = [group.num_units for group in evaluator.hobs.groups]
+    kept[1] = 1
+    images = evaluator.task.reward.images
+    with torch.no_grad():
+        torch.testing.assert_close(evaluator.logits(kept, images), evaluator.export(kept)(images), atol=1e-4, rtol=1e-4)
+
+
+def test_an_unknown_repair_is_refused():
+    with pytest.raises(ValueError, match="unknown repair 'magic'"):
+        evaluator_of(networks.Residual, "magic")
+
+
+def test_a_network_without_batch_norm_needs_no_statistics():
+    class Plain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean(dim=(2, 3)))
+
+    assert evaluator_of(Plain, "closed_form").evaluate([2, 2]).loss > 0
