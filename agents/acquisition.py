@@ -37,8 +37,8 @@ class UpperConfidence:
 class ExpectedImprovement:
     """Expected gain over the best measured feasible plan (Mockus 1975).
 
-    A score is any function of accuracy and FLOPs, so the expectation is taken by Gauss-Hermite quadrature over the accuracy's
-    log-odds.
+    A score is any function of accuracy and FLOPs, so the expectation is taken by Gauss-Hermite quadrature over the
+    accuracy's log-odds.
 
     Attributes:
         nodes: quadrature nodes.

@@ -1,7 +1,7 @@
 """One view of a single environment and of a Gymnasium vector environment: N lanes stepped together.
 
-The two differ in how they end episodes. Here a step always reports the state it really led to (for bootstrapping) apart from the
-state the next action is taken in, and marks the steps that were only a reset.
+The two differ in how they end episodes. Here a step always reports the state it really led to (for bootstrapping)
+apart from the state the next action is taken in, and marks the steps that were only a reset.
 """
 
 from __future__ import annotations

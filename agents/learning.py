@@ -36,9 +36,9 @@ class ImaginationSettings:
         refit_every: measurements between two fits of the reward model's hyper-parameters.
     """
 
-    moves: int = 1024
-    batch_size: int = 256
-    epochs: int = 4
+    moves: int = 512
+    batch_size: int = 512
+    epochs: int = 8
     proposals: int = 256
     refit_every: int = 8
 

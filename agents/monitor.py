@@ -69,7 +69,8 @@ def best_feasible(history: list[Record], target: float | None = None) -> Record 
     feasible = [
         record
         for record in history
-        if record.get("target_flops_reduction") == target and 0 <= record["flops_reduction"] - record["target_flops_reduction"] <= TOLERANCE
+        if record.get("target_flops_reduction") == target
+        and 0 <= record["flops_reduction"] - record["target_flops_reduction"] <= TOLERANCE
     ]
     return max(feasible, key=lambda record: record["score"], default=None)
 

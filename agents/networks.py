@@ -1,12 +1,12 @@
 """The policy and value networks: one set of weights for any number of layers.
 
 A flat observation ``[layer features L*F | current ratios L | 5 globals]`` is cut into one token a layer (its F
-features, its current pruning ratio, the 5 globals). Every token goes through the same encoder; what the other layers look
-like reaches it as the mean and the maximum over all of them. Nothing depends on L, so a policy trained on one network
-acts on another.
+features, its current pruning ratio, the 5 globals). Every token goes through the same encoder; what the other layers
+look like reaches it as the mean and the maximum over all of them. Nothing depends on L, so a policy trained on one
+network acts on another.
 
-The policy is a Gaussian squashed by ``tanh``. Everything that learns handles the *pre-squash* value ``u`` (the action is
-``tanh(u)``): inverting a saturated ``tanh`` loses the log-probability.
+The policy is a Gaussian squashed by ``tanh``. Everything that learns handles the *pre-squash* value ``u`` (the action
+is ``tanh(u)``): inverting a saturated ``tanh`` loses the log-probability.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class SquashedGaussian:
     def log_prob(self, pre_squash: torch.Tensor) -> torch.Tensor:
         """Exact log-density of the actions ``tanh(pre_squash)``.
 
-        The log-determinant ``log(1 - tanh(u)^2)`` is computed as ``2 (log 2 - u - softplus(-2 u))``, which stays exact where
-        tanh saturates.
+        The log-determinant ``log(1 - tanh(u)^2)`` is computed as ``2 (log 2 - u - softplus(-2 u))``, which stays
+        exact where tanh saturates.
 
         Args:
             pre_squash: u, [..., L].
@@ -121,8 +121,8 @@ class LayerEncoder(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and value function over flat observations.
 
-    At initialisation the policy's mean is 0 up to a hundredth (stay at the start plan) and its pre-squash standard deviation is
-    `initial_std` for every layer.
+    At initialisation the policy's mean is 0 up to a hundredth (stay at the start plan) and its pre-squash standard
+    deviation is `initial_std` for every layer.
 
     Args:
         layer_feature_dim: F.

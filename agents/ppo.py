@@ -1,7 +1,7 @@
 """Proximal policy optimisation (Schulman et al. 2017, clipped objective): one update from one batch.
 
-The details are those that matter in practice: advantages normalised in each minibatch, gradient norm clipped, early stop when the
-policy has moved too far, no clipping of the value loss.
+The details are those that matter in practice: advantages normalised in each minibatch, gradient norm clipped, early
+stop when the policy has moved too far, no clipping of the value loss.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What an unmeasured plan would score: a Gaussian process over the layers' log predicted losses.
 
-A plan's accuracy hardly depends on how its layers are called or which target it was made for, but on how much damage every layer takes.
-So the inputs are the layers' log predicted losses, and measurements made for one target inform all others. The output is
-the log-odds of the soft accuracy, which has no bounds to respect and close to normal errors.
+A plan's accuracy hardly depends on how its layers are called or which target it was made for, but on how much damage
+every layer takes. So the inputs are the layers' log predicted losses, and measurements made for one target inform all
+others. The output is the log-odds of the soft accuracy, which has no bounds to respect and close to normal errors.
 
 The covariance is a linear kernel (accuracy falls smoothly with every layer's damage) plus a Matern 5/2 kernel (what is
 not linear, such as interactions between layers) plus noise (Rasmussen & Williams 2006, chapters 2 and 4).
@@ -49,8 +49,8 @@ class RewardModel:
     """Gaussian process from log predicted losses to the log-odds of the soft accuracy.
 
     Args:
-        refit_every: the kernel's hyper-parameters are fitted anew whenever this many measurements have come in; in between
-            only the posterior is updated.
+        refit_every: the kernel's hyper-parameters are fitted anew whenever this many measurements have come in; in
+            between only the posterior is updated.
     """
 
     def __init__(self, refit_every: int = 8) -> None:

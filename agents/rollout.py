@@ -20,8 +20,8 @@ def compute_gae(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Generalised advantage estimation (Schulman et al. 2016, eq. 16).
 
-    The last value is bootstrapped through truncations and the end of the rollout, not through terminations; the sum over
-    later steps stops at both.
+    The last value is bootstrapped through truncations and the end of the rollout, not through terminations; the sum
+    over later steps stops at both.
 
     Args:
         rewards: [T, N], N environments.

@@ -1,9 +1,9 @@
 """R-SPAR: proximal policy optimisation that imagines most of its episodes.
 
 On any Gymnasium environment of the right shapes it is plain PPO. On an environment that can say where a move leads
-(:class:`agents.protocol.PlannableEnv`) every measured plan teaches a reward model, the policy practises on thousands of moves scored
-by that model, and the model's uncertainty decides which plan is measured next. Learning from a model of the reward in this way follows
-DyNA-PPO (Angermueller et al. 2020).
+(:class:`agents.protocol.PlannableEnv`) every measured plan teaches a reward model, the policy practises on thousands
+of moves scored by that model, and the model's uncertainty decides which plan is measured next. Learning from a model
+of the reward in this way follows DyNA-PPO (Angermueller et al. 2020).
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class _Config:
 class RSPARAgent:
     """A policy over pruning budgets.
 
-    Observations are ``[layer features L*F | current ratios L | 5 globals]``, actions (L,) in [-1, 1]. The networks are shared over
-    layers, so their weights do not depend on L.
+    Observations are ``[layer features L*F | current ratios L | 5 globals]``, actions (L,) in [-1, 1]. The networks
+    are shared over layers, so their weights do not depend on L.
 
     Args:
         num_layers: L, prunable layers of the network.
@@ -88,7 +88,8 @@ class RSPARAgent:
     Attributes:
         history: one record an episode (see :mod:`agents.monitor`).
         num_timesteps: environment steps so far.
-        reset_seed: seed of the next reset that starts a call of :meth:`learn`; None goes on with the environment's stream.
+        reset_seed: seed of the next reset that starts a call of :meth:`learn`; None goes on with the environment's
+            stream.
 
     Raises:
         ValueError: a size is not positive.
@@ -107,10 +108,10 @@ class RSPARAgent:
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
-        target_kl: float | None = None,
+        target_kl: float | None = 0.05,
         anneal_timesteps: int | None = None,
         n_steps: int = 256,
-        initial_std: float = 0.3,
+        initial_std: float = 0.2,
         imagination: ImaginationSettings | None = DEFAULT_IMAGINATION,
         proposer: Proposer | None = None,
         seed: int = 0,
@@ -263,7 +264,9 @@ class RSPARAgent:
             ValueError: no sampled action is pending, shapes differ, or a reward is not finite.
         """
         if self._pending is None:
-            raise ValueError("no action is pending: call select_action(state) with deterministic=False before every store")
+            raise ValueError(
+                "no action is pending: call select_action(state) with deterministic=False before every store"
+            )
         decision, self._pending = self._pending, None
         rewards = np.atleast_1d(np.asarray(reward, dtype=np.float64))
         outcome = Outcome(
@@ -365,8 +368,8 @@ class RSPARAgent:
     def _meet(self, env: gym.Env | gym.vector.VectorEnv) -> None:
         """Decide how the next reset of `env` is seeded.
 
-        A new environment is seeded, the one learned on before goes on with its own stream, and after a restart a new one goes on
-        with the stream of the old.
+        A new environment is seeded, the one learned on before goes on with its own stream, and after a restart a new
+        one goes on with the stream of the old.
         """
         single = isinstance(env, gym.Env)
         self.reset_seed = None if env is self._env else self.config.seed + self.num_timesteps
@@ -393,7 +396,8 @@ class RSPARAgent:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write weights, optimizer, random state, counters, history and measurements to one safetensors file.
 
-        The file is written atomically and holds no code. Transitions stored but not yet learned from are not part of it.
+        The file is written atomically and holds no code. Transitions stored but not yet learned from are not part of
+        it.
         """
         return write_checkpoint(self, path)
 
@@ -412,7 +416,8 @@ class RSPARAgent:
 
         Args:
             path: what :meth:`save` wrote.
-            num_layers: act on a network of this many layers instead. Measurements and history belong to the old network and stay behind.
+            num_layers: act on a network of this many layers instead. Measurements and history belong to the old
+                network and stay behind.
             layer_feature_dim: what the caller's observations have; checked against the file.
             hidden_dim: what the caller expects; checked against the file.
             proposer: as in the constructor; not part of the file.

@@ -100,7 +100,7 @@ def set_price(A: Tensor, gram: Tensor, removed: Tensor) -> Tensor:
     Returns:
         Scalar ``1/2 tr(G W_C (A^-1_CC)^-1 W_C^T)``, through the Schur complement of the kept block.
     """
-    kept = _complement(removed, A.shape[-1])
+    kept = complement(removed, A.shape[-1])
     A_ck = A[..., removed, :][..., kept]
     A_kk = A[..., kept, :][..., kept]
     schur = A[..., removed, :][..., removed] - A_ck @ torch.linalg.solve(A_kk, A_ck.transpose(-1, -2))
@@ -122,7 +122,7 @@ def refit_columns(weight: Tensor, A: Tensor, kept: Tensor) -> Tensor:
         ValueError: the kept block is not positive definite.
     """
     weight = weight.to(A.dtype)
-    removed = _complement(kept, A.shape[-1])
+    removed = complement(kept, A.shape[-1])
     if len(removed) == 0:
         return weight[..., kept]
     factor, info = torch.linalg.cholesky_ex(A[..., kept, :][..., kept])
@@ -176,7 +176,8 @@ def quadratic(delta: Tensor, A: Tensor, G: Tensor) -> Tensor:
 # ---------------------------------------------------------------- helpers
 
 
-def _complement(indices: Tensor, extent: int) -> Tensor:
+def complement(indices: Tensor, extent: int) -> Tensor:
+    """Indices below an extent that are not among the given ones, sorted: LongTensor."""
     mask = torch.ones(extent, dtype=torch.bool, device=indices.device)
     mask[indices] = False
     return mask.nonzero()[:, 0]

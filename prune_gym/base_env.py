@@ -139,7 +139,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
         return self.problem.hobs.plan(self._current.kept.tolist())
 
     def export(self) -> nn.Module:
-        """The pruned network now: physically small, refitted, BatchNorm recalibrated, in evaluation mode."""
+        """The pruned network now: physically small, repaired, in evaluation mode."""
         return self.problem.evaluator.export(self._current.kept.tolist())
 
     def score_of(self, evaluations: FloatArray, reductions: FloatArray) -> FloatArray:

@@ -27,9 +27,9 @@ class HOBSPruneEnv(PruningEnv):
     A trained convolutional network has L prunable layers. A *plan* says how many units (channels) of each layer stay;
     which ones go is settled by the H-OBS elimination order. The agent moves all layers' pruning ratios at once and is
     rewarded for what the small network gains over the plan it started from: accuracy on data the network never saw, at
-    a required reduction of FLOPs. A candidate is refitted in closed form, its BatchNorm statistics are recalibrated,
-    and it is scored by running the small network; nothing is fine-tuned. By default an episode is a single move (a
-    contextual bandit).
+    a required reduction of FLOPs. A candidate's surviving weights are repaired in closed form
+    (:mod:`prune_gym.repair`) and the small network is run; nothing is fine-tuned. By default an episode is a single
+    move (a contextual bandit).
 
     ## Action Space
 

@@ -269,6 +269,10 @@ class PruningProblem:
                 self._starts[key] = self.cost.project(np.full(self.num_layers, 0.5), target, limits=limits)
         return self._starts[key].copy()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
+        """Itself: what it computes never changes, so copies of an environment go on sharing one loaded problem."""
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the progress callback, which belongs to this process."""
         return {**self.__dict__, "progress": None}

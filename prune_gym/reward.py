@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 FloatOrArray = float | NDArray[np.float64]
 Metric = Literal["soft_accuracy", "accuracy"]
 
-LAMBDA_0 = 5.0
+LAMBDA_0 = 3.0
 TAU = 1.0
 
 
@@ -57,13 +57,13 @@ class AccuracyFlops:
     *Why these defaults.* Missing the target must not pay. Let ``a(r)`` be the accuracy that good plans reach at FLOPs
     reduction r. Stopping short of the target T at ``r = T (1 - v)`` gains ``a(r) - a(T)`` and costs ``lambda * v``. It
     never pays while ``lambda > (a(r) - a(T)) / v`` for all r < T, which near T is the elasticity ``T * |a'(T)|``.
-    On the digits task (dense 0.994, knapsack plans, reward split) the right-hand side is at most 0.7 at T = 0.9, 2.9
-    at 0.94, and 10 from 0.95 on, where the network falls apart; a search flattens a and lowers it. Adaptation gives
-    ``lambda_0 * exp(-tau * drop)`` with ``drop`` of 0.03 and 0.11 for these plans, so ``lambda_0 = 5`` and ``tau = 1``
-    leave 4.8 and 4.5, factors of 7 and 1.5 above it, and, as no drop exceeds 1, never less than 1.8. A larger weight is
-    safer but drowns the differences a search is after, because random moves miss the target by tens of percent. A
-    larger tau relaxes the target while the network is damaged, so that a search may cross infeasible plans; it wants a
-    larger ``lambda_0``. Deeper targets want ``constraint="hard"``.
+    On the digits task (dense 0.995, knapsack plans, reward split) the right-hand side is at most 0.3 for T = 0.9, 1.3
+    for 0.94, 1.7 for 0.97 and 6 for 0.98. Adaptation gives ``lambda_0 * exp(-tau * drop)`` with ``drop`` of 0.01, 0.03
+    and 0.06 for the first three, so ``lambda_0 = 3`` and ``tau = 1`` leave 3.0, 2.9 and 2.8, factors of 11, 2.3 and
+    1.7 above it, and, as no drop exceeds 1, never less than 1.1. A larger weight is safer but drowns the differences a
+    search is after, because random moves miss the target by tens of percent. A larger tau relaxes the target while the
+    network is damaged, so that a search may cross infeasible plans; it wants a larger ``lambda_0``. Targets at which
+    the network falls apart want ``constraint="hard"``.
 
     Attributes:
         metric: what accuracy means: ``"soft_accuracy"`` (mean probability of the true class) or ``"accuracy"`` (top-1,

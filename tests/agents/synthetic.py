@@ -66,7 +66,7 @@ class SyntheticPruning(gym.Env):
         self.action_space = gym.spaces.Box(-1, 1, (num_layers,), np.float32)
         size = num_layers * (FEATURES + 1) + GLOBALS
         self.observation_space = gym.spaces.Box(-10, 10, (size,), np.float32)
-        self.start = self.project_uniform() if start == "uniform" else np.array(start)
+        self.start = self.project_uniform() if isinstance(start, str) else np.array(start)
 
     def project_uniform(self) -> np.ndarray:
         for kept in range(self.units, 0, -1):
@@ -88,9 +88,10 @@ class SyntheticPruning(gym.Env):
         return np.clip(np.rint(self.units / (1 + np.exp(moved))), 1, self.units).astype(np.int64)
 
     def score_of(self, evaluations: np.ndarray, reductions: np.ndarray) -> np.ndarray:
-        return evaluations - np.maximum(0, self.target - reductions) / self.target
+        return evaluations - 3.0 * np.maximum(0, self.target - reductions) / self.target
 
     def fork(self, start):
+        start = self.start_plans[start]
         other = SyntheticPruning(self.num_layers, self.units, self.target, self.seed, self.horizon, start)
         other.archive = self.archive
         return other
@@ -109,7 +110,7 @@ class SyntheticPruning(gym.Env):
             "target_flops_reduction": self.target,
             "violation": max(0.0, self.target - reduction) / self.target,
             "score": float(self.score_of(accuracy, reduction)),
-            "lambda": 1.0,
+            "lambda": 3.0,
             "measured_evaluations": len(self.archive),
             "kept": self.kept.copy(),
         }
@@ -117,7 +118,7 @@ class SyntheticPruning(gym.Env):
     def _observation(self) -> np.ndarray:
         features = np.stack([self.problem.cost.shares * self.num_layers, self.centre], -1).ravel()
         ratios = 1 - self.kept / self.units
-        rest = [0.0, float(self.problem.cost.reduction(self.kept)), self.target, 1.0, self.steps / self.horizon]
+        rest = [0.0, float(self.problem.cost.reduction(self.kept)), self.target, 3.0, self.steps / self.horizon]
         return np.concatenate([features, ratios, rest]).clip(-10, 10).astype(np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):

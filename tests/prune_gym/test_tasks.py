@@ -213,6 +213,12 @@ def test_structures_are_read_without_importing_data_libraries():
     assert found.stdout.strip() == "[]"
 
 
+def test_the_seed_of_a_structure_decides_its_weights():
+    first, again, other = (named_task("digits-resnet20").structure(seed)[0].fc.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
 def test_weights_missing_from_the_cache_say_how_to_make_them(monkeypatch):
     splits = named_task("digits-resnet20").load_splits()
     task = dataclasses.replace(named_task("fashion-resnet20"), load_splits=lambda: splits)

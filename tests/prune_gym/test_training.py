@@ -102,8 +102,7 @@ def test_every_batch_counts_the_same_and_none_is_a_leftover():
 
 def test_old_statistics_are_forgotten():
     one, other = network(), network()
-    other[1].running_mean.fill_(100.0)
-    other[5].running_var.fill_(100.0)
+    recalibrate_bn(other, split(seed=8), batch_size=5)
     recalibrate_bn(one, split())
     recalibrate_bn(other, split())
     assert torch.equal(weights(one), weights(other))

@@ -1,0 +1,116 @@
+"""Mean and spread of finished runs, by method and target.
+
+    python -m benchmarks.summary DIR [DIR ...] [--json FILE]
+
+Every ``seed_<n>/result.json`` below the folders counts as one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from prune_gym.files import write_json_atomic
+
+Result = dict[str, Any]
+Row = dict[str, Any]
+
+STAGES = ("dense", "one_shot", "final")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; exit code 2 where there is no finished run."""
+    parser = argparse.ArgumentParser(description="Mean and spread of finished runs, by method and target.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="save_dir of a run, or a folder of them")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
+    arguments = parser.parse_args(argv)
+    try:
+        rows = summarise(read_results(arguments.folders))
+    except (FileNotFoundError, ValueError) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False)
+        return 2
+    Console().print(summary_table(rows))
+    if arguments.json is not None:
+        write_json_atomic(arguments.json, rows)
+    return 0
+
+
+def read_results(folders: Iterable[Path]) -> list[Result]:
+    """Contents of every finished run's ``result.json``, sorted by path.
+
+    Raises:
+        FileNotFoundError: there is none below a folder.
+        ValueError: a file is not JSON.
+    """
+    results = []
+    for folder in folders:
+        paths = sorted(folder.rglob("seed_*/result.json"))
+        if not paths:
+            raise FileNotFoundError(f"no finished run (seed_*/result.json) below {folder}")
+        for path in paths:
+            try:
+                results.append(json.loads(path.read_text()))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path} is damaged: {error}") from error
+    return results
+
+
+def summarise(results: Iterable[Result]) -> list[Row]:
+    """One row for every (task, target, method).
+
+    Args:
+        results: contents of ``result.json`` files.
+
+    Returns:
+        Rows with the number of runs, seeds, mean and standard deviation (0 for one run) of test accuracy by stage, and
+        the largest and smallest FLOPs reduction; sorted.
+    """
+    grouped: dict[tuple[str, float, str], list[Result]] = {}
+    for result in results:
+        key = (result["task"], result["target_flops_reduction"], result["method"])
+        grouped.setdefault(key, []).append(result)
+    rows = []
+    for (task, target, method), runs in sorted(grouped.items()):
+        row: Row = {"task": task, "target_flops_reduction": target, "method": method, "runs": len(runs)}
+        row["seeds"] = sorted(run["seed"] for run in runs)
+        for stage in STAGES:
+            accuracies = [run[stage]["accuracy"] for run in runs]
+            row[f"{stage}_mean"] = statistics.fmean(accuracies)
+            row[f"{stage}_std"] = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
+            row[f"{stage}_accuracies"] = accuracies
+        reductions = [run["flops_reduction"] for run in runs]
+        row["flops_reduction_min"], row["flops_reduction_max"] = min(reductions), max(reductions)
+        row["measured_evaluations"] = [run["search"]["measured_evaluations"] for run in runs]
+        rows.append(row)
+    return rows
+
+
+def summary_table(rows: Iterable[Row]) -> Table:
+    """The rows as a terminal table, test accuracy in %, mean and standard deviation over runs."""
+    table = Table(
+        box=SIMPLE_HEAD, title="test accuracy in %, mean ± standard deviation over runs", title_justify="left"
+    )
+    for heading in ("task", "target", "method"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("runs", "dense", "one-shot", "fine-tuned", "FLOPs removed"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        accuracies = [f"{100 * row[f'{stage}_mean']:.2f} ± {100 * row[f'{stage}_std']:.2f}" for stage in STAGES]
+        low, high = 100 * row["flops_reduction_min"], 100 * row["flops_reduction_max"]
+        removed = f"{low:.1f}" if round(low, 1) == round(high, 1) else f"{low:.1f}-{high:.1f}"
+        target = f"{row['target_flops_reduction']:g}"
+        table.add_row(row["task"], target, row["method"], str(row["runs"]), *accuracies, removed)
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from benchmarks import summary
+
+
+def result(method, seed, one_shot, target=0.9):
+    stages = {"dense": {"accuracy": 0.99}, "one_shot": {"accuracy": one_shot}, "final": {"accuracy": 0.98}}
+    return {
+        **stages,
+        "task": "digits",
+        "method": method,
+        "seed": seed,
+        "target_flops_reduction": target,
+        "flops_reduction": target + 0.001 * seed,
+        "search": {"measured_evaluations": 10},
+    }
+
+
+def test_runs_are_grouped_by_method_and_target_with_mean_and_spread():
+    rows = summary.summarise([result("a", 1, 0.9), result("b", 1, 0.5), result("a", 2, 0.8), result("a", 1, 0.7, 0.5)])
+    assert [(row["method"], row["target_flops_reduction"], row["runs"]) for row in rows] == [
+        ("a", 0.5, 1),
+        ("a", 0.9, 2),
+        ("b", 0.9, 1),
+    ]
+    assert rows[1]["one_shot_mean"] == pytest.approx(0.85)
+    assert rows[1]["one_shot_std"] == pytest.approx(0.0707, abs=1e-4)
+    assert rows[0]["one_shot_std"] == 0
+    assert rows[1]["flops_reduction_max"] == pytest.approx(0.902)
+
+
+def test_the_command_reads_finished_runs_only_and_writes_what_it_shows(tmp_path, capsys):
+    for seed in (1, 2):
+        folder = tmp_path / "runs" / f"seed_{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps(result("a", seed, 0.9)))
+    (tmp_path / "runs" / "seed_3").mkdir()
+    assert summary.main([str(tmp_path / "runs"), "--json", str(tmp_path / "rows.json")]) == 0
+    assert "90.00 ± 0.00" in capsys.readouterr().out
+    assert json.loads((tmp_path / "rows.json").read_text())[0]["seeds"] == [1, 2]
+
+
+def test_a_folder_without_finished_runs_and_a_damaged_file_are_errors(tmp_path, capsys):
+    assert summary.main([str(tmp_path)]) == 2
+    assert "no finished run" in capsys.readouterr().err
+    (tmp_path / "seed_1").mkdir()
+    (tmp_path / "seed_1" / "result.json").write_text("{")
+    assert summary.main([str(tmp_path)]) == 2
+    assert "damaged" in capsys.readouterr().err
