@@ -68,8 +68,8 @@ def read_document(
     for name, size in expected.items():
         if size is not None and size != document["config"][name]:
             raise ValueError(
-                f"{path} holds an agent with {name} = {document['config'][name]}, but {size} was expected; only the number of "
-                "layers may differ, so load it for observations of its own feature dimension and width or train a new one"
+                f"{path} holds an agent with {name} = {document['config'][name]}, but {size} was expected; only the "
+                "number of layers may differ, so use it with its own feature dimension and width, or train a new one"
             )
     return tensors, document
 

@@ -88,6 +88,7 @@ class VectorLanes:
         outcome = Outcome(
             np.asarray(rewards, dtype=np.float64), terminated.copy(), truncated.copy(), reached, ~self._resetting
         )
+        finished: list[tuple[int, Mapping[str, Any]]]
         finished = [(int(lane), _lane_info(final, int(lane))) for lane in np.flatnonzero(done)]
         self._resetting = done if self._mode == AutoresetMode.NEXT_STEP else np.zeros_like(done)
         return LaneStep(outcome, observations.copy(), finished)
@@ -120,18 +121,20 @@ def check_spaces(env: gym.Env | gym.vector.VectorEnv, observation_size: int, num
     Raises:
         ValueError: the spaces are of other shapes, not Boxes, or the actions are not in [-1, 1].
     """
-    vector = isinstance(env, gym.vector.VectorEnv)
-    observation_space = env.single_observation_space if vector else env.observation_space
-    action_space = env.single_action_space if vector else env.action_space
+    if isinstance(env, gym.vector.VectorEnv):
+        observation_space, action_space = env.single_observation_space, env.single_action_space
+    else:
+        observation_space, action_space = env.observation_space, env.action_space
     for what, space, size in (
         ("observations", observation_space, observation_size),
         ("actions", action_space, num_layers),
     ):
         if not isinstance(space, gym.spaces.Box) or space.shape != (size,):
             raise ValueError(
-                f"the agent's {what} have shape ({size},), the environment's space is {space}; an agent of L layers and F "
-                "features a layer takes observations of length L*F + L + 5 and gives actions of length L"
+                f"the agent's {what} have shape ({size},), the environment's space is {space}; an agent of L layers "
+                "and F features a layer takes observations of length L*F + L + 5 and gives actions of length L"
             )
+    assert isinstance(action_space, gym.spaces.Box)
     if not (np.all(action_space.low == -1) and np.all(action_space.high == 1)):
         raise ValueError(
             f"the agent's actions are in [-1, 1], the environment's space is {action_space}; wrap it in "

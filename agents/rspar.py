@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import gymnasium as gym
 import numpy as np
@@ -208,7 +208,7 @@ class RSPARAgent:
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """Actions with the signature of Stable-Baselines3, so that its ``evaluate_policy`` works; nothing is remembered.
+        """Actions, with the signature of Stable-Baselines3 (its ``evaluate_policy`` works); nothing is remembered.
 
         Args:
             observation: [D] or [N, D].
@@ -439,7 +439,7 @@ class RSPARAgent:
         return agent
 
 
-def _can_be_imagined(env: gym.Env | gym.vector.VectorEnv) -> bool:
+def _can_be_imagined(env: gym.Env | gym.vector.VectorEnv) -> TypeGuard[gym.Env]:
     """Whether this is a single pruning environment whose steps measure plans."""
     if isinstance(env, gym.vector.VectorEnv) or not isinstance(env.unwrapped, PlannableEnv):
         return False

@@ -35,5 +35,6 @@ def save_plots(folder: Path, result: Mapping[str, Any], budgets: Budgets, proble
         [record["lambda"] for record in history],
         [record["accuracy"] for record in history],
         save_path=folder / "lambda.png",
+        first_episode=int(history[0]["episode"]),
     )
     plot_sensitivity_heatmap(prices, problem.layer_names, save_path=folder / "sensitivity.png")

@@ -42,7 +42,7 @@ TRAINING_PANELS = {
 SUMMARY_PANELS = (
     ("Accuracy (%)", "accuracy", 100.0, "{:.1f}"),
     ("MFLOPs", "flops", 1e-6, "{:.2f}"),
-    ("1000 parameters", "parameters", 1e-3, "{:.1f}"),
+    ("Parameters (k)", "parameters", 1e-3, "{:.1f}"),
     ("Latency (ms)", "latency_ms", 1.0, "{:.2f}"),
 )
 
@@ -152,7 +152,11 @@ def plot_sensitivity_heatmap(
 
 
 def plot_lambda_evolution(
-    lambda_history: Sequence[float], acc_history: Sequence[float], save_path: str | Path | None = None
+    lambda_history: Sequence[float],
+    acc_history: Sequence[float],
+    save_path: str | Path | None = None,
+    *,
+    first_episode: int = 1,
 ) -> Figure:
     """Draw the adaptive weight lambda(t) above the accuracy it answers to.
 
@@ -160,6 +164,7 @@ def plot_lambda_evolution(
         lambda_history: lambda of every episode.
         acc_history: accuracy of every episode's plan, a fraction in [0, 1].
         save_path: where to save the figure, if anywhere.
+        first_episode: number of the first one.
 
     Raises:
         ValueError: no episodes, or histories of different lengths.
@@ -171,9 +176,10 @@ def plot_lambda_evolution(
         )
     figure, (top, bottom) = new_figure(8, 4.4, rows=2, sharex=True)
     weights = np.asarray(lambda_history, dtype=float)
-    top.step(_episodes(weights), weights, where="post", color=VERMILLION, linewidth=1.4)
+    episodes = np.arange(len(weights)) + first_episode
+    top.step(episodes, weights, where="post", color=VERMILLION, linewidth=1.4)
     label_axes(top, title="lambda(t): weight of a missed FLOPs target", y="lambda")
-    _draw_noisy_curve(bottom, _episodes(weights), 100 * np.asarray(acc_history, dtype=float), GREEN)
+    _draw_noisy_curve(bottom, episodes, 100 * np.asarray(acc_history, dtype=float), GREEN)
     label_axes(bottom, title="Accuracy on the reward split", x="episode", y="%")
     bottom.legend(frameon=False, fontsize=8.5, loc="best")
     return finish(figure, save_path)
@@ -199,7 +205,6 @@ def plot_budgets(
     figure, (left, right) = new_figure(9, 0.28 * len(names) + 1.5, columns=2, sharey=True)
     _draw_kept(left, budgets)
     rows = np.arange(len(names))
-    figure.legend(*left.get_legend_handles_labels(), frameon=False, fontsize=8.5, ncols=2, loc="outside upper right")
     low, median, high = np.array([np.percentile(values, (10, 50, 90)) for values in scores]).T
     right.hlines(rows, low, high, color=ORANGE, linewidth=5, alpha=0.55)
     right.plot(median, rows, "D", color=INK, markersize=4.5)
@@ -250,6 +255,7 @@ def _draw_kept(axes: Axes, budgets: Mapping[str, float]) -> None:
     axes.set_xlim(0, 100)
     label_axes(axes, title="Budgets", x="channels of the layer (%)")
     name_rows(axes, list(budgets))
+    axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.985), borderaxespad=0.2)
 
 
 def _columns(history: History) -> dict[str, NDArray[np.float64]]:
@@ -278,19 +284,26 @@ def _episodes(values: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.arange(1, len(values) + 1)
 
 
-def _running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Mean of up to ``window`` values up to and including each one, ``[N] -> [N]``."""
-    total = np.cumsum(np.concatenate([[0.0], values]))
-    end = np.arange(1, len(values) + 1)
-    start = np.maximum(end - window, 0)
-    return (total[end] - total[start]) / (end - start)
+def _running_median(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Median of up to ``window`` values up to and including each one, ``[N] -> [N]``."""
+    return np.array([np.median(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)])
 
 
 def _draw_noisy_curve(axes: Axes, episodes: NDArray[Any], values: NDArray[np.float64], colour: str) -> None:
+    """Points with their running median; the scale is that of the bulk, what lies outside is marked at the edge."""
     window = max(2, len(values) // 10)
-    axes.plot(episodes, values, "o", color=colour, markersize=3, alpha=0.35, label="episode")
-    mean = _running_mean(values, window)
-    axes.plot(episodes, mean, color=colour, linewidth=1.8, label=f"mean of {window}")
+    low, high = np.percentile(values, (5, 95))
+    margin = max(high - low, 1e-3 * max(abs(high), 1e-3))
+    bottom, top = max(low - margin, values.min() - 0.1 * margin), min(high + margin, values.max() + 0.1 * margin)
+    inside = (values >= bottom) & (values <= top)
+    axes.plot(episodes[inside], values[inside], "o", color=colour, markersize=3, alpha=0.4, label="episode")
+    median = np.clip(_running_median(values, window), bottom, top)
+    axes.plot(episodes, median, color=colour, linewidth=1.8, label=f"median of the last {window}")
+    for marker, rows, edge in (("v", values < bottom, bottom), ("^", values > top, top)):
+        if rows.any():
+            style = {"color": VERMILLION, "markersize": 5, "linestyle": "none", "clip_on": False}
+            axes.plot(episodes[rows], np.full(rows.sum(), edge), marker=marker, label="off this scale", **style)
+    axes.set_ylim(bottom, top)
 
 
 def _draw_dots(axes: Axes, values: Sequence[float], text: str, colour: str, marker: str) -> None:

@@ -18,11 +18,15 @@ Leading dimensions are the groups of a grouped convolution.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hessian.obs import block_prices, complement
+
+if TYPE_CHECKING:
+    from hessian.moments import Moment
 
 CHUNK_ELEMENTS = 1 << 22
 """Elements of a weight converted to float64 at once."""
@@ -65,18 +69,18 @@ class DampedRows:
             refitted[:, part] = weight[:, part][..., kept] + (carried @ back).to(weight.dtype)
         return refitted
 
-    def consumer(self, weight: Tensor, output_root: Tensor, blocks: Tensor) -> DualConsumer:
+    def consumer(self, weight: Tensor, outputs: Moment, blocks: Tensor) -> DualConsumer:
         """What these inputs contribute to the prices of a layer's units.
 
         Args:
             weight: [groups, d_out, d]; a constant's column, the last, may be missing.
-            output_root: F [groups, r, d_out] in float64 with ``F^T F = G``.
+            outputs: G, of width d_out.
             blocks: LongTensor [n, c], the columns of each unit.
         """
-        flat = blocks.reshape(-1)
-        V = output_root.new_zeros(*output_root.shape[:2], len(flat))
+        flat, root = blocks.reshape(-1), outputs.root()
+        V = root.new_zeros(*root.shape[:2], len(flat))
         for part in _chunks(weight):
-            V += output_root[:, :, part] @ weight[:, part][..., flat].double()
+            V += root[:, :, part] @ weight[:, part][..., flat].double()
         V *= self._scale[:, None, flat]
         others = self._rows[..., complement(flat, self._rows.shape[-1])]
         return _rotated(self._rows[..., flat], V, _plus_identity(others), len(blocks))

@@ -142,6 +142,4 @@ class KroneckerFactors:
             weight: [groups, d_out, d_in], without the constant's column.
             blocks: LongTensor [n, c], the columns of each unit.
         """
-        if isinstance(damped, DampedRows):
-            return damped.consumer(weight, self.outputs.root(), blocks)
-        return damped.consumer(weight, self.outputs.matrix(), blocks)
+        return damped.consumer(weight, self.outputs, blocks)

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hessian.obs import inverse, obs_column_prices, output_gram, refit_columns
 from hessian.sweep import ConsumerQuadratic
+
+if TYPE_CHECKING:
+    from hessian.moments import Moment
 
 
 class DampedMatrix:
@@ -43,17 +47,17 @@ class DampedMatrix:
         """
         return refit_columns(weight, self.matrix, kept).to(weight.dtype)
 
-    def consumer(self, weight: Tensor, output_factor: Tensor, blocks: Tensor) -> DenseConsumer:
+    def consumer(self, weight: Tensor, outputs: Moment, blocks: Tensor) -> DenseConsumer:
         """What these inputs contribute to the prices of a layer's units.
 
         Args:
             weight: [groups, d_out, d]; a constant's column, the last, may be missing.
-            output_factor: G [groups, d_out, d_out].
+            outputs: G, of width d_out.
             blocks: LongTensor [n, c], the columns of each unit.
         """
         n, c = blocks.shape
         flat = blocks.reshape(-1)
-        gram = output_gram(weight[..., flat], output_factor)
+        gram = output_gram(weight[..., flat], outputs.matrix())
         zeroing = (self.matrix[:, flat[:, None], flat].mul_(gram)).sum(dim=0).view(n, c, n, c).sum(dim=(1, 3)).mul_(0.5)
         return DenseConsumer(ConsumerQuadratic(self._inverse[:, flat[:, None], flat], gram, n), zeroing)
 

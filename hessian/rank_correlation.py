@@ -7,12 +7,11 @@ resampling whole layers (the cluster bootstrap), percentiles of the resampled co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 RESAMPLES = 2000
 
@@ -38,11 +37,8 @@ class RankCorrelation:
 
 
 def spearman(pairs: Pairs) -> float:
-    """Spearman correlation of [n, 2] pairs; NaN where either side has a single distinct value or none."""
-    if len(pairs) < 2 or np.ptp(pairs[:, 0]) == 0 or np.ptp(pairs[:, 1]) == 0:
-        return math.nan
-    ranks = stats.rankdata(pairs, axis=0)
-    return float(np.corrcoef(ranks.T)[0, 1])
+    """Spearman correlation of [n, 2] pairs, ties at their mean rank; NaN where a side has fewer than two values."""
+    return float(_weighted_spearman(pairs, np.ones((1, len(pairs))))[0])
 
 
 def pooled(layers: Sequence[Pairs], *, confidence: float = 0.95, seed: int = 0) -> RankCorrelation:
@@ -53,7 +49,12 @@ def pooled(layers: Sequence[Pairs], *, confidence: float = 0.95, seed: int = 0) 
         confidence: level of the interval, in (0, 1).
         seed: seed of the resampling.
     """
-    return _with_interval(layers, lambda chosen: spearman(np.concatenate(chosen)), confidence, seed)
+    pairs = np.concatenate(layers)
+    owner = np.repeat(np.arange(len(layers)), [len(layer) for layer in layers])
+    times = _resampled_layers(len(layers), seed)
+    return RankCorrelation(
+        spearman(pairs), *_interval(_weighted_spearman(pairs, times[:, owner]), len(layers), confidence), len(pairs)
+    )
 
 
 def mean_within(layers: Sequence[Pairs], *, confidence: float = 0.95, seed: int = 0) -> RankCorrelation:
@@ -61,24 +62,51 @@ def mean_within(layers: Sequence[Pairs], *, confidence: float = 0.95, seed: int 
 
     Arguments as for :func:`pooled`.
     """
-    own = {id(pairs): spearman(pairs) for pairs in layers}
-    defined = [pairs for pairs in layers if not math.isnan(own[id(pairs)])]
-    return _with_interval(
-        defined, lambda chosen: float(np.mean([own[id(pairs)] for pairs in chosen])), confidence, seed
-    )
+    own = np.array([spearman(pairs) for pairs in layers])
+    defined = ~np.isnan(own)
+    values = own[defined]
+    count = sum(len(pairs) for pairs, counts in zip(layers, defined, strict=True) if counts)
+    if count == 0:
+        return RankCorrelation(math.nan, math.nan, math.nan, 0)
+    means = _resampled_layers(len(values), seed) @ values / len(values)
+    return RankCorrelation(float(values.mean()), *_interval(means, len(values), confidence), count)
 
 
-def _with_interval(
-    layers: Sequence[Pairs], statistic: Callable[[Sequence[Pairs]], float], confidence: float, seed: int
-) -> RankCorrelation:
+def _weighted_spearman(pairs: Pairs, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Spearman correlations of pairs [n, 2] repeated as often as weights [R, n] say: [R], NaN where undefined."""
+    total = weights.sum(axis=1, keepdims=True)
+    centred = [_weighted_ranks(side, weights) - total / 2 for side in pairs.T]
+    covariance, first, second = ((weights * a * b).sum(axis=1) for a, b in _products(centred))
+    scale = np.sqrt(first * second)
+    return np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
+
+
+def _products(sides: Sequence[NDArray[np.float64]]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    first, second = sides
+    return [(first, second), (first, first), (second, second)]
+
+
+def _weighted_ranks(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean rank (less one half) of every value among its repetitions and ties: [n] and [R, n] -> [R, n]."""
+    distinct, group = np.unique(values, return_inverse=True)
+    totals = weights @ np.eye(len(distinct))[group]
+    ranks: NDArray[np.float64] = (totals.cumsum(axis=1) - totals / 2)[:, group]
+    return ranks
+
+
+def _resampled_layers(count: int, seed: int) -> NDArray[np.float64]:
+    """How often every layer is drawn in every resample, [RESAMPLES, count]."""
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return draws.astype(np.float64)
+
+
+def _interval(resampled: NDArray[np.float64], num_layers: int, confidence: float) -> tuple[float, float]:
+    """Percentile interval; undefined below two layers or where most resamples are."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}; for 95 % write 0.95")
-    value = statistic(layers) if layers else math.nan
-    count = sum(len(pairs) for pairs in layers)
-    if math.isnan(value) or len(layers) < 2:
-        return RankCorrelation(value, math.nan, math.nan, count)
-    draws = np.random.default_rng(seed).integers(len(layers), size=(RESAMPLES, len(layers)))
-    resampled = [statistic([layers[index] for index in draw]) for draw in draws]
+    defined = resampled[~np.isnan(resampled)]
+    if num_layers < 2 or len(defined) < len(resampled) / 2:
+        return math.nan, math.nan
     tail = 50 * (1 - confidence)
-    low, high = np.nanpercentile(resampled, [tail, 100 - tail])
-    return RankCorrelation(value, float(low), float(high), count)
+    low, high = np.percentile(defined, [tail, 100 - tail])
+    return float(low), float(high)

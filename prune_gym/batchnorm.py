@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hessian.modes import modes_restored
 from prune_gym.datasets import TensorSplit, equal_parts
 from prune_gym.device import module_device
-from prune_gym.modes import modes_restored
 
 BN_BATCH_SIZE = 512
 """Largest batch of a recalibration pass when none is asked for."""

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from hessian.modes import modes_restored
 from prune_gym.limits import CountLimits, FloatArray, IntArray
-from prune_gym.modes import modes_restored
 from prune_gym.quadratic import FormBuilder
 
 if TYPE_CHECKING:

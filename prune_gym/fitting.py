@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from hessian.modes import modes_restored
 from prune_gym.augmentation import Augmentation
 from prune_gym.datasets import TensorSplit, equal_parts
 from prune_gym.device import module_device
-from prune_gym.modes import modes_restored
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as ``progress(description, done, total)``."""

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 
+from hessian.modes import modes_restored
 from prune_gym.datasets import TensorSplit, stack_dataset
 from prune_gym.device import module_device
-from prune_gym.modes import modes_restored
 
 Split: TypeAlias = TensorSplit | tuple[torch.Tensor, torch.Tensor] | Dataset[Any]
 """What a task accepts as a split: tensors ``(images, labels)``, a :class:`TensorSplit`, or a map-style dataset."""

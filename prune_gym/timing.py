@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hessian.modes import modes_restored
 from prune_gym.device import module_device, resolve_device, synchronize
-from prune_gym.modes import modes_restored
 
 
 class Clock(Protocol):

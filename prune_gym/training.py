@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from hessian.modes import modes_restored
 from prune_gym.augmentation import Augmentation
 from prune_gym.batchnorm import recalibrate_bn
 from prune_gym.datasets import TensorSplit
 from prune_gym.device import module_device
 from prune_gym.fitting import BatchLoss, EpochRecord, Progress, Schedule, fit
-from prune_gym.modes import modes_restored
 
 __all__ = [
     "EpochRecord",

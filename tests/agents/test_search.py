@@ -146,7 +146,7 @@ def test_a_learned_reward_finds_better_plans_than_random_moves():
 def test_practice_makes_the_policy_itself_better_than_the_start_plan():
     env = SyntheticPruning(seed=1)
     agent = RSPARAgent(8, FEATURES, hidden_dim=64, seed=0).learn(env, 32)
-    observation, info = env.reset()
+    observation, _ = env.reset()
     action, _ = agent.predict(observation, deterministic=True)
     _, gain, _, _, _ = env.step(action)
     assert gain > 0.3 * agent.best["return"] > 0

@@ -31,7 +31,8 @@ def test_runs_are_grouped_by_method_and_target_with_mean_and_spread():
     assert rows[1]["flops_reduction_max"] == pytest.approx(0.902)
 
 
-def test_the_command_reads_finished_runs_only_and_writes_what_it_shows(tmp_path, capsys):
+def test_the_command_reads_finished_runs_only_and_writes_what_it_shows(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "140")
     for seed in (1, 2):
         folder = tmp_path / "runs" / f"seed_{seed}"
         folder.mkdir(parents=True)

@@ -69,8 +69,18 @@ def test_training_curves_draw_the_values_given_in_percent():
     np.testing.assert_allclose(returns.lines[0].get_ydata(), [0.0, 0.1, 0.2])
     np.testing.assert_allclose(accuracies.lines[0].get_ydata(), [90, 92, 94])
     np.testing.assert_allclose(flops.lines[0].get_ydata(), [91, 89, 90])
-    np.testing.assert_allclose(flops.lines[2].get_ydata(), [90, 90, 90])  # the target
-    np.testing.assert_allclose(accuracies.lines[1].get_ydata(), [90, 91, 93])  # mean of 2
+    np.testing.assert_allclose(flops.lines[-1].get_ydata(), [90, 90, 90])  # the target
+    np.testing.assert_allclose(accuracies.lines[1].get_ydata(), [90, 91, 93])  # median of the last 2
+
+
+def test_a_freak_episode_is_marked_at_the_edge_instead_of_flattening_the_rest():
+    values = [0.9 + 0.001 * (i % 5) for i in range(100)]
+    values[3] = 0.1
+    (panel,) = plot_training_curves({"accuracy": values}).axes
+    bottom, _ = panel.get_ylim()
+    assert bottom > 80
+    marks = [line for line in panel.lines if line.get_marker() == "v" and len(line.get_xdata())]
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in marks] == [([4], [bottom])]
 
 
 def test_training_curves_accept_columns_and_rows_alike():

@@ -8,7 +8,7 @@ from torch import nn
 
 from hessian import HOBSSensitivityAnalyzer, UnsupportedStructureError
 from hessian.lockstep import Walker, closing_sum, execution_order, trace
-from hessian.sequential import SequentialRefitter
+from hessian.sequential import SequentialRefitter, ridge_refit
 from hessian.slicing import NetworkSlicer, installed
 from tests.hessian import networks
 
@@ -48,10 +48,25 @@ def test_stored_and_recomputed_dense_activations_give_the_same_weights(kind):
 @pytest.mark.parametrize("kind", networks.ALL)
 def test_the_batch_split_does_not_matter(kind):
     hobs, plan, (x, _) = pruned(kind)
-    whole = SequentialRefitter(hobs.model, hobs.groups, [x]).state(plan)
-    parts = SequentialRefitter(hobs.model, hobs.groups, list(x.split(17))).state(plan)
+    whole = SequentialRefitter(hobs.model, hobs.groups, [x], samples_per_input=None).state(plan)
+    parts = SequentialRefitter(hobs.model, hobs.groups, list(x.split(17)), samples_per_input=None).state(plan)
     for name, tensor in whole.items():
         torch.testing.assert_close(tensor, parts[name], atol=2e-3, rtol=2e-3)
+
+
+def test_layers_with_many_positions_are_solved_on_fewer_images(monkeypatch):
+    hobs, plan, (x, _) = pruned(count=400)
+    seen = []
+    monkeypatch.setattr(
+        "hessian.sequential.ridge_refit",
+        lambda module, shift, inputs, targets, damping: (
+            seen.append(sum(map(len, inputs))),
+            ridge_refit(module, shift, inputs, targets, damping),
+        )[1],
+    )
+    SequentialRefitter(hobs.model, hobs.groups, list(x.split(100)), samples_per_input=200).state(plan)
+    assert min(seen) < 400
+    assert max(seen) == 400
 
 
 def test_the_first_refitted_layer_is_the_ridge_solution_on_the_pruned_inputs():
@@ -75,7 +90,7 @@ def test_the_first_refitted_layer_is_the_ridge_solution_on_the_pruned_inputs():
     gram = inputs @ inputs.T
     ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     expected = start + (targets - start @ inputs) @ inputs.T @ torch.linalg.inv(gram + ridge)
-    state = SequentialRefitter(hobs.model, hobs.groups, [x], damping=1e-3).state(plan)
+    state = SequentialRefitter(hobs.model, hobs.groups, [x], 1e-3, samples_per_input=None).state(plan)
     torch.testing.assert_close(state["second.weight"].flatten(1).double(), expected, atol=1e-4, rtol=1e-4)
 
 
