@@ -15,7 +15,7 @@ TESTABLE  := $(VENV)/.installed-test
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
 
-demo: $(INSTALLED)  ## prune the embedded network: train the agent, cut, fine-tune, report (about two minutes)
+demo: $(INSTALLED)  ## prune the embedded network: train the agent, cut, fine-tune, report (a minute or two)
 	$(BIN)/python -m benchmarks.main --config $(CONFIG) $(ARGS)
 
 test: $(TESTABLE)  ## run the tests

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     try:
         config = load_config(arguments.config, _overrides(arguments))
         device = _device(arguments.gpu)
-        torch.set_num_threads(arguments.threads or default_threads())
+        torch.set_num_threads(arguments.threads or config.experiment.num_threads or default_threads())
         folders = {
             seed: open_run(config, seed, overwrite=arguments.overwrite) for seed in config.experiment.random_seeds
         }
@@ -93,7 +93,7 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", metavar="N", help="run this seed only (default: experiment.random_seeds)")
     parser.add_argument("--method", metavar="NAME", help="how budgets are found (default: pruning.method)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: experiment.num_threads)")
     parser.add_argument("--overwrite", action="store_true", help="start again even if the folder holds a run")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
     return parser

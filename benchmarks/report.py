@@ -109,12 +109,12 @@ def report_table(result: Mapping[str, Any]) -> Table:
     Args:
         result: the content of ``result.json``.
     """
+    title = f"{result['task']}, {result['method']}, seed {result['seed']}"
     removed, target = 100 * result["flops_reduction"], 100 * result["target_flops_reduction"]
-    title = (
-        f"{result['task']}, {result['method']}, seed {result['seed']}: "
-        f"{removed:.1f} % of FLOPs removed (target {target:g} %)"
+    caption = (
+        f"FLOPs removed: {removed:.1f} % (target {target:g} %)\n"
+        f"latency: one image, throughput: batches of {THROUGHPUT_BATCH}, both medians"
     )
-    caption = f"median latency of one image, median throughput in batches of {THROUGHPUT_BATCH}"
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.title_style = "bold"
     table.add_column("", no_wrap=True)

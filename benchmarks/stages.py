@@ -16,6 +16,7 @@ from benchmarks.config import Config
 from benchmarks.config_source import ConfigError
 from benchmarks.methods import METHODS
 from benchmarks.progress import ProgressCallback
+from prune_gym.augmentation import Augmentation
 from prune_gym.checkpoint import load_pruned, save_pruned
 from prune_gym.curvature_cache import CurvatureSettings
 from prune_gym.env import HOBSPruneEnv
@@ -224,6 +225,7 @@ def tune(config: Config, seed: int, task: PruningTask, pruned: nn.Module, report
             temperature=settings.distillation.temperature,
             distillation_weight=settings.distillation.weight,
             batch_size=settings.batch_size,
+            augment=Augmentation(**settings.augmentation.model_dump()),
             seed=seed,
             progress=report,
         )

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from benchmarks.plot_parts import History, by_layer, draw_dots, draw_kept, draw_noisy_curve, history_columns
 from benchmarks.plot_style import (
     BLUE,
     GREEN,
     GREY,
     INK,
     ORANGE,
-    PALE,
     SEQUENTIAL,
     VERMILLION,
     finish,
@@ -29,9 +28,6 @@ from benchmarks.plot_style import (
     name_rows,
     new_figure,
 )
-
-History = Mapping[str, Sequence[float]] | Sequence[Mapping[str, Any]]
-"""Per-episode records: columns by name, or one mapping a row (as ``history.csv`` is read)."""
 
 HEATMAP_COLUMNS = 64
 TRAINING_PANELS = {
@@ -58,16 +54,16 @@ def plot_training_curves(history: History, save_path: str | Path | None = None) 
     Raises:
         ValueError: none of the columns is there, or there are no episodes.
     """
-    columns = _columns(history)
+    columns = history_columns(history, ("episode", *TRAINING_PANELS, "target_flops_reduction"))
     shown = [name for name in TRAINING_PANELS if name in columns]
     if not shown or not len(columns[shown[0]]):
         known, given = ", ".join(TRAINING_PANELS), ", ".join(columns) or "none"
         raise ValueError(f"history needs episodes with at least one of {known}; got {given}")
-    episodes = columns.get("episode", _episodes(columns[shown[0]]))
+    episodes = columns.get("episode", np.arange(1, len(columns[shown[0]]) + 1))
     figure, axes = new_figure(8, 2.1 * len(shown) + 0.4, rows=len(shown), sharex=True)
     for panel, name in zip(axes, shown, strict=True):
         title, unit, scale, colour = TRAINING_PANELS[name]
-        _draw_noisy_curve(panel, episodes, scale * columns[name], colour)
+        draw_noisy_curve(panel, episodes, scale * columns[name], colour)
         label_axes(panel, title=title, y=unit)
         if name == "flops_reduction" and "target_flops_reduction" in columns:
             target = 100 * columns["target_flops_reduction"]
@@ -101,8 +97,8 @@ def plot_pruning_comparison(
             f"{len(methods)} methods, {len(accuracies)} accuracies, {len(speedups)} speed-ups"
         )
     figure, (left, right) = new_figure(8.5, 0.42 * len(methods) + 1.4, columns=2, sharey=True)
-    _draw_dots(left, [100 * accuracy for accuracy in accuracies], "{:.1f}", BLUE, "o")
-    _draw_dots(right, speedups, "{:.2f}x", VERMILLION, "D")
+    draw_dots(left, [100 * accuracy for accuracy in accuracies], "{:.1f}", BLUE, "o")
+    draw_dots(right, speedups, "{:.2f}x", VERMILLION, "D")
     right.axvline(1, color=GREY, linewidth=1, linestyle="--")
     label_axes(left, title="Accuracy", x="%")
     label_axes(right, title="Speed-up", x="times the dense network")
@@ -130,7 +126,7 @@ def plot_sensitivity_heatmap(
     Raises:
         ValueError: a layer without prices, or no layers.
     """
-    scores = _by_layer(sensitivity_scores, layer_names)
+    scores = by_layer(sensitivity_scores, layer_names)
     positions = np.linspace(0, 1, HEATMAP_COLUMNS)
     floor = min((values[values > 0].min() for values in scores if (values > 0).any()), default=1e-12)
     rows = [
@@ -179,7 +175,7 @@ def plot_lambda_evolution(
     episodes = np.arange(len(weights)) + first_episode
     top.step(episodes, weights, where="post", color=VERMILLION, linewidth=1.4)
     label_axes(top, title="lambda(t): weight of a missed FLOPs target", y="lambda")
-    _draw_noisy_curve(bottom, episodes, 100 * np.asarray(acc_history, dtype=float), GREEN)
+    draw_noisy_curve(bottom, episodes, 100 * np.asarray(acc_history, dtype=float), GREEN)
     label_axes(bottom, title="Accuracy on the reward split", x="episode", y="%")
     bottom.legend(frameon=False, fontsize=8.5, loc="best")
     return finish(figure, save_path)
@@ -201,9 +197,9 @@ def plot_budgets(
         ValueError: a layer without prices, or no layers.
     """
     names = list(budgets)
-    scores = _by_layer(sensitivity_scores, names)
+    scores = by_layer(sensitivity_scores, names)
     figure, (left, right) = new_figure(9, 0.28 * len(names) + 1.5, columns=2, sharey=True)
-    _draw_kept(left, budgets)
+    draw_kept(left, budgets)
     rows = np.arange(len(names))
     low, median, high = np.array([np.percentile(values, (10, 50, 90)) for values in scores]).T
     right.hlines(rows, low, high, color=ORANGE, linewidth=5, alpha=0.55)
@@ -224,7 +220,7 @@ def plot_summary(result: Mapping[str, Any], save_path: str | Path | None = None)
     """
     budgets: Mapping[str, float] = result["budgets"]
     figure, axes = new_figure(11, 0.26 * len(budgets) + 1.6, columns=5, width_ratios=[2.6, 1, 1, 1, 1])
-    _draw_kept(axes[0], budgets)
+    draw_kept(axes[0], budgets)
     networks = [result[name] for name in ("dense", "one_shot", "final")]
     for panel, (title, key, scale, text) in zip(axes[1:], SUMMARY_PANELS, strict=True):
         values = [scale * network[key] for network in networks]
@@ -241,77 +237,3 @@ def plot_summary(result: Mapping[str, Any], save_path: str | Path | None = None)
     title = f"{result['task']}: {100 * result['flops_reduction']:.1f} % of the FLOPs removed"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     return finish(figure, save_path)
-
-
-def _draw_kept(axes: Axes, budgets: Mapping[str, float]) -> None:
-    """Bars of the channels removed and kept, a row a layer."""
-    rows = np.arange(len(budgets))
-    removed = 100 * np.array(list(budgets.values()), dtype=float)
-    kept = 100 - removed
-    axes.barh(rows, kept, height=0.66, color=BLUE, label="kept")
-    axes.barh(
-        rows, removed, left=kept, height=0.66, color=PALE, edgecolor=GREY, linewidth=0.6, hatch="////", label="removed"
-    )
-    axes.set_xlim(0, 100)
-    label_axes(axes, title="Budgets", x="channels of the layer (%)")
-    name_rows(axes, list(budgets))
-    axes.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 0.985), borderaxespad=0.2)
-
-
-def _columns(history: History) -> dict[str, NDArray[np.float64]]:
-    """The drawable columns of a history, by name."""
-    drawable = ("episode", *TRAINING_PANELS, "target_flops_reduction")
-    if isinstance(history, Mapping):
-        return {name: np.asarray(history[name], dtype=float) for name in drawable if name in history}
-    first = history[0] if len(history) else {}
-    return {name: np.array([float(row[name]) for row in history]) for name in drawable if name in first}
-
-
-def _by_layer(scores: Mapping[str, Any] | Sequence[Any], names: Sequence[str]) -> list[NDArray[np.float64]]:
-    if not names:
-        raise ValueError("no layers to draw; pass at least one layer name")
-    if isinstance(scores, Mapping):
-        missing = [name for name in names if name not in scores]
-        if missing:
-            raise ValueError(f"no prices for the layers {', '.join(missing)} (given: {', '.join(scores)})")
-        scores = [scores[name] for name in names]
-    if len(scores) != len(names):
-        raise ValueError(f"got {len(scores)} rows of prices for {len(names)} layer names")
-    return [np.atleast_1d(np.asarray(values, dtype=float)) for values in scores]
-
-
-def _episodes(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.arange(1, len(values) + 1)
-
-
-def _running_median(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Median of up to ``window`` values up to and including each one, ``[N] -> [N]``."""
-    return np.array([np.median(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)])
-
-
-def _draw_noisy_curve(axes: Axes, episodes: NDArray[Any], values: NDArray[np.float64], colour: str) -> None:
-    """Points with their running median; the scale is that of the bulk, what lies outside is marked at the edge."""
-    window = max(2, len(values) // 10)
-    low, high = np.percentile(values, (5, 95))
-    margin = max(high - low, 1e-3 * max(abs(high), 1e-3))
-    bottom, top = max(low - margin, values.min() - 0.1 * margin), min(high + margin, values.max() + 0.1 * margin)
-    inside = (values >= bottom) & (values <= top)
-    axes.plot(episodes[inside], values[inside], "o", color=colour, markersize=3, alpha=0.4, label="episode")
-    median = np.clip(_running_median(values, window), bottom, top)
-    axes.plot(episodes, median, color=colour, linewidth=1.8, label=f"median of the last {window}")
-    for marker, rows, edge in (("v", values < bottom, bottom), ("^", values > top, top)):
-        if rows.any():
-            style = {"color": VERMILLION, "markersize": 5, "linestyle": "none", "clip_on": False}
-            axes.plot(episodes[rows], np.full(rows.sum(), edge), marker=marker, label="off this scale", **style)
-    axes.set_ylim(bottom, top)
-
-
-def _draw_dots(axes: Axes, values: Sequence[float], text: str, colour: str, marker: str) -> None:
-    rows = range(len(values))
-    axes.hlines(rows, 0, 1, color=PALE, linewidth=2, transform=axes.get_yaxis_transform())
-    axes.plot(values, rows, marker, color=colour, markersize=7)
-    for row, value in zip(rows, values, strict=True):
-        axes.annotate(
-            text.format(value), (value, row), (7, 0), textcoords="offset points", va="center", fontsize=9, color=INK
-        )
-    axes.margins(x=0.18)

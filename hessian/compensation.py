@@ -1,7 +1,7 @@
 """Repaired weights of a pruned network in closed form.
 
-Every consumer of removed channels is refitted by least squares on its kept inputs (:func:`hessian.obs.refit_columns`),
-once on the joint kept set where several layers feed it. Where a BatchNorm follows a bias-free consumer, the refit may
+Every consumer of removed channels is refitted by least squares on its kept inputs (:mod:`hessian.obs`), once on the
+joint kept set where several layers feed it. Where a BatchNorm follows a bias-free consumer, the refit may
 also shift the output: the shift moves into the BatchNorm's running mean, which is exact.
 """
 
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from hessian.channels import ChannelGroup
 from hessian.covariance import from_matrix, matrix_columns, weight_matrix
-from hessian.kfac import KroneckerFactors
-from hessian.obs import damped, refit_columns
+from hessian.moments import KroneckerFactors
 from hessian.slicing import ModuleSlice, NetworkSlicer, Plan, slice_tensor
 
 CACHE_BYTES = 512 << 20
@@ -50,7 +49,6 @@ class Compensator:
         self.damping = damping
         self.norms = dict(norms)
         self._modules: dict[str, Any] = dict(model.named_modules())
-        self._damped: dict[str, Tensor] = {}
         self._cache: OrderedDict[tuple[str, bytes], tuple[Tensor, Tensor | None]] = OrderedDict()
         self._cached_bytes = 0
 
@@ -120,26 +118,13 @@ class Compensator:
         kept = matrix_columns(module, positions[None])[0]
         if factors.bias:
             kept = torch.cat([kept, kept.new_tensor([matrix.shape[2] - 1])])
-        refitted = refit_columns(matrix, self._damped_A(name), kept.to(matrix.device))
-        weight, shift = from_matrix(module, refitted, bias=factors.bias)
-        dtype = module.weight.dtype
-        return weight.to(dtype), None if shift is None else shift.to(dtype)
-
-    def _damped_A(self, name: str) -> Tensor:
-        if name not in self._damped:
-            self._damped[name] = damped_inputs(self.factors[name], self.damping)
-        return self._damped[name]
+        refitted = factors.damped(self.damping).refit(matrix, kept.to(matrix.device))
+        return from_matrix(module, refitted, bias=factors.bias)
 
 
 def damped_inputs(factors: KroneckerFactors, damping: float) -> Tensor:
     """A with relative damping [groups, d, d] in float64; the constant's entry is damped no more than the inputs'."""
-    if not factors.bias:
-        return damped(factors.A, damping)
-    A = factors.A.double()
-    mean = A[:, :-1, :-1].diagonal(dim1=1, dim2=2).mean(dim=1)
-    diagonal = damping * mean[:, None].expand(-1, A.shape[-1]).clone()
-    diagonal[:, -1] = torch.minimum(diagonal[:, -1], torch.full_like(diagonal[:, -1], damping))
-    return A + torch.diag_embed(diagonal)
+    return factors.A.double() + torch.diag_embed(factors.ridge(damping))
 
 
 def _nbytes(result: tuple[Tensor, Tensor | None]) -> int:

@@ -2,7 +2,7 @@ r"""Optimal brain surgery with the inputs themselves instead of their second mom
 
 Where a layer has seen fewer input vectors N than it has columns d (a flattened 25,088-column ``Linear`` and a few
 images), ``A = X^T X + D`` with rows X [N, d] and a diagonal ridge D is never formed. In coordinates whitened by the
-ridge, ``X <- X D^-1/2`` and ``W <- W D^1/2``, the matrix inversion lemma gives everything in terms of N x N systems over
+ridge, ``X <- X D^-1/2`` and ``W <- W D^1/2``, the matrix inversion lemma turns everything into N x N systems over
 the kept columns K and removed columns C:
 
     ``A_KK^-1 = I - X_K^T M^-1 X_K``      with ``M = I + X_K X_K^T``
@@ -151,15 +151,15 @@ class DualConsumer:
 class DualElimination:
     """Trailing system of one consumer while units are removed: :mod:`hessian.sweep`'s updates on implicit matrices.
 
-    ``R = I - X^T M^-1 X`` and ``V^T V`` stand for the inverse and the gram. Removals inside a panel are pending low-rank
+    ``R = I - X^T M^-1 X`` and ``V^T V`` stand for the inverse and the gram. Removals in a panel are pending low-rank
     updates of both; the end of a panel downdates M and V themselves.
 
     Attributes:
-        block: columns of a unit.
+        c: columns of a unit.
     """
 
     def __init__(self, consumer: DualConsumer) -> None:
-        self.block = consumer.block
+        self.c = consumer.block
         self._outside, self._constant = consumer.outside, consumer.constant
         self._X, self._V = consumer.rows, consumer.outputs
         self._start_panel()
@@ -168,9 +168,9 @@ class DualElimination:
         groups, width, _ = self._X.shape
         core = torch.baddbmm(self._outside, self._X.transpose(1, 2), self._X)
         self._solved = torch.cholesky_solve(self._X.transpose(1, 2), torch.linalg.cholesky(core))
-        eye = torch.eye(self.block, dtype=core.dtype, device=core.device)
-        self._R_blocks = eye - _diagonal_blocks(self._X, self._solved.transpose(1, 2), self.block)
-        self._M_blocks = _diagonal_blocks(self._V, self._V, self.block)
+        eye = torch.eye(self.c, dtype=core.dtype, device=core.device)
+        self._R_blocks = eye - _diagonal_blocks(self._X, self._solved.transpose(1, 2), self.c)
+        self._M_blocks = _diagonal_blocks(self._V, self._V, self.c)
         self._L = self._P = self._X.new_empty(groups, width, 0)
         self._gone_V = self._V[:, :0]
 
@@ -180,7 +180,7 @@ class DualElimination:
 
     def eliminate(self, slot: int) -> None:
         """Condition on the removal of the unit at a slot."""
-        columns = slice(slot * self.block, (slot + 1) * self.block)
+        columns = slice(slot * self.c, (slot + 1) * self.c)
         R = -(self._X @ self._solved[:, :, columns])
         R[:, columns].diagonal(dim1=1, dim2=2).add_(1.0)
         R -= self._L @ self._L[:, columns].transpose(1, 2)
@@ -190,8 +190,8 @@ class DualElimination:
         V = self._V[:, columns] - self._P[:, columns] @ self._gone_V
         M = self._V @ V.transpose(1, 2) - self._P @ (self._gone_V @ V.transpose(1, 2))
         Q = M - 0.5 * P @ M[:, columns]
-        self._R_blocks = self._R_blocks - _diagonal_blocks(L, L, self.block)
-        cross = _diagonal_blocks(P, Q, self.block)
+        self._R_blocks = self._R_blocks - _diagonal_blocks(L, L, self.c)
+        cross = _diagonal_blocks(P, Q, self.c)
         self._M_blocks = self._M_blocks - cross - cross.transpose(-1, -2)
         self._L = torch.cat([self._L, L], dim=2)
         self._P = torch.cat([self._P, P], dim=2)
@@ -199,7 +199,7 @@ class DualElimination:
 
     def finish_panel(self, alive: Tensor) -> None:
         """Apply the pending updates to the surviving slots and drop the rest."""
-        columns = _columns(alive, self.block)
+        columns = _columns(alive, self.c)
         self._V = self._V[:, columns] - self._P[:, columns] @ self._gone_V
         self._X = self._X[:, columns]
         self._constant = self._constant[alive]

@@ -7,31 +7,29 @@ prefix. Static prices of single channels are the sweep's first step.
 
 from __future__ import annotations
 
-import heapq
-import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
+from hessian import storage
 from hessian.batches import model_device, read_batches
-from hessian.channels import ChannelGroup, Member, find_channel_groups
-from hessian.compensation import Compensator, damped_inputs
-from hessian.covariance import matrix_columns, num_groups, weight_matrix
+from hessian.channels import ChannelGroup, find_channel_groups
+from hessian.checks import check_model
+from hessian.compensation import Compensator
+from hessian.distributed import Workers, current_workers
 from hessian.exact import exact_analysis
-from hessian.kfac import KFACHessianApproximator, KroneckerFactors, Progress
+from hessian.flops import FlopsModel, output_positions
+from hessian.kfac import KFACHessianApproximator, Progress
+from hessian.layer_sweeps import LayerCurves, sweep_layers
 from hessian.loss_curvature import Criterion
+from hessian.moments import KroneckerFactors
 from hessian.norms import shift_absorbing_norms
-from hessian.obs import inverse, obs_column_prices, output_gram
-from hessian.sweep import ConsumerQuadratic, greedy_sweep
+from hessian.ranking import rank_by_channels, rank_by_flops
 
-FORMAT = 1
+RANKINGS = ("channels", "flops")
 
 
 class HOBSSensitivityAnalyzer:
@@ -52,6 +50,11 @@ class HOBSSensitivityAnalyzer:
         approximation: ``"expand"`` (default) or ``"reduce"``, see :mod:`hessian.kfac`.
         fisher: curvature estimator, see :mod:`hessian.loss_curvature`.
         absorb_shift: let a BatchNorm behind a bias-free consumer absorb a refitted constant.
+        dtype: type in which curvature is summed up.
+        position_stride: measure curvature at every n-th position of a feature map only, see :mod:`hessian.subsampling`.
+        trace_calibration: give every layer the trace of its exact curvature, see :mod:`hessian.calibration`.
+        workers: processes that share the work, each with its own batches; by default those of an initialised
+            ``torch.distributed`` (:mod:`hessian.distributed`).
         seed: seed of the curvature sketch.
 
     Attributes:
@@ -74,6 +77,10 @@ class HOBSSensitivityAnalyzer:
         approximation: str = "expand",
         fisher: str = "sketch",
         absorb_shift: bool = True,
+        dtype: torch.dtype = torch.float32,
+        position_stride: int = 1,
+        trace_calibration: bool = False,
+        workers: Workers | None = None,
         seed: int = 0,
     ) -> None:
         if not damping >= 1e-8:
@@ -84,7 +91,11 @@ class HOBSSensitivityAnalyzer:
         self.approximation = approximation
         self.fisher = fisher
         self.absorb_shift = absorb_shift
+        self.dtype = dtype
+        self.position_stride = position_stride
+        self.trace_calibration = trace_calibration
         self.seed = seed
+        self._workers = workers
         self._ignored = tuple(ignored_layers)
         self.groups: list[ChannelGroup] = []
         self.norms: dict[str, str] = {}
@@ -93,6 +104,7 @@ class HOBSSensitivityAnalyzer:
         self.orders: dict[str, Tensor] = {}
         self.curves: dict[str, Tensor] = {}
         self.obd_curves: dict[str, Tensor] = {}
+        self._positions: dict[str, int] = {}
         self._compensator: Compensator | None = None
         if example_input is not None:
             self._find_structure(example_input)
@@ -123,12 +135,17 @@ class HOBSSensitivityAnalyzer:
             ValueError: empty loader, non-scalar criterion, non-finite statistics (the layer is named), or an
                 unsupported structure.
         """
+        check_model(self.model)
+        workers = self._workers or current_workers(model_device(self.model))
+        if workers.size > 1 and not self.use_kfac:
+            raise ValueError("use_kfac=False runs in one process only; use Kronecker factors under torch.distributed")
         if not self.groups:
-            inputs, _ = next(iter(read_batches(dataloader, model_device(self.model), 1)))
-            self._find_structure(inputs[:1])
-        self._measure(dataloader, criterion, num_batches, progress)
+            with workers.together():
+                inputs, _ = next(iter(read_batches(dataloader, model_device(self.model), 1)))
+                self._find_structure(inputs[:1])
+        self._measure(dataloader, criterion, num_batches, workers, progress)
         if self.use_kfac:
-            self._sweep(progress)
+            self._take(sweep_layers(self.model, self.groups, self.factors, self.damping, workers, progress))
         else:
             exact = exact_analysis(self, dataloader, criterion, num_batches, progress=progress)
             self.prices, self.orders, self.curves, self.obd_curves = exact
@@ -137,9 +154,15 @@ class HOBSSensitivityAnalyzer:
     def _find_structure(self, example_input: Any) -> None:
         self.groups = find_channel_groups(self.model, example_input, self._ignored)
         self.norms = shift_absorbing_norms(self.model, example_input) if self.absorb_shift else {}
+        self._positions = output_positions(self.model, example_input)
 
     def _measure(
-        self, dataloader: Iterable[Any], criterion: Criterion | None, num_batches: int | None, progress: Progress | None
+        self,
+        dataloader: Iterable[Any],
+        criterion: Criterion | None,
+        num_batches: int | None,
+        workers: Workers,
+        progress: Progress | None,
     ) -> None:
         consumers = self.consumers
         approximator = KFACHessianApproximator(
@@ -147,43 +170,21 @@ class HOBSSensitivityAnalyzer:
             self.damping,
             approximation=self.approximation,
             layers=consumers,
+            dtype=self.dtype,
             extra_constant=[name for name in consumers if name in self.norms],
+            position_stride=self.position_stride,
+            trace_calibration=self.trace_calibration,
+            workers=workers,
             seed=self.seed,
         )
         self.factors = approximator.estimate(dataloader, criterion, num_batches, self.fisher, progress=progress)
         self._compensator = None
 
-    def _sweep(self, progress: Progress | None) -> None:
-        inverses: dict[str, Tensor] = {}
-        for done, group in enumerate(self.groups, start=1):
-            quadratics = [self._quadratic(group, member, inverses) for member in group.consumers]
-            sweep = greedy_sweep([quadratic for quadratic, _ in quadratics])
-            obd = sum((zeroing for _, zeroing in quadratics), torch.zeros(group.num_units, group.num_units))
-            prices = torch.stack([_single_prices(quadratic) for quadratic, _ in quadratics]).sum(dim=0)
-            self.prices[group.name] = prices.cpu()
-            self.orders[group.name] = sweep.order
-            self.curves[group.name] = torch.cat([torch.zeros(1), sweep.increments.cumsum(0)[:-1]]).double()
-            self.obd_curves[group.name] = _zeroing_curve(obd.cpu(), sweep.order)
-            if progress is not None:
-                progress("elimination sweeps", done, len(self.groups))
-
-    def _quadratic(
-        self, group: ChannelGroup, member: Member, inverses: dict[str, Tensor]
-    ) -> tuple[ConsumerQuadratic, Tensor]:
-        """One consumer's part of a layer's price, and its unit-by-unit zeroing quadratic [n, n]."""
-        module: Any = dict(self.model.named_modules())[member.module]
-        factors = self.factors[member.module]
-        A = damped_inputs(factors, self.damping)
-        if member.module not in inverses:
-            inverses[member.module] = inverse(A)
-        columns = unit_columns(group, member, module).to(factors.A.device)
-        flat = columns.reshape(-1)
-        gram = output_gram(weight_matrix(module, bias=False), factors.G)
-        gram = gram[:, flat[:, None], flat]
-        quadratic = ConsumerQuadratic(inverses[member.module][:, flat[:, None], flat], gram, group.num_units)
-        zeroing = 0.5 * (A[:, flat[:, None], flat] * gram).sum(dim=0)
-        n, c = columns.shape
-        return quadratic, zeroing.view(n, c, n, c).sum(dim=(1, 3))
+    def _take(self, curves: Mapping[str, LayerCurves]) -> None:
+        self.prices = {name: layer.prices for name, layer in curves.items()}
+        self.orders = {name: layer.order for name, layer in curves.items()}
+        self.curves = {name: layer.repaired for name, layer in curves.items()}
+        self.obd_curves = {name: layer.zeroed for name, layer in curves.items()}
 
     # ------------------------------------------------------------------ reading
 
@@ -203,36 +204,33 @@ class HOBSSensitivityAnalyzer:
             result[group.name] = prices
         return result
 
-    def get_pruning_plan(self, pruning_ratio: float = 0.5) -> dict[str, list[int]]:
-        """Remove a fraction of all channels, cheapest first across layers (prefixes of the elimination orders).
+    def get_pruning_plan(self, pruning_ratio: float = 0.5, of: str = "channels") -> dict[str, list[int]]:
+        """Remove a fraction of the network, cheapest units first across layers (prefixes of the elimination orders).
 
         Args:
-            pruning_ratio: fraction of the network's prunable channels to remove, in [0, 1). At least one unit of
-                every layer stays.
+            pruning_ratio: fraction to remove, in [0, 1). At least one unit of every layer stays.
+            of: ``"channels"``: of all prunable channels, by the price of a unit. ``"flops"``: of the FLOPs of all
+                convolutions and linear layers, by the price for each FLOP saved.
 
         Returns:
             Layer name -> removed channel indices; layers that lose nothing are absent.
 
         Raises:
-            ValueError: ratio outside [0, 1), or no analysis yet.
+            ValueError: ratio outside [0, 1) or (of FLOPs) out of reach, unknown ``of``, or no analysis yet.
         """
         if not 0 <= pruning_ratio < 1:
             raise ValueError(f"pruning_ratio must lie in [0, 1), got {pruning_ratio}")
+        if of not in RANKINGS:
+            raise ValueError(f"pruning_ratio is a fraction of {' or '.join(map(repr, RANKINGS))}, got of={of!r}")
         self._require_analysis()
-        goal = pruning_ratio * sum(group.size for group in self.groups)
-        removed = dict.fromkeys((group.name for group in self.groups), 0)
-        steps = {group.name: self.curves[group.name].diff().cummax(0).values.tolist() for group in self.groups}
-        by_name = {group.name: group for group in self.groups}
-        heap = [(prices[0], name) for name, prices in steps.items() if prices]
-        heapq.heapify(heap)
-        gone = 0
-        while heap and gone < goal:
-            _, name = heapq.heappop(heap)
-            gone += len(by_name[name].units[int(self.orders[name][removed[name]])])
-            removed[name] += 1
-            if removed[name] < len(steps[name]):
-                heapq.heappush(heap, (steps[name][removed[name]], name))
-        return self.plan([group.num_units - removed[group.name] for group in self.groups])
+        steps = [self.curves[group.name].diff().cummax(0).values.tolist() for group in self.groups]
+        sizes = [[len(group.units[unit]) for unit in self.orders[group.name].tolist()] for group in self.groups]
+        if of == "channels":
+            removed = rank_by_channels(steps, sizes, pruning_ratio * sum(group.size for group in self.groups))
+        else:
+            flops = FlopsModel(self.model, self.groups, self._positions)
+            removed = rank_by_flops(steps, sizes, flops, pruning_ratio)
+        return self.plan([group.num_units - count for group, count in zip(self.groups, removed, strict=True)])
 
     def plan(self, kept: Sequence[int]) -> dict[str, list[int]]:
         """The pruning plan of a kept vector: every layer loses a prefix of its elimination order.
@@ -283,22 +281,7 @@ class HOBSSensitivityAnalyzer:
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Everything computed, as named tensors and string metadata for a safetensors file."""
         self._require_analysis()
-        tensors = {}
-        for kind in ("prices", "orders", "curves", "obd_curves"):
-            tensors.update({f"{kind}/{name}": value for name, value in getattr(self, kind).items()})
-        for name, factors in self.factors.items():
-            tensors[f"A/{name}"], tensors[f"G/{name}"] = factors.A, factors.G
-        settings = {
-            "format": FORMAT,
-            "damping": self.damping,
-            "approximation": self.approximation,
-            "layers": {group.name: group.num_units for group in self.groups},
-            "constants": [name for name, factors in self.factors.items() if factors.bias],
-            "norms": self.norms,
-        }
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {
-            "hobs": json.dumps(settings, sort_keys=True)
-        }
+        return storage.to_tensors(self)
 
     def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Take back what :meth:`tensors` gave; the structure must be known (``example_input``).
@@ -306,39 +289,12 @@ class HOBSSensitivityAnalyzer:
         Raises:
             ValueError: another format version, other layers or sizes than this network's, or missing tensors.
         """
-        if not self.groups:
-            raise ValueError("the structure is unknown: construct the analyzer with example_input=... before loading")
-        settings = json.loads(metadata.get("hobs", "{}"))
-        if settings.get("format") != FORMAT:
-            raise ValueError(f"not an H-OBS analysis of format {FORMAT} (found {settings.get('format')!r})")
-        layers = {group.name: group.num_units for group in self.groups}
-        if settings["layers"] != layers:
-            raise ValueError(
-                f"the analysis is of another network: its layers are {settings['layers']}, expected {layers}"
-            )
-        device = model_device(self.model)
-        try:
-            for kind in ("prices", "orders", "curves", "obd_curves"):
-                setattr(self, kind, {name: tensors[f"{kind}/{name}"] for name in layers})
-            self.factors = {
-                name: KroneckerFactors(
-                    tensors[f"A/{name}"].to(device), tensors[f"G/{name}"].to(device), name in settings["constants"]
-                )
-                for name in self.consumers
-            }
-        except KeyError as error:
-            raise ValueError(f"the analysis is incomplete: {error} is missing") from error
-        self.damping, self.norms = settings["damping"], settings["norms"]
+        storage.from_tensors(self, tensors, metadata)
         self._compensator = None
 
     def save(self, path: str | Path) -> None:
         """Write everything computed to a safetensors file, atomically."""
-        tensors, metadata = self.tensors()
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(save(tensors, metadata))
-        os.replace(file.name, path)
+        storage.write(path, *self.tensors())
 
     def load(self, path: str | Path) -> HOBSSensitivityAnalyzer:
         """Read an analysis written by :meth:`save`; returns itself.
@@ -347,37 +303,5 @@ class HOBSSensitivityAnalyzer:
             FileNotFoundError: no such file.
             ValueError: the file is truncated or of another network.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no analysis at {path}; compute_sensitivity(...) and save(...) make one")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                metadata = file.metadata() or {}
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
-        self.restore(tensors, metadata)
+        self.restore(*storage.read(path))
         return self
-
-
-def unit_columns(group: ChannelGroup, member: Member, module: Any) -> Tensor:
-    """Columns of a consumer's weight matrix that belong to each unit, LongTensor [num_units, c] inside one group."""
-    positions = group.columns(member)
-    groups = num_groups(module)
-    if groups > 1:
-        period = module.in_channels // groups
-        positions = positions[positions < period].view(group.num_units, -1)
-    return matrix_columns(module, positions)
-
-
-def _single_prices(quadratic: ConsumerQuadratic) -> Tensor:
-    n = quadratic.num_units
-    blocks = torch.arange(quadratic.inverse.shape[-1], device=quadratic.inverse.device).view(n, -1)
-    return obs_column_prices(quadratic.inverse, quadratic.gram, blocks)
-
-
-def _zeroing_curve(quadratic: Tensor, order: Tensor) -> Tensor:
-    """Price without repair of every prefix: sums of the leading principal submatrices, float64 [n]."""
-    ordered = quadratic[order][:, order]
-    totals = ordered.cumsum(0).cumsum(1).diagonal()
-    return torch.cat([torch.zeros(1, dtype=torch.float64), totals[:-1].clamp_min(0)])

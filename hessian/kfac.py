@@ -27,37 +27,22 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hessian.batches import model_device, read_batches
-from hessian.channels import MIXING_TYPES, suggest
-from hessian.covariance import from_matrix, input_second_moment, output_columns, output_second_moment, patches
+from hessian.channels import suggest
+from hessian.checks import check_inputs, check_model, layers_to_watch
+from hessian.distributed import Workers, current_workers
+from hessian.fisher_diagonal import fisher_diagonal
 from hessian.loss_curvature import FISHER_TYPES, Criterion, backpropagated_vectors, check_criterion
 from hessian.modes import modes_restored
+from hessian.moments import KroneckerFactors
+from hessian.obs import damped, inverse
+from hessian.statistics import SeenInputs, Statistics, StatisticsSettings
+
+__all__ = ["KFACHessianApproximator", "KroneckerFactors", "Progress"]
 
 Progress = Callable[[str, int, int], None]
 
-
-@dataclass(frozen=True, eq=False)
-class KroneckerFactors:
-    """Curvature of one layer.
-
-    Attributes:
-        A: input factor [groups, d_in, d_in]; the last row and column belong to the constant 1 when ``bias``.
-        G: output-gradient factor [groups, d_out, d_out].
-        bias: whether A carries the constant.
-    """
-
-    A: Tensor
-    G: Tensor
-    bias: bool
-
-
-@dataclass
-class _Sums:
-    """Running sums of one layer's statistics."""
-
-    A: Tensor | None = None
-    G: Tensor | None = None
-    terms: int = 0
-    samples: int = 0
+SEED_STEP = 1_000_003
+"""Between the seeds of successive batches."""
 
 
 @dataclass
@@ -88,13 +73,19 @@ class KFACHessianApproximator:
         update_freq: with hooks, statistics are gathered on every ``update_freq``-th pass only.
         approximation: ``"expand"`` or ``"reduce"``.
         layers: names of the layers to watch; all convolutions and linear layers by default.
-        dtype: accumulation type of the factors.
+        dtype: type in which products are formed and summed, whatever the network computes in.
         extra_constant: layers without a bias whose A gets the constant 1 all the same (a following normalisation can
             absorb a shift).
-        seed: seed of the random signs or labels.
+        position_stride: use every n-th output position only, along every axis and from a random one on; unbiased
+            (:mod:`hessian.subsampling`).
+        trace_calibration: scale every G so that ``tr(A) tr(G)`` is the trace of the layer's exact curvature
+            (:mod:`hessian.calibration`); always from all positions.
+        workers: processes that share the work; by default those of an initialised ``torch.distributed``.
+        seed: seed of the random signs or labels and of the random positions.
 
     Raises:
-        ValueError: unknown layer, approximation or non-positive damping.
+        ValueError: unknown layer or approximation, non-positive damping, stride or update frequency, or a model whose
+            weights are spread over devices or types.
     """
 
     def __init__(
@@ -107,6 +98,9 @@ class KFACHessianApproximator:
         layers: Sequence[str] | None = None,
         dtype: torch.dtype = torch.float32,
         extra_constant: Iterable[str] = (),
+        position_stride: int = 1,
+        trace_calibration: bool = False,
+        workers: Workers | None = None,
         seed: int = 0,
     ) -> None:
         if approximation not in ("expand", "reduce"):
@@ -115,17 +109,22 @@ class KFACHessianApproximator:
             raise ValueError(f"damping must be positive (it is relative to the mean diagonal), got {damping}")
         if update_freq < 1:
             raise ValueError(f"update_freq must be at least 1, got {update_freq}")
+        if position_stride < 1:
+            raise ValueError(f"position_stride must be at least 1 (all positions), got {position_stride}")
+        if not dtype.is_floating_point:
+            raise ValueError(f"factors are accumulated in a floating-point type, got {dtype}")
         self.model = model
         self.damping = damping
         self.update_freq = update_freq
-        self.reduce = approximation == "reduce"
         self.dtype = dtype
         self.seed = seed
-        self.layers = _layers_to_watch(model, layers)
+        self.layers = layers_to_watch(model, layers)
         self.constant = {name for name, module in self.layers.items() if module.bias is not None} | set(extra_constant)
         self.factors: dict[str, KroneckerFactors] = {}
+        self._settings = StatisticsSettings(approximation == "reduce", dtype, position_stride, trace_calibration)
+        self._workers = workers
         self._names = {id(module): name for name, module in self.layers.items()}
-        self._sums: dict[str, _Sums] = {}
+        self._statistics = self._fresh_statistics(1)
         self._last: dict[str, _LastBatch] = {}
         self._handles: list[RemovableHandle] = []
         self._calls = 0
@@ -168,8 +167,10 @@ class KFACHessianApproximator:
         due = self._calls % self.update_freq == 0
         self._calls += 1
         if due:
-            if not any(sums.G is not None for sums in self._sums.values()):
-                raise RuntimeError("no pass was seen: call register_hooks() before your forward and backward pass")
+            with self._all_workers().together():
+                if not self._statistics.complete:
+                    raise RuntimeError("no pass was seen: call register_hooks() before your forward and backward pass")
+                self._statistics.check_finite()
             self._finish()
         self._gathering = self._calls % self.update_freq == 0
         return due
@@ -205,24 +206,36 @@ class KFACHessianApproximator:
         """
         if fisher not in FISHER_TYPES:
             raise ValueError(f"unknown fisher type {fisher!r}; choose one of {', '.join(FISHER_TYPES)}")
+        check_model(self.model)
         device = model_device(self.model)
-        _check_weights(self.model)
-        generator = torch.Generator(device).manual_seed(self.seed)
-        total = num_batches if num_batches is not None else _length(dataloader)
-        self._sums, self._last = {}, {}
+        generator = torch.Generator(device)
+        total = _length(dataloader) if num_batches is None else min(num_batches, _length(dataloader) or num_batches)
+        self._statistics, self._last = self._fresh_statistics(max(1, total)), {}
         self._gathering, self._loss_scale, self._keep_last = True, "sum", False
-        with _frozen_evaluation(self.model), self:
-            for done, (inputs, labels) in enumerate(read_batches(dataloader, device, num_batches), start=1):
-                outputs = self._forward(inputs, labels, criterion)
-                vectors = list(backpropagated_vectors(outputs, labels, criterion, fisher, generator))
-                for index, vector in enumerate(vectors):
-                    outputs.backward(vector, retain_graph=index + 1 < len(vectors))
-                self._check_finite()
-                if progress is not None:
-                    progress("Kronecker factors", done, max(total, done))
-        self._loss_scale, self._keep_last = "mean", True
+        workers = self._all_workers()
+        try:
+            with workers.together(), _frozen_evaluation(self.model), self:
+                for done, (inputs, labels) in enumerate(read_batches(dataloader, device, num_batches)):
+                    seed = self.seed + SEED_STEP * (done * workers.size + workers.rank)
+                    self._statistics.reseed(seed)
+                    self._pass(inputs, labels, criterion, fisher, generator.manual_seed(seed))
+                    if progress is not None:
+                        progress("Kronecker factors", done + 1, max(total, done + 1))
+        finally:
+            self._loss_scale, self._keep_last = "mean", True
         self._finish()
         return self.factors
+
+    def _pass(
+        self, inputs: Tensor, labels: Tensor, criterion: Criterion | None, fisher: str, generator: torch.Generator
+    ) -> None:
+        """Forward and backward pass over one batch."""
+        check_inputs(self.model, inputs)
+        outputs = self._forward(inputs, labels, criterion)
+        vectors = list(backpropagated_vectors(outputs, labels, criterion, fisher, generator))
+        for index, vector in enumerate(vectors):
+            outputs.backward(vector, retain_graph=index + 1 < len(vectors))
+        self._statistics.check_finite()
 
     def _forward(self, inputs: Tensor, labels: Tensor, criterion: Criterion | None) -> Tensor:
         with torch.enable_grad():
@@ -246,45 +259,30 @@ class KFACHessianApproximator:
         if not output.requires_grad:
             # Frozen weights and a plain input: start the graph here. A clone, as in-place ops refuse leaves.
             output = replaced = output.detach().requires_grad_().clone()
-        sums = self._sums.setdefault(name, _Sums())
-        with torch.no_grad():
-            moment, terms = input_second_moment(
-                module, inputs[0].detach(), bias=name in self.constant, reduce=self.reduce
-            )
-            sums.A = moment.to(self.dtype) if sums.A is None else sums.A.add_(moment.to(self.dtype))
-            sums.terms += terms
-            sums.samples += len(inputs[0])
+        inputs_given = inputs[0].detach()
+        seen = self._statistics.add_inputs(name, module, inputs_given, output)
         if self._keep_last:
-            self._last[name] = _LastBatch(inputs[0].detach())
-        output.register_hook(lambda gradient: self._add_gradient(name, module, gradient))
+            self._last[name] = _LastBatch(inputs_given)
+        output.register_hook(lambda gradient: self._add_gradient(name, module, seen, gradient.detach()))
         return replaced
 
-    def _add_gradient(self, name: str, module: nn.Module, gradient: Tensor) -> None:
-        gradient = gradient.detach()
+    def _add_gradient(self, name: str, module: nn.Module, seen: SeenInputs, gradient: Tensor) -> None:
         if self._keep_last and name in self._last:
             self._last[name].gradients.append(gradient)
-        moment = output_second_moment(module, gradient, reduce=self.reduce).to(self.dtype)
         if self._loss_scale == "mean":
             # A batch-averaged loss: gradients of single samples are batch-size times larger.
-            moment = moment * len(gradient) ** 2
-        sums = self._sums[name]
-        sums.G = moment if sums.G is None else sums.G.add_(moment)
-
-    def _check_finite(self) -> None:
-        for letter, what in (("A", "activations"), ("G", "output gradients")):
-            for name, sums in self._sums.items():
-                moment = getattr(sums, letter)
-                if moment is not None and not torch.isfinite(moment.diagonal(dim1=1, dim2=2)).all():
-                    raise ValueError(f"layer {name!r} has NaN or infinite {what}; check its weights and the images")
+            gradient = gradient.to(self.dtype) * len(gradient)
+        self._statistics.add_gradient(name, module, seen, gradient)
 
     def _finish(self) -> None:
-        self._check_finite()
-        self.factors = {
-            name: KroneckerFactors(sums.A / sums.terms, sums.G / sums.samples, name in self.constant)
-            for name, sums in self._sums.items()
-            if sums.A is not None and sums.G is not None
-        }
-        self._sums = {}
+        self.factors = self._statistics.factors(self._all_workers(), model_device(self.model))
+        self._statistics = self._fresh_statistics(1)
+
+    def _fresh_statistics(self, passes: int) -> Statistics:
+        return Statistics(self._settings, self.constant, passes=passes, seed=self.seed)
+
+    def _all_workers(self) -> Workers:
+        return self._workers or current_workers(model_device(self.model))
 
     # ------------------------------------------------------------------ reading
 
@@ -295,13 +293,12 @@ class KFACHessianApproximator:
             ValueError: unknown layer or no factors yet.
         """
         factors = self._require(layer_name)
-        return damped_inverse(factors.A, self.damping), damped_inverse(factors.G, self.damping)
+        return inverse(damped(factors.A, self.damping)), inverse(damped(factors.G, self.damping))
 
     def compute_fisher_diagonal(self, layer_name: str) -> Tensor:
         """Diagonal of the layer's Fisher, exact per sample on the last hooked batch.
 
-        ``F_ij = 1/N sum_n (dL_n / dW_ij)^2`` with the full per-sample weight gradient (positions summed before the
-        square), not the product of the factors' diagonals.
+        Not the product of the factors' diagonals: see :func:`hessian.fisher_diagonal.fisher_diagonal`.
 
         Args:
             layer_name: a watched layer.
@@ -320,14 +317,8 @@ class KFACHessianApproximator:
                 f"no batch is kept for layer {layer_name!r}: run a forward and backward pass between register_hooks() "
                 "and this call"
             )
-        module: Any = self.layers[layer_name]
-        columns = patches(module, last.inputs)
-        total = torch.zeros(columns.shape[1], 1, 1, device=columns.device)
-        for gradient in last.gradients:
-            rows = output_columns(module, gradient) * len(gradient)
-            per_sample = torch.einsum("ngos,ngis->ngoi", rows, columns)
-            total = total + per_sample.square().mean(dim=0)
-        return from_matrix(module, total, bias=False)[0]
+        gradients = [gradient.to(self.dtype) * len(gradient) for gradient in last.gradients]
+        return fisher_diagonal(self.layers[layer_name], last.inputs.to(self.dtype), gradients)
 
     def _require(self, layer_name: str) -> KroneckerFactors:
         if layer_name not in self.layers:
@@ -335,30 +326,6 @@ class KFACHessianApproximator:
         if layer_name not in self.factors:
             raise ValueError(f"layer {layer_name!r} has no factors yet; call estimate(...) or update_factors() first")
         return self.factors[layer_name]
-
-
-def damped_inverse(matrix: Tensor, damping: float) -> Tensor:
-    """``(M + damping mean(diag M) I)^-1`` in float64, batched over leading dimensions [..., d, d]."""
-    matrix = matrix.double()
-    mean = matrix.diagonal(dim1=-2, dim2=-1).mean(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
-    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return torch.linalg.inv(matrix + (damping * mean)[..., None, None] * eye)
-
-
-def _layers_to_watch(model: nn.Module, layers: Sequence[str] | None) -> dict[str, Any]:
-    available = {name: module for name, module in model.named_modules() if isinstance(module, MIXING_TYPES)}
-    if layers is None:
-        return available
-    for name in layers:
-        if name not in available:
-            raise ValueError(f"unknown layer {name!r}" + suggest(name, available))
-    return {name: available[name] for name in layers}
-
-
-def _check_weights(model: nn.Module) -> None:
-    for name, tensor in model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"layer {name.rpartition('.')[0]!r} has NaN or infinite values in {name!r}")
 
 
 def _length(dataloader: Iterable[Any]) -> int:

@@ -1,4 +1,4 @@
-"""Optimal brain surgery with the input factor as a matrix: the d x d side of :mod:`hessian.obs`, one consumer at a time.
+"""Optimal brain surgery with the input factor as a matrix: the d x d side of :mod:`hessian.obs`, a consumer at a time.
 
 The counterpart for few inputs is :mod:`hessian.dual`; both offer the same methods.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hessian.obs import inverse, obs_column_prices, output_gram, refit_columns
 from hessian.sweep import ConsumerQuadratic
+from hessian.sweep import _ConsumerState as DenseElimination
 
 if TYPE_CHECKING:
     from hessian.moments import Moment
@@ -99,3 +100,7 @@ class DenseConsumer:
         order = order.to(self.device)
         total = self.zeroing[order][:, order].cumsum(0).cumsum(1).diagonal()
         return torch.cat([total.new_zeros(1), total[:-1]])
+
+    def elimination(self) -> DenseElimination:
+        """A fresh greedy elimination."""
+        return DenseElimination(self.quadratic)

@@ -74,16 +74,11 @@ def mean_within(layers: Sequence[Pairs], *, confidence: float = 0.95, seed: int 
 
 def _weighted_spearman(pairs: Pairs, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Spearman correlations of pairs [n, 2] repeated as often as weights [R, n] say: [R], NaN where undefined."""
-    total = weights.sum(axis=1, keepdims=True)
-    centred = [_weighted_ranks(side, weights) - total / 2 for side in pairs.T]
-    covariance, first, second = ((weights * a * b).sum(axis=1) for a, b in _products(centred))
-    scale = np.sqrt(first * second)
+    mean = weights.sum(axis=1, keepdims=True) / 2
+    first, second = (_weighted_ranks(side, weights) - mean for side in pairs.T)
+    covariance = (weights * first * second).sum(axis=1)
+    scale = np.sqrt((weights * first**2).sum(axis=1) * (weights * second**2).sum(axis=1))
     return np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
-
-
-def _products(sides: Sequence[NDArray[np.float64]]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    first, second = sides
-    return [(first, second), (first, first), (second, second)]
 
 
 def _weighted_ranks(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

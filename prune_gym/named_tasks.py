@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from prune_gym.augmentation import Augmentation
 from prune_gym.datasets import DatasetSplits, TensorSplit, load_digits_splits
 from prune_gym.fashion import load_fashion_splits
 from prune_gym.files import cache_dir, load_safetensors, save_safetensors_atomic, sha256_of
@@ -20,6 +21,7 @@ from prune_gym.models import build_model
 from prune_gym.pruning_task import PruningTask
 
 ASSETS = Path(__file__).parent / "assets"
+VIEW_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class NamedTask:
         recipe: How its dense weights were made.
         default_target: FLOPs reduction asked for when nobody says.
         model_kwargs: Arguments of the network.
+        reward_views: How often every image of the reward split is shown, once as it is and else augmented as in
+            training. A search over hundreds of plans overfits a few hundred single views.
         weights_shipped: Whether the dense weights are part of the package; if not, they are trained once and cached.
     """
 
@@ -71,6 +75,7 @@ class NamedTask:
     recipe: TrainingRecipe
     default_target: float
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    reward_views: int = 1
     weights_shipped: bool = False
 
     @property
@@ -117,13 +122,20 @@ class NamedTask:
             model=model,
             example_input=example_input,
             calibration=splits.calibration,
-            reward=splits.reward,
+            reward=self._in_views(splits.reward),
             test=splits.test,
             default_target=self.default_target,
             train=splits.train,
             model_factory=self.model_factory,
             model_kwargs=self.model_kwargs,
         )
+
+    def _in_views(self, split: TensorSplit) -> TensorSplit:
+        """The images and, after them, ``reward_views - 1`` shifted, rotated or mirrored copies of each."""
+        changes = Augmentation(self.recipe.max_shift, self.recipe.max_rotation, self.recipe.flip)
+        generator = torch.Generator().manual_seed(VIEW_SEED)
+        views = [split.images, *(changes(split.images, generator) for _ in range(self.reward_views - 1))]
+        return TensorSplit(torch.cat(views), split.labels.repeat(self.reward_views))
 
     def save_weights(self, path: str | os.PathLike[str], model: nn.Module, train: TensorSplit, seed: int) -> Path:
         """Keep dense weights with what they depend on: the recipe, the seed and which images they were trained on.
@@ -169,6 +181,7 @@ NAMED_TASKS: tuple[NamedTask, ...] = (
         model_kwargs={"num_classes": 10, "in_channels": 1},
         recipe=TrainingRecipe(epochs=30, lr=0.05, batch_size=32, weight_decay=1e-3, max_shift=1.0, max_rotation=10.0),
         default_target=0.9,
+        reward_views=5,
         weights_shipped=True,
     ),
     NamedTask(
@@ -178,7 +191,7 @@ NAMED_TASKS: tuple[NamedTask, ...] = (
         input_shape=(1, 28, 28),
         model_factory="resnet20",
         model_kwargs={"num_classes": 10, "in_channels": 1},
-        recipe=TrainingRecipe(epochs=5, lr=0.1, flip=True),
+        recipe=TrainingRecipe(epochs=6, lr=0.1, max_shift=1.0, flip=True),
         default_target=0.76,
     ),
 )

@@ -56,7 +56,9 @@ def test_the_true_kl_and_loss_change_are_those_of_the_repaired_network():
         pruned, _ = outputs_after(hobs, removal, x)
         kl = F.kl_div(pruned.log_softmax(1), dense.log_softmax(1), reduction="batchmean", log_target=True)
         assert removal.kl == pytest.approx(kl.item(), rel=1e-3, abs=1e-7)
-        assert removal.loss_change == pytest.approx((F.cross_entropy(pruned, y) - F.cross_entropy(dense, y)).item(), abs=1e-6)
+        assert removal.loss_change == pytest.approx(
+            (F.cross_entropy(pruned, y) - F.cross_entropy(dense, y)).item(), abs=1e-6
+        )
         assert sum(removal.kl_halves) / 2 == pytest.approx(removal.kl)
 
 
@@ -159,7 +161,7 @@ def test_spearman_is_scipys_ties_included_and_undefined_for_constants():
 
 def test_within_layers_ignores_how_layers_compare_and_pooling_does_not():
     rising = np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])
-    opposed = [rising, rising + [10.0, -10.0]]
+    opposed = [rising, rising + np.array([10.0, -10.0])]
     assert mean_within(opposed).value == 1.0
     assert pooled(opposed).value < 0
 
@@ -234,29 +236,25 @@ def test_feature_errors_are_the_relative_change_of_the_consumers_outputs():
 
 
 def test_a_consumer_is_judged_behind_the_shift_its_batchnorm_absorbs():
-    hobs = analyzed()
-    x, _ = networks.images(48)
-    factors = KFACHessianApproximator(hobs.model).estimate([networks.images(48)])
-    errors = FeatureAudit(hobs, [x], factors)
-    group = next(group for group in hobs.groups if group.name == "conv1")
-    assert "conv2" in hobs.norms
-    plan = {"conv1": group.channels(hobs.orders["conv1"][:3].tolist())}
-    _, deltas = outputs_after(hobs, audited(hobs).cuts[1], x)
-    seen = {}
-    for name, changed in (("dense", {}), ("pruned", deltas)):
-        parameters = {key: value.detach() for key, value in hobs.model.named_parameters()}
-        parameters.update({key: parameters[key] + delta for key, delta in changed.items()})
-        handle = hobs.model.bn2.register_forward_hook(lambda _m, _i, output, name=name: seen.update({name: output}))
-        with torch.no_grad():
-            functional_call(hobs.model, parameters, (x,))
-            seen["scale"] = (hobs.model.bn2.weight / (hobs.model.bn2.running_var + hobs.model.bn2.eps).sqrt())[:, None, None]
-        handle.remove()
-        seen["conv2"] = None
+    hobs, (x, _) = analyzed(), networks.images(48)
+    model, norm = hobs.model, hobs.model.bn2
+    assert hobs.norms["conv2"] == "bn2"
+    cut = next(removal for removal in audited(hobs).cuts if removal.layer == "conv1")
+    _, deltas = outputs_after(hobs, cut, x)
+    assert "bn2.bias" in deltas
+    seen = []
+    handles = [module.register_forward_hook(lambda _m, _i, out: seen.append(out)) for module in (model.conv2, norm)]
     with torch.no_grad():
-        features = hobs.model.conv2(torch.relu(hobs.model.bn1(hobs.model.conv1(torch.relu(hobs.model.bn0(hobs.model.stem(x)))))))
-    expected = ((seen["pruned"] - seen["dense"]) / seen["scale"]).norm() / features.norm()
-    assert errors.measure(group).hobs == pytest.approx(expected.item(), rel=1e-3)
-    assert plan
+        model(x)
+        functional_call(model, {name: model.get_parameter(name) + delta for name, delta in deltas.items()}, (x,))
+        gain = (norm.weight / (norm.running_var + norm.eps).sqrt()).view(-1, 1, 1)
+        features, dense, _, pruned = seen
+        expected = ((pruned - dense) / gain).norm() / features.norm()
+    for handle in handles:
+        handle.remove()
+    group = next(group for group in hobs.groups if group.name == "conv1")
+    factors = KFACHessianApproximator(model).estimate([networks.images(48)])
+    assert FeatureAudit(hobs, [x], factors).measure(group).hobs == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_producer_side_obs_moves_the_other_filters_to_the_minimum_of_the_quadratic():

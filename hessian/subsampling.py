@@ -1,0 +1,91 @@
+"""A random part of a layer's output positions, so that curvature of large feature maps costs less.
+
+One position is drawn uniformly; kept are all positions that differ from it by multiples of the stride along every axis.
+A lattice is therefore drawn with a probability proportional to its size, which makes the mean over the lattice's
+positions an unbiased estimate of the mean over all.
+
+A convolution seen at the positions of a lattice is again a convolution, with a larger stride on cropped inputs.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hessian.channels import TRANSPOSED_TYPES
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Every ``stride``-th output position along every axis, from an offset on.
+
+    Attributes:
+        offsets: first position kept, an entry an axis.
+        stride: distance between positions kept.
+    """
+
+    offsets: tuple[int, ...]
+    stride: int
+
+    def count(self, extents: Sequence[int]) -> int:
+        """Positions kept of a map of the given extents."""
+        return math.prod(
+            len(range(offset, extent, self.stride)) for offset, extent in zip(self.offsets, extents, strict=True)
+        )
+
+    def inputs(self, module: Any, inputs: Tensor) -> tuple[Any, Tensor]:
+        """A layer and inputs whose output positions are those of the lattice."""
+        if isinstance(module, nn.Linear):
+            whole = (slice(None),)
+            return module, inputs[whole + tuple(self._window())]
+        inputs = _padded(module, inputs)
+        start = (offset * step for offset, step in zip(self.offsets, module.stride, strict=True))
+        coarse = copy.copy(module)
+        coarse.stride = tuple(step * self.stride for step in module.stride)
+        coarse.padding, coarse.padding_mode = (0,) * len(coarse.stride), "zeros"
+        coarse._reversed_padding_repeated_twice = [0] * (2 * len(coarse.stride))
+        window = (slice(None), slice(None), *(slice(first, None) for first in start))
+        return coarse, inputs[window]
+
+    def gradients(self, module: nn.Module, gradients: Tensor) -> Tensor:
+        """Output gradients at the lattice's positions, scaled so that sums of squares stand for all positions."""
+        leading = 1 if isinstance(module, nn.Linear) else 2
+        kept = gradients[(slice(None),) * leading + self._window()]
+        return kept * math.sqrt(gradients.numel() / kept.numel())
+
+    def _window(self) -> tuple[slice, ...]:
+        return tuple(slice(offset, None, self.stride) for offset in self.offsets)
+
+
+def draw_lattice(module: nn.Module, output: Tensor, stride: int, generator: torch.Generator) -> Lattice | None:
+    """A random lattice of a layer's output positions, or None where all are to be used.
+
+    Args:
+        module: a convolution or linear layer (a transposed convolution is never subsampled).
+        output: what it gave, [N, out, *positions] or [N, *positions, out].
+        stride: distance between positions along every axis.
+        generator: on the CPU.
+    """
+    extents = position_extents(module, output)
+    if stride == 1 or isinstance(module, TRANSPOSED_TYPES) or math.prod(extents) == 1:
+        return None
+    drawn = (int(torch.randint(extent, (), generator=generator)) for extent in extents)
+    return Lattice(tuple(position % stride for position in drawn), stride)
+
+
+def position_extents(module: nn.Module, output: Tensor) -> tuple[int, ...]:
+    """Extents of the axes along which a layer's output has positions."""
+    return tuple(output.shape[1:-1] if isinstance(module, nn.Linear) else output.shape[2:])
+
+
+def _padded(module: Any, inputs: Tensor) -> Tensor:
+    amounts = module._reversed_padding_repeated_twice
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return F.pad(inputs, amounts, mode=mode) if any(amounts) else inputs
