@@ -91,7 +91,7 @@ class _Run:
             stages.analyse(problem, report)
         with self._stage(f"search: {self.config.pruning.method}") as report:
             budgets = self._search(problem, report)
-        with self._stage("cut, repair, BN"):
+        with self._stage("cut and repair"):
             pruned = self._network(
                 self.folder.unfinished / "cut.safetensors",
                 problem,

@@ -202,7 +202,7 @@ def make_env(config: Config, problem: PruningProblem, start: str = "knapsack") -
 
 
 def cut(config: Config, problem: PruningProblem, budgets: Budgets) -> nn.Module:
-    """Return the physically smaller network, refitted and with fresh batch-norm statistics."""
+    """Return the physically smaller network, repaired."""
     task = problem.task
     pruner = PhysicalPruner(
         task.model, task.example_input, ignored_layers=tuple(task.ignored_layers), damping=config.pruning.hobs.damping
