@@ -79,13 +79,16 @@ def learn_with_imagination(
     plans = plannable(env)
     observation, info = _first_reset(agent, env)
     experience = _experience(agent, plans, settings)
-    experience.absorb(plans)
     if not agent.history:
         monitor.episode(0.0, info, agent.num_timesteps)
-    episode_return = 0.0
+    episode_return, over = 0.0, False
     for _ in range(total_timesteps):
         if monitor.stopped:
             break
+        if over:
+            observation, info = env.reset()
+            episode_return = 0.0
+        experience.absorb(plans)
         imagination = Imagination(plans, experience, info["kept"], float(info["target_flops_reduction"]))
         monitor.log(practise(agent, settings, imagination, observation, float(info["score"])), agent.num_timesteps)
         samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
@@ -93,15 +96,14 @@ def learn_with_imagination(
         observation, reward, terminated, truncated, info = env.step(action)
         if not np.isfinite(float(reward)):
             raise ValueError(f"the reward must be finite, got {reward}; check the environment's reward function")
-        experience.absorb(plans)
         experience.moves.append(Move(as_plan(imagination.start), action, as_plan(info["kept"])))
         episode_return += float(reward)
         agent.num_timesteps += 1
         monitor.advance()
-        if terminated or truncated:
+        over = terminated or truncated
+        if over:
             monitor.episode(episode_return, info, agent.num_timesteps)
-            observation, info = env.reset()
-            episode_return = 0.0
+    experience.absorb(plans)
 
 
 def practise(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -22,44 +21,13 @@ from agents.acquisition import ExpectedImprovement, Proposer
 from agents.checkpoint import read_document, restore, write_checkpoint
 from agents.experience import Experience
 from agents.lanes import check_spaces
-from agents.learning import (
-    DEFAULT_IMAGINATION,
-    ImaginationSettings,
-    learn_from_rollouts,
-    learn_with_imagination,
-)
+from agents.learning import DEFAULT_IMAGINATION, ImaginationSettings, learn_from_rollouts, learn_with_imagination
 from agents.monitor import Callback, Monitor, Record, best_feasible
-from agents.networks import ActorCritic, observation_size
-from agents.ppo import PPOSettings, ppo_update
+from agents.ppo_agent import AgentConfig, PPOAgent
 from agents.protocol import PlannableEnv
-from agents.rollout import Batch, Decision, Outcome, RolloutBuffer
-from prune_gym.device import resolve_device
-
-Array = np.ndarray | torch.Tensor
 
 
-@dataclass(frozen=True)
-class _Config:
-    """Constructor arguments of an agent, as saved with it."""
-
-    num_layers: int
-    layer_feature_dim: int
-    hidden_dim: int
-    lr: float
-    gamma: float
-    gae_lambda: float
-    clip_range: float
-    ent_coef: float
-    vf_coef: float
-    max_grad_norm: float
-    target_kl: float | None
-    anneal_timesteps: int | None
-    n_steps: int
-    initial_std: float
-    seed: int
-
-
-class RSPARAgent:
+class RSPARAgent(PPOAgent):
     """A policy over pruning budgets.
 
     Observations are ``[layer features L*F | current ratios L | 5 globals]``, actions (L,) in [-1, 1]. The networks
@@ -117,218 +85,39 @@ class RSPARAgent:
         seed: int = 0,
         device: str | int | torch.device | None = "cpu",
     ) -> None:
-        for name, value in (
-            ("num_layers", num_layers),
-            ("layer_feature_dim", layer_feature_dim),
-            ("hidden_dim", hidden_dim),
-            ("n_steps", n_steps),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        for name, size in (("lr", lr), ("initial_std", initial_std)):
-            if not size > 0:
-                raise ValueError(f"{name} must be positive, got {size}")
-        self.config = _Config(
-            num_layers,
-            layer_feature_dim,
-            hidden_dim,
-            lr,
-            gamma,
-            gae_lambda,
-            clip_range,
-            ent_coef,
-            vf_coef,
-            max_grad_norm,
-            target_kl,
-            anneal_timesteps,
-            n_steps,
-            initial_std,
-            seed,
+        config = AgentConfig(
+            num_layers=num_layers,
+            layer_feature_dim=layer_feature_dim,
+            hidden_dim=hidden_dim,
+            lr=lr,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            target_kl=target_kl,
+            anneal_timesteps=anneal_timesteps,
+            n_steps=n_steps,
+            initial_std=initial_std,
+            seed=seed,
         )
-        self.device = resolve_device(device)
-        self.generator = torch.Generator().manual_seed(seed)
+        super().__init__(config, device)
         self.rng = np.random.default_rng(seed)
-        self.network = ActorCritic(layer_feature_dim, hidden_dim, initial_std, self.generator).to(self.device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=lr, eps=1e-5)
-        self.settings = PPOSettings(clip_range, ent_coef, vf_coef, max_grad_norm, target_kl)
         self.imagination = imagination
         self.proposer = proposer or Proposer(ExpectedImprovement())
-        self.buffer = RolloutBuffer()
         self.experience: Experience | None = None
         self.history: list[Record] = []
-        self.num_timesteps = 0
-        self.num_updates = 0
-        self._pending: Decision | None = None
         self.reset_seed: int | None = seed
         self._env: gym.Env | gym.vector.VectorEnv | None = None
         self._env_state: Mapping[str, Any] | None = None
-
-    @property
-    def num_layers(self) -> int:
-        """L."""
-        return self.config.num_layers
-
-    @property
-    def observation_size(self) -> int:
-        """Length of an observation."""
-        return observation_size(self.num_layers, self.config.layer_feature_dim)
 
     @property
     def best(self) -> Record | None:
         """Record of the best feasible measured plan for the latest target; None before any."""
         return best_feasible(self.history)
 
-    # Acting
-
-    def select_action(self, state: Array, deterministic: bool = False) -> tuple[Array, Any]:
-        """Choose actions; remembered for :meth:`store` unless deterministic.
-
-        Args:
-            state: one observation [D] or a batch [N, D], numpy or torch.
-            deterministic: the policy's mode instead of a sample.
-
-        Returns:
-            (action, log_prob): float32 [L] in [-1, 1] and a float, or [N, L] and [N], of the kind that came in.
-
-        Raises:
-            ValueError: an observation has another length.
-        """
-        decision = self.decide(state, deterministic)
-        self._pending = None if deterministic else decision
-        actions, log_probs = np.tanh(decision.pre_squash), decision.log_probs
-        if isinstance(state, torch.Tensor):
-            made = torch.as_tensor(actions, device=state.device), torch.as_tensor(log_probs, device=state.device)
-            return made if state.ndim == 2 else (made[0][0], made[1][0])
-        return (actions, log_probs) if state.ndim == 2 else (actions[0], float(log_probs[0]))
-
-    def predict(
-        self,
-        observation: Array,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        """Actions, with the signature of Stable-Baselines3 (its ``evaluate_policy`` works); nothing is remembered.
-
-        Args:
-            observation: [D] or [N, D].
-            state: passed through (the policy is not recurrent).
-            episode_start: ignored, for the same reason.
-            deterministic: the policy's mode instead of a sample.
-
-        Returns:
-            (float32 actions [L] or [N, L], state).
-        """
-        actions = np.tanh(self.decide(observation, deterministic).pre_squash)
-        return (actions if observation.ndim == 2 else actions[0]), state
-
-    def _observations(self, state: Array) -> torch.Tensor:
-        """Checked observations [N, D] on the agent's device."""
-        if not isinstance(state, (np.ndarray, torch.Tensor)):
-            raise TypeError(f"an observation is a numpy array or a torch tensor, got {type(state).__name__}")
-        if state.ndim not in (1, 2) or state.shape[-1] != self.observation_size:
-            raise ValueError(
-                f"expected observations of shape ({self.observation_size},) or (N, {self.observation_size}) "
-                f"(L = {self.num_layers} layers of F = {self.config.layer_feature_dim} features: L*F + L + 5), got "
-                f"{tuple(state.shape)}"
-            )
-        return torch.as_tensor(state, dtype=torch.float32, device=self.device).reshape(-1, self.observation_size)
-
-    @torch.no_grad()
-    def decide(self, observation: Array, deterministic: bool = False) -> Decision:
-        """What the policy does in one or N states [N, D], with all PPO needs to learn from it."""
-        observations = self._observations(observation)
-        policy = self.network.policy(observations)
-        pre_squash = policy.mean
-        if not deterministic:
-            pre_squash = policy.sample(torch.randn(policy.mean.shape, generator=self.generator).to(self.device))
-        return Decision(
-            observations.cpu().numpy(),
-            pre_squash.cpu().numpy(),
-            policy.log_prob(pre_squash).cpu().numpy(),
-            self.network.value(observations).cpu().numpy(),
-        )
-
     # Learning
-
-    def store(self, reward: Any, terminated: Any, truncated: Any, next_state: Array) -> None:
-        """Tell what the last :meth:`select_action` led to.
-
-        Args:
-            reward: a number, or [N] for a batch.
-            terminated: whether the episode ended by itself; a bool or [N].
-            truncated: whether it was cut off; a bool or [N].
-            next_state: the observation it led to, before any reset; [D] or [N, D].
-
-        Raises:
-            ValueError: no sampled action is pending, shapes differ, or a reward is not finite.
-        """
-        if self._pending is None:
-            raise ValueError(
-                "no action is pending: call select_action(state) with deterministic=False before every store"
-            )
-        decision, self._pending = self._pending, None
-        rewards = np.atleast_1d(np.asarray(reward, dtype=np.float64))
-        outcome = Outcome(
-            rewards,
-            np.broadcast_to(np.asarray(terminated, dtype=bool), rewards.shape),
-            np.broadcast_to(np.asarray(truncated, dtype=bool), rewards.shape),
-            self._observations(next_state).cpu().numpy(),
-            np.ones(rewards.shape, dtype=bool),
-        )
-        self.buffer.add(decision, outcome)
-
-    def update_policy(self, batch_size: int = 64, epochs: int = 10) -> dict[str, float]:
-        """One PPO update from everything stored, which is then forgotten.
-
-        Args:
-            batch_size: transitions a minibatch.
-            epochs: passes over the transitions.
-
-        Returns:
-            Diagnostics named as in Stable-Baselines3 (``train/approx_kl``, ``train/clip_fraction``, ...).
-
-        Raises:
-            ValueError: nothing is stored, or less than a minibatch.
-        """
-        if not len(self.buffer):
-            raise ValueError("there is nothing to learn from yet; call select_action and store (or learn) first")
-        if not 1 <= batch_size <= len(self.buffer):
-            raise ValueError(
-                f"batch_size must be between 1 and the {len(self.buffer)} transitions stored, got {batch_size}"
-            )
-        if epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {epochs}")
-        next_observations = self.buffer.next_observations()
-        with torch.no_grad():
-            next_values = self.network.value(torch.as_tensor(next_observations, device=self.device))
-        batch = self.buffer.batch(
-            next_values.cpu().numpy(),
-            gamma=self.config.gamma,
-            gae_lambda=self.config.gae_lambda,
-            device=self.device,
-        )
-        self.buffer.clear()
-        return self.update_from(batch, batch_size, epochs)
-
-    def update_from(self, batch: Batch, batch_size: int, epochs: int) -> dict[str, float]:
-        """One PPO update from a batch, measured or imagined; returns the diagnostics."""
-        lr = self.config.lr
-        if self.config.anneal_timesteps is not None:
-            lr *= max(0.0, 1 - self.num_timesteps / self.config.anneal_timesteps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        diagnostics = ppo_update(
-            self.network,
-            self.optimizer,
-            batch,
-            self.settings,
-            batch_size=batch_size,
-            epochs=epochs,
-            generator=self.generator,
-        )
-        self.num_updates += epochs
-        return diagnostics | {"train/learning_rate": lr, "train/n_updates": float(self.num_updates)}
 
     def learn(
         self,

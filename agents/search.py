@@ -145,20 +145,22 @@ class RandomSearch(Search):
             if not self.history:
                 self._actions.append(None)
                 monitor.episode(0.0, info, self.num_timesteps)
-            episode_return = 0.0
+            episode_return, over = 0.0, False
             for _ in range(total_timesteps):
                 if monitor.stopped:
                     break
+                if over:
+                    _, info = env.reset()
+                    episode_return = 0.0
                 action = self._move(plans, info)
                 _, reward, terminated, truncated, info = env.step(action)
                 episode_return += float(reward)
                 self.num_timesteps += 1
                 monitor.advance()
-                if terminated or truncated:
+                over = terminated or truncated
+                if over:
                     self._actions.append(action)
                     monitor.episode(episode_return, info, self.num_timesteps)
-                    _, info = env.reset()
-                    episode_return = 0.0
         return self
 
     def _move(self, plans: PlannableEnv, info: dict[str, Any]) -> np.ndarray:

@@ -31,8 +31,9 @@ from hessian.batches import model_device, read_batches
 from hessian.channels import ChannelGroup
 from hessian.exact import ggn_quadratic, removal_deltas, sample_losses
 from hessian.feature_error import FeatureAudit
-from hessian.kfac import KFACHessianApproximator, KroneckerFactors, Progress
+from hessian.kfac import KFACHessianApproximator, Progress
 from hessian.loss_curvature import Criterion, check_criterion
+from hessian.moments import KroneckerFactors
 from hessian.slicing import NetworkSlicer, Plan, installed
 
 if TYPE_CHECKING:

@@ -68,7 +68,7 @@ class AuditReport:
         price: how the H-OBS prices agree with the true divergence.
         exact: how exact quadratics agree with it.
         reliability: how the true divergence on half of the images agrees with that on the other half.
-        features: feature errors at half of every layer, H-OBS against named baselines.
+        features: relative squared feature errors at half of every layer, H-OBS against named baselines.
     """
 
     images: int

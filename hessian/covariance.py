@@ -23,7 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hessian.autocorrelation import shared_moment
 from hessian.channels import CONV_TYPES, TRANSPOSED_TYPES
+from hessian.products import outer_sum
+from hessian.tap_geometry import Geometry
 
 CHUNK_ELEMENTS = 1 << 24
 """Largest patch matrix held at once (elements): 64 MiB in fp32."""
@@ -164,24 +167,6 @@ def output_columns(module: Any, gradients: Tensor) -> Tensor:
     return gradients.reshape(images, module.groups, channels // module.groups, -1)
 
 
-def outer_sum(columns: Tensor, other: Tensor | None = None) -> Tensor:
-    """Sum over images and positions of ``c o^T``: [N, groups, d, S] (and [N, groups, e, S]) -> [groups, d, e].
-
-    Args:
-        columns: c.
-        other: o; c itself by default.
-    """
-    images, groups, width, positions = columns.shape
-    other = columns if other is None else other
-    if positions > max(width, other.shape[2]):
-        # Products of single images are smaller than a reordered copy of the columns.
-        return (columns @ other.transpose(2, 3)).sum(dim=0)
-    left, right = (
-        part.permute(1, 2, 0, 3).reshape(groups, part.shape[2], images * positions) for part in (columns, other)
-    )
-    return left @ right.transpose(1, 2)
-
-
 def input_second_moment(module: Any, inputs: Tensor, *, bias: bool, reduce: bool = False) -> tuple[Tensor, int]:
     """Sum of ``a a^T`` over images and positions, and how many terms it has.
 
@@ -194,17 +179,82 @@ def input_second_moment(module: Any, inputs: Tensor, *, bias: bool, reduce: bool
     Returns:
         [groups, d, d] and the number of terms (images x positions, or images when ``reduce``).
     """
-    total: Tensor | None = None
-    terms = 0
-    for part in _image_chunks(module, inputs):
-        columns = patches(module, part)
-        if reduce:
-            columns = columns.mean(dim=3, keepdim=True)
-        moment = moment_with_constant(columns) if bias else outer_sum(columns)
-        total = moment if total is None else total + moment
-        terms += columns.shape[0] * columns.shape[3]
-    assert total is not None
-    return total, terms
+    images, positions = len(inputs), num_positions(module, inputs)
+    if reduce:
+        means = input_sums(module, inputs)[..., None] / positions
+        return (moment_with_constant(means) if bias else outer_sum(means)), images
+    width = matrix_width(module)
+    moment = inputs.new_empty(num_groups(module), width + bias, width + bias)
+    _write_patch_moment(module, inputs, moment[:, :width, :width])
+    if bias:
+        totals = input_sums(module, inputs.sum(dim=0, keepdim=True))[0]
+        moment[:, width, :width] = moment[:, :width, width] = totals
+        moment[:, width, width] = images * positions
+    return moment, images * positions
+
+
+def _write_patch_moment(module: Any, inputs: Tensor, out: Tensor) -> None:
+    """Write the sum of ``a a^T`` over images and positions into [groups, d, d], the way that costs least."""
+    if not isinstance(module, nn.Linear) and math.prod(module.kernel_size) > 1:
+        images, geometry = _as_convolution(module, inputs)
+        shared = shared_moment(geometry, tuple(images.shape[2:]))
+        size = len(images), images.shape[1] // module.groups, module.groups
+        if shared.macs(*size) < shared.patch_macs(*size):
+            shared.write(images, module.groups, out)
+            return
+    for index, part in enumerate(_image_chunks(module, inputs)):
+        moment = outer_sum(patches(module, part))
+        if index == 0:
+            out.copy_(moment)
+        else:
+            out.add_(moment)
+
+
+def matrix_width(module: Any) -> int:
+    """Columns of a module's weight matrix without the bias, d_in."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    return module.in_channels // module.groups * math.prod(module.kernel_size)
+
+
+def num_positions(module: Any, inputs: Tensor) -> int:
+    """Output positions S of a module for one of its inputs."""
+    if isinstance(module, nn.Linear):
+        return inputs[0].numel() // inputs.shape[-1]
+    images, geometry = _as_convolution(module, inputs)
+    return math.prod(geometry.outputs(images.shape[2:]))
+
+
+def input_sums(module: Any, inputs: Tensor) -> Tensor:
+    """Sum of the patches over an image's output positions, [N, groups, d_in]; without forming the patches.
+
+    Args:
+        module: a convolution or linear layer.
+        inputs: what it was called with.
+    """
+    if isinstance(module, nn.Linear):
+        return inputs.reshape(len(inputs), -1, inputs.shape[-1]).sum(dim=1)[:, None]
+    sums, geometry = _as_convolution(module, inputs)
+    reads = geometry.reads(sums.shape[2:])
+    # Axis after axis, the last first: what remains of an axis is one entry a tap.
+    for axis in reversed(range(len(reads))):
+        before = [slice(None)] * (2 + axis)
+        windows = [(*before, slice(read.start, read.stop, read.step)) for read in reads[axis]]
+        sums = torch.stack([sums[window].sum(dim=2 + axis) for window in windows], dim=2 + axis)
+    return sums.reshape(len(sums), module.groups, -1)
+
+
+def _as_convolution(module: Any, inputs: Tensor) -> tuple[Tensor, Geometry]:
+    """A zero-padded convolution, and what it has to be given to see the module's patches."""
+    kernel, dilation = tuple(module.kernel_size), tuple(module.dilation)
+    unpadded = ((0, 0),) * len(kernel)
+    if isinstance(module, TRANSPOSED_TYPES):
+        return _zero_stuffed(module, inputs), Geometry(kernel, (1,) * len(kernel), dilation, unpadded)
+    if module.padding_mode != "zeros":
+        return _padded(module, inputs), Geometry(kernel, tuple(module.stride), dilation, unpadded)
+    amounts = module._reversed_padding_repeated_twice
+    padding = tuple(zip(amounts[-2::-2], amounts[::-2], strict=True))
+    return inputs, Geometry(kernel, tuple(module.stride), dilation, padding)
 
 
 def output_second_moment(module: Any, gradients: Tensor, *, reduce: bool = False) -> Tensor:

@@ -1,7 +1,8 @@
 r"""How far a cut moves the features of a network: H-OBS against named baselines.
 
 Half of one layer's units go, the rest of the network stays. The error is read where the layer's channels are used: the
-outputs of its consumers in the network as it then runs, against the dense ones, ``|Y' - Y|_F / |Y|_F``.
+outputs of its consumers in the network as it then runs, against the dense ones: the share ``|Y' - Y|^2 / |Y|^2`` of
+their energy that is lost (Frobenius norms; the reconstruction error of channel pruning, He et al., ICCV 2017).
 
 ==================  ==============================  ==========================================================
 method              which units go                  what happens to the others
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 from hessian.channels import ChannelGroup, Member
 from hessian.covariance import from_matrix, num_groups, weight_matrix
-from hessian.kfac import KroneckerFactors
+from hessian.moments import KroneckerFactors, Moment, RowMoment
 from hessian.obs import damped, inverse, output_gram, refit_columns
 from hessian.slicing import ModuleSlice, NetworkSlicer, Plan, installed
 from hessian.sweep import ConsumerQuadratic, greedy_sweep
@@ -42,7 +43,7 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class FeatureErrors:
-    """Relative errors of a layer's consumers' outputs after half of its units are gone, mean over the consumers.
+    """Relative squared errors of the outputs of a layer's consumers, mean over the consumers.
 
     Attributes:
         layer: the layer.
@@ -106,7 +107,7 @@ class FeatureAudit:
         module = self._modules[member.module]
         factors = self._factors[member.module]
         G_inverse = inverse(damped(factors.G, self._hobs.damping))
-        gram = output_gram(weight_matrix(module).transpose(1, 2), factors.A)
+        gram = _row_gram(weight_matrix(module), factors.inputs)
         rows = _unit_rows(group, member, module).to(gram.device).reshape(-1)
         return ConsumerQuadratic(
             G_inverse[:, rows[:, None], rows].contiguous(), gram[:, rows[:, None], rows].contiguous(), group.num_units
@@ -133,7 +134,7 @@ class FeatureAudit:
 
     @torch.no_grad()
     def _errors(self, group: ChannelGroup, candidates: Sequence[tuple[Plan, Weights]]) -> list[float]:
-        """Mean relative error over the layer's consumers, of every candidate network."""
+        """Mean relative squared error over the layer's consumers, of every candidate network."""
         names = [member.module for member in group.consumers]
         energy = torch.zeros(len(names), dtype=torch.float64)
         squares = torch.zeros(len(candidates), len(names), dtype=torch.float64)
@@ -145,7 +146,7 @@ class FeatureAudit:
                     pruned = self._outputs(names, inputs)
                 row += torch.tensor([_energy(self._difference(name, dense, pruned, plan, state)) for name in names])
         tiny = torch.finfo(torch.float64).tiny
-        errors: list[float] = (squares / energy.clamp_min(tiny)).sqrt().mean(dim=1).tolist()
+        errors: list[float] = (squares / energy.clamp_min(tiny)).mean(dim=1).tolist()
         return errors
 
     def _difference(self, name: str, dense: Weights, pruned: Weights, plan: Plan, state: Weights) -> Tensor:
@@ -183,6 +184,14 @@ def _unit_rows(group: ChannelGroup, member: Member, module: Any) -> Tensor:
     if num_groups(module) == 1:
         return rows
     return rows[rows < weight_matrix(module).shape[1]].view(group.num_units, -1)
+
+
+def _row_gram(weight: Tensor, inputs: Moment) -> Tensor:
+    """``W A W^T`` [groups, d_out, d_out] in float64, without forming A where it is kept as rows."""
+    if isinstance(inputs, RowMoment):
+        projected = weight.double() @ inputs.root().transpose(1, 2)
+        return projected @ projected.transpose(1, 2)
+    return output_gram(weight.transpose(1, 2), inputs.matrix())
 
 
 def _energy(tensor: Tensor) -> float:

@@ -135,35 +135,36 @@ class HOBSSensitivityAnalyzer:
             ValueError: empty loader, non-scalar criterion, non-finite statistics (the layer is named), or an
                 unsupported structure.
         """
-        check_model(self.model)
-        workers = self._workers or current_workers(model_device(self.model))
-        if workers.size > 1 and not self.use_kfac:
+        if not self.use_kfac and self._everyone().size > 1:
             raise ValueError("use_kfac=False runs in one process only; use Kronecker factors under torch.distributed")
-        if not self.groups:
-            with workers.together():
-                inputs, _ = next(iter(read_batches(dataloader, model_device(self.model), 1)))
-                self._find_structure(inputs[:1])
-        self._measure(dataloader, criterion, num_batches, workers, progress)
+        self.measure_curvature(dataloader, criterion, num_batches, progress=progress)
         if self.use_kfac:
-            self._take(sweep_layers(self.model, self.groups, self.factors, self.damping, workers, progress))
+            self._take(sweep_layers(self.model, self.groups, self.factors, self.damping, self._everyone(), progress))
         else:
             exact = exact_analysis(self, dataloader, criterion, num_batches, progress=progress)
             self.prices, self.orders, self.curves, self.obd_curves = exact
         return self.channel_prices()
 
-    def _find_structure(self, example_input: Any) -> None:
-        self.groups = find_channel_groups(self.model, example_input, self._ignored)
-        self.norms = shift_absorbing_norms(self.model, example_input) if self.absorb_shift else {}
-        self._positions = output_positions(self.model, example_input)
-
-    def _measure(
+    def measure_curvature(
         self,
         dataloader: Iterable[Any],
-        criterion: Criterion | None,
-        num_batches: int | None,
-        workers: Workers,
-        progress: Progress | None,
-    ) -> None:
+        criterion: Criterion | None = None,
+        num_batches: int | None = 10,
+        *,
+        progress: Progress | None = None,
+    ) -> dict[str, KroneckerFactors]:
+        """The first half of :meth:`compute_sensitivity`: what :meth:`compensate` needs, without any sweep.
+
+        Arguments and errors are those of :meth:`compute_sensitivity`.
+
+        Returns:
+            Consumer -> :class:`hessian.moments.KroneckerFactors`.
+        """
+        check_model(self.model)
+        if not self.groups:
+            with self._everyone().together():
+                inputs, _ = next(iter(read_batches(dataloader, model_device(self.model), 1)))
+                self._find_structure(inputs[:1])
         consumers = self.consumers
         approximator = KFACHessianApproximator(
             self.model,
@@ -174,11 +175,20 @@ class HOBSSensitivityAnalyzer:
             extra_constant=[name for name in consumers if name in self.norms],
             position_stride=self.position_stride,
             trace_calibration=self.trace_calibration,
-            workers=workers,
+            workers=self._everyone(),
             seed=self.seed,
         )
         self.factors = approximator.estimate(dataloader, criterion, num_batches, self.fisher, progress=progress)
         self._compensator = None
+        return self.factors
+
+    def _find_structure(self, example_input: Any) -> None:
+        self.groups = find_channel_groups(self.model, example_input, self._ignored)
+        self.norms = shift_absorbing_norms(self.model, example_input) if self.absorb_shift else {}
+        self._positions = output_positions(self.model, example_input)
+
+    def _everyone(self) -> Workers:
+        return self._workers or current_workers(model_device(self.model))
 
     def _take(self, curves: Mapping[str, LayerCurves]) -> None:
         self.prices = {name: layer.prices for name, layer in curves.items()}

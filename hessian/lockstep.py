@@ -18,6 +18,18 @@ ADDITIONS = ("add", "add_", "iadd")
 TRANSPARENT_NAMES = ("Dropout", "Identity", "StochasticDepth")
 
 
+class _LayerTracer(fx.Tracer):
+    """Keeps layers with parameters whole, also those defined outside ``torch.nn``.
+
+    What their forward reads of themselves (``normalized_shape``, ...) changes between walks.
+    """
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        has_parameters = next(m.parameters(recurse=False), None) is not None
+        is_layer = has_parameters and next(m.children(), None) is None
+        return is_layer or super().is_leaf_module(m, module_qualified_name)
+
+
 def trace(model: nn.Module) -> fx.GraphModule:
     """The network as a graph of operations; put it in evaluation mode first.
 
@@ -25,7 +37,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
         UnsupportedStructureError: its forward has data-dependent control flow.
     """
     try:
-        return fx.symbolic_trace(model)
+        return fx.GraphModule(model, _LayerTracer().trace(model))
     except (fx.proxy.TraceError, TypeError, ValueError) as error:
         raise UnsupportedStructureError(
             f"{type(model).__name__} cannot be traced into a graph of operations ({error}); use the closed-form refit"

@@ -1,7 +1,7 @@
 """The second moment of a layer's inputs or output gradients, kept as a matrix or as the vectors themselves.
 
-A Kronecker factor ``M = E[v v^T]`` [d, d] of N observed vectors has rank N at most. With N < d the scaled vectors
-("rows", ``M = X^T X``) take less room than the matrix and everything asked of it is cheaper in the N x N dual
+A Kronecker factor ``M = E[v v^T]`` [d, d] of N observed vectors has rank N at most. With N well below d the scaled
+vectors ("rows", ``M = X^T X``) take less room than the matrix, and everything asked of it is cheaper in the N x N dual
 (:mod:`hessian.dual`). Both forms answer the same questions, so nothing else has to know which one it holds.
 """
 

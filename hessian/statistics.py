@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hessian.accumulation import InputVectors, MomentSum, OutputGradients, input_width, output_width
+from hessian.accumulation import InputVectors, MomentSum, OutputGradients, input_width, output_width, row_limit
 from hessian.calibration import TraceSum
 from hessian.distributed import Workers
 from hessian.moments import KroneckerFactors
@@ -50,8 +50,8 @@ class _LayerSums:
     """Running sums of one layer."""
 
     def __init__(self, module: nn.Module, *, bias: bool, passes: int) -> None:
-        self.A = MomentSum(input_width(module) + bias, passes)
-        self.G = MomentSum(output_width(module), passes)
+        self.A = MomentSum(row_limit(input_width(module) + bias), passes)
+        self.G = MomentSum(row_limit(output_width(module)), passes)
         self.trace = TraceSum()
         self.samples = 0
 

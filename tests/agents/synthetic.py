@@ -35,7 +35,7 @@ class SyntheticPruning(gym.Env):
     """Layers whose true damage is their predicted loss times a hidden factor, plus interactions between neighbours.
 
     The log-odds of the soft accuracy are a quadratic of the log predicted losses: the start plan (equal ratios on the
-    target) is not the best one.
+    target) is not the best one. As in the real environment, the penalty depends on the plan of the episode before.
     """
 
     def __init__(
@@ -46,6 +46,7 @@ class SyntheticPruning(gym.Env):
         seed: int = 0,
         horizon: int = 1,
         start="uniform",
+        targets: tuple[float, ...] = (),
     ) -> None:
         rng, self.seed = np.random.default_rng(seed), seed
         self.num_layers, self.units, self.target, self.horizon = num_layers, units, target, horizon
@@ -66,9 +67,12 @@ class SyntheticPruning(gym.Env):
         self.action_space = gym.spaces.Box(-1, 1, (num_layers,), np.float32)
         size = num_layers * (FEATURES + 1) + GLOBALS
         self.observation_space = gym.spaces.Box(-10, 10, (size,), np.float32)
-        self.start = self.project_uniform() if isinstance(start, str) else np.array(start)
+        self.start, self.targets = start, targets
+        self.penalty, self.kept = 3.0, None
 
-    def project_uniform(self) -> np.ndarray:
+    def start_plan(self) -> np.ndarray:
+        if not isinstance(self.start, str):
+            return np.array(self.start)
         for kept in range(self.units, 0, -1):
             plan = np.full(self.num_layers, kept)
             if self.problem.cost.reduction(plan) >= self.target:
@@ -88,7 +92,7 @@ class SyntheticPruning(gym.Env):
         return np.clip(np.rint(self.units / (1 + np.exp(moved))), 1, self.units).astype(np.int64)
 
     def score_of(self, evaluations: np.ndarray, reductions: np.ndarray) -> np.ndarray:
-        return evaluations - 3.0 * np.maximum(0, self.target - reductions) / self.target
+        return evaluations - self.penalty * np.maximum(0, self.target - reductions) / self.target
 
     def fork(self, start):
         start = self.start_plans[start]
@@ -110,7 +114,7 @@ class SyntheticPruning(gym.Env):
             "target_flops_reduction": self.target,
             "violation": max(0.0, self.target - reduction) / self.target,
             "score": float(self.score_of(accuracy, reduction)),
-            "lambda": 3.0,
+            "lambda": self.penalty,
             "measured_evaluations": len(self.archive),
             "kept": self.kept.copy(),
         }
@@ -118,12 +122,19 @@ class SyntheticPruning(gym.Env):
     def _observation(self) -> np.ndarray:
         features = np.stack([self.problem.cost.shares * self.num_layers, self.centre], -1).ravel()
         ratios = 1 - self.kept / self.units
-        rest = [0.0, float(self.problem.cost.reduction(self.kept)), self.target, 3.0, self.steps / self.horizon]
+        reduction = float(self.problem.cost.reduction(self.kept))
+        rest = [0.0, reduction, self.target, self.penalty, self.steps / self.horizon]
         return np.concatenate([features, ratios, rest]).clip(-10, 10).astype(np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None):
         super().reset(seed=seed)
-        self.kept, self.steps = self.start.copy(), 0
+        if seed is not None or self.kept is None:
+            self.penalty = 3.0
+        else:
+            self.penalty = 3.0 * self.archive[tuple(self.kept.tolist())].soft_accuracy
+        if self.targets:
+            self.target = (options or {}).get("target") or float(self.np_random.choice(self.targets))
+        self.kept, self.steps = self.start_plan(), 0
         info = self._measure()
         self.score = info["score"]
         return self._observation(), info

@@ -156,3 +156,14 @@ def test_searching_needs_a_pruning_environment():
     for search in (RandomSearch(), UniformSearch()):
         with pytest.raises(TypeError, match="IdentityEnv is not a pruning environment"):
             search.learn(IdentityEnv(), 3)
+
+
+def test_one_run_serves_many_targets_and_shares_what_it_measures():
+    env = SyntheticPruning(targets=(0.7, 0.75, 0.8))
+    agent = RSPARAgent(8, FEATURES, hidden_dim=16).learn(env, 24)
+    asked = {record["target_flops_reduction"] for record in agent.history}
+    assert asked == {0.7, 0.75, 0.8}
+    for record in agent.history[1:]:
+        assert 0 <= record["flops_reduction"] - record["target_flops_reduction"] <= 0.02
+    assert len(agent.experience.plans) == len(env.archive) == agent.history[-1]["measured_evaluations"]
+    assert agent.best["target_flops_reduction"] == agent.history[-1]["target_flops_reduction"]

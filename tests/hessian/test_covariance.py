@@ -57,3 +57,36 @@ def test_the_second_moment_does_not_depend_on_chunking(layer_and_inputs, monkeyp
         terms == same_terms == covariance.patches(layer, inputs).shape[0] * covariance.patches(layer, inputs).shape[3]
     )
     assert whole[0, -1, -1] == terms
+
+
+def test_the_second_moment_is_that_of_the_unfolded_patches(layer_and_inputs):
+    layer, inputs = layer_and_inputs
+    columns = covariance.patches(layer, inputs)
+    columns = torch.cat([columns, torch.ones_like(columns[:, :, :1])], dim=2)
+    expected = torch.einsum("ngis,ngjs->gij", columns, columns)
+    moment, terms = covariance.input_second_moment(layer, inputs, bias=True)
+    torch.testing.assert_close(moment, expected, atol=1e-10, rtol=1e-10)
+    assert terms == columns.shape[0] * columns.shape[3]
+    moment, _ = covariance.input_second_moment(layer, inputs, bias=False)
+    torch.testing.assert_close(moment, expected[:, :-1, :-1], atol=1e-10, rtol=1e-10)
+
+
+def test_reduced_moments_average_the_patches_of_an_image_first(layer_and_inputs):
+    layer, inputs = layer_and_inputs
+    means = covariance.patches(layer, inputs).mean(dim=3)
+    means = torch.cat([means, torch.ones_like(means[:, :, :1])], dim=2)
+    moment, terms = covariance.input_second_moment(layer, inputs, bias=True, reduce=True)
+    torch.testing.assert_close(moment, torch.einsum("ngi,ngj->gij", means, means), atol=1e-10, rtol=1e-10)
+    assert terms == len(inputs)
+
+
+def test_output_moments_are_over_images_and_positions(layer_and_inputs):
+    layer, inputs = layer_and_inputs
+    gradients = layer(inputs)
+    columns = covariance.output_columns(layer, gradients)
+    expected = torch.einsum("ngis,ngjs->gij", columns, columns)
+    torch.testing.assert_close(covariance.output_second_moment(layer, gradients), expected, atol=1e-10, rtol=1e-10)
+    totals = columns.sum(dim=3)
+    expected = torch.einsum("ngi,ngj->gij", totals, totals)
+    reduced = covariance.output_second_moment(layer, gradients, reduce=True)
+    torch.testing.assert_close(reduced, expected, atol=1e-10, rtol=1e-10)

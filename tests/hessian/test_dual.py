@@ -105,15 +105,15 @@ def test_both_forms_of_a_second_moment_say_the_same(groups):
 
 
 @pytest.mark.parametrize("parts", [(2, 2), (2, 30), (30, 2), (4, 4, 4, 4)])
-def test_rows_are_kept_while_they_are_fewer_than_columns_and_sum_up_either_way(parts):
-    layer, width = nn.Linear(11, 3), 12
-    total = MomentSum(width)
+def test_rows_are_kept_while_they_are_few_and_sum_up_either_way(parts):
+    layer, limit = nn.Linear(11, 3), 12
+    total = MomentSum(limit)
     inputs = [randn(count, 11, seed=index) for index, count in enumerate(parts)]
     for images in inputs:
         total.add(InputVectors(layer, images, len(images), bias=True, reduce=False))
     everything = torch.cat([torch.cat(inputs), torch.ones(sum(parts), 1, dtype=torch.float64)], dim=1)
     moment = total.moment(total.count)
-    assert isinstance(moment, RowMoment) == (sum(parts) < width)
+    assert isinstance(moment, RowMoment) == (sum(parts) < limit)
     torch.testing.assert_close(moment.matrix()[0], everything.T @ everything / sum(parts))
 
 
@@ -198,8 +198,8 @@ def test_no_matrix_of_columns_by_columns_is_ever_formed():
 
 
 def test_a_factor_kept_as_rows_still_reads_as_a_matrix():
-    x, y = randn(6, 9), torch.arange(6) % 3
-    model = nn.Sequential(nn.Linear(9, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    x, y = randn(6, 39), torch.arange(6) % 3
+    model = nn.Sequential(nn.Linear(39, 8), nn.Tanh(), nn.Linear(8, 3)).double()
     factors = KFACHessianApproximator(model, dtype=torch.float64).estimate([(x, y)])
     inputs = torch.cat([x, torch.ones(6, 1, dtype=torch.float64)], dim=1)
     assert isinstance(factors["0"].inputs, RowMoment)

@@ -1,13 +1,17 @@
 """Prices, orders, curves, plans and repairs of whole networks."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from hessian import HOBSSensitivityAnalyzer, KFACHessianApproximator, obs
 from hessian.compensation import damped_inputs
 from hessian.covariance import to_matrix
 from hessian.exact import ggn_quadratic, removal_deltas
+from hessian.slicing import installed
 from tests.hessian import networks
 
 
@@ -125,6 +129,65 @@ def test_a_plan_is_a_prefix_of_the_order_and_larger_budgets_contain_smaller_ones
         assert all(len(channels) < sizes[name] for name, channels in plan.items())
     for name, channels in small.items():
         assert set(channels) <= set(large[name])
+
+
+def counted_flops(hobs, plan):
+    """FLOPs of one image through the network cut to a plan."""
+    slicer, model = hobs.compensator.slicer, copy.deepcopy(hobs.model).requires_grad_(False)
+    x, _ = networks.images(1)
+    with FlopCounterMode(display=False) as counter, installed(model, slicer.state(plan), slicer.attributes(plan)):
+        model(x)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("kind", networks.ALL)
+def test_a_plan_of_flops_removes_the_fraction_it_was_asked_for_and_no_unit_more(kind):
+    hobs = analyzed(kind)
+    dense = counted_flops(hobs, {})
+    for ratio in (0.0, 0.3, 0.6):
+        plan = hobs.get_pruning_plan(ratio, of="flops")
+        assert counted_flops(hobs, plan) <= (1 - ratio) * dense
+        kept = [group.num_units - len(plan.get(group.name, [])) // len(group.units[0]) for group in hobs.groups]
+        lighter = [
+            counted_flops(hobs, hobs.plan([*kept[:index], count + 1, *kept[index + 1 :]])) > (1 - ratio) * dense
+            for index, (count, group) in enumerate(zip(kept, hobs.groups, strict=True))
+            if count < group.num_units
+        ]
+        assert any(lighter) or not plan
+    with pytest.raises(ValueError, match=r"out of reach.*loses 0\.\d+"):
+        hobs.get_pruning_plan(0.99999, of="flops")
+
+
+@pytest.mark.parametrize("kind", [networks.Residual, networks.MobileBlock])
+def test_a_plan_of_flops_always_takes_the_unit_that_costs_least_for_each_flop_it_saves(kind):
+    hobs = analyzed(kind)
+    steps = [hobs.curves[group.name].diff().cummax(0).values for group in hobs.groups]
+    kept = [group.num_units for group in hobs.groups]
+    dense = now = counted_flops(hobs, {})
+    while now > 0.5 * dense:
+        rates = {}
+        for index, group in enumerate(hobs.groups):
+            if kept[index] > 1:
+                smaller = [count - (layer == index) for layer, count in enumerate(kept)]
+                saved = now - counted_flops(hobs, hobs.plan(smaller))
+                rates[index] = steps[index][group.num_units - kept[index]].item() / saved
+        kept[min(rates, key=rates.get)] -= 1
+        now = counted_flops(hobs, hobs.plan(kept))
+    assert hobs.get_pruning_plan(0.5, of="flops") == hobs.plan(kept)
+
+
+def test_a_fraction_of_something_unknown_is_refused():
+    with pytest.raises(ValueError, match="'channels' or 'flops', got of='params'"):
+        analyzed().get_pruning_plan(0.5, of="params")
+
+
+def test_curvature_alone_repairs_but_does_not_price():
+    hobs, whole = HOBSSensitivityAnalyzer(networks.make(networks.Residual)), analyzed()
+    hobs.measure_curvature([networks.images(48)])
+    plan = whole.get_pruning_plan(0.5)
+    assert all(torch.equal(tensor, whole.compensate(plan)[name]) for name, tensor in hobs.compensate(plan).items())
+    with pytest.raises(ValueError, match="compute_sensitivity"):
+        hobs.get_pruning_plan(0.5)
 
 
 def test_grouped_plans_hold_whole_units():

@@ -255,6 +255,37 @@ def test_bad_input_is_named(batches, criterion, message):
         KFACHessianApproximator(networks.make(networks.Residual)).estimate(batches, criterion)
 
 
+def test_float64_is_used_from_the_first_product_on():
+    model, (x, y) = networks.make(networks.Residual), networks.images(40)
+    seen = {}
+    handle = model.conv1.register_forward_hook(lambda module, inputs, output: seen.update(a=inputs[0].detach()))
+    factors = KFACHessianApproximator(model, dtype=torch.float64).estimate([(x, y)])["conv1"]
+    handle.remove()
+    columns = F.unfold(seen["a"].double(), 3, padding=1).transpose(1, 2).flatten(0, 1)
+    assert factors.A.dtype == factors.G.dtype == torch.float64
+    torch.testing.assert_close(factors.A[0], columns.T @ columns / len(columns), rtol=1e-13, atol=1e-15)
+
+
+def test_half_precision_networks_are_summed_up_in_single_precision():
+    model, (x, y) = networks.make(networks.Residual), networks.images(8)
+    single = KFACHessianApproximator(model).estimate([(x, y)])["conv1"]
+    half = KFACHessianApproximator(model.bfloat16()).estimate([(x.bfloat16(), y)])["conv1"]
+    assert half.A.dtype == torch.float32
+    assert (half.A - single.A).norm() < 0.05 * single.A.norm()
+
+
+def test_mixed_types_and_devices_are_named_before_any_work():
+    model = networks.make(networks.Residual)
+    with pytest.raises(ValueError, match=r"images are torch\.float64 but the model's weights torch\.float32"):
+        KFACHessianApproximator(model).estimate([(networks.images(2)[0].double(), networks.images(2)[1])])
+    model.conv2.double()
+    with pytest.raises(ValueError, match=r"mixes types .*'stem'.*'conv2'"):
+        KFACHessianApproximator(model).estimate([networks.images(2)])
+    model.conv2.to("meta")
+    with pytest.raises(ValueError, match=r"one device, found \['cpu', 'meta'\]"):
+        KFACHessianApproximator(model).estimate([networks.images(2)])
+
+
 def test_nan_weights_name_the_layer():
     model = networks.make(networks.Residual)
     model.conv1.weight.data[0] = torch.nan
@@ -266,6 +297,12 @@ def test_unknown_names_get_suggestions():
     model = networks.make(networks.Residual)
     with pytest.raises(ValueError, match="did you mean 'conv1'"):
         KFACHessianApproximator(model, layers=["conv_1"])
+    with pytest.raises(ValueError, match="'bn1' is a BatchNorm2d"):
+        KFACHessianApproximator(model, layers=["bn1"])
+    with pytest.raises(ValueError, match="position_stride must be at least 1"):
+        KFACHessianApproximator(model, position_stride=0)
+    with pytest.raises(ValueError, match="floating-point"):
+        KFACHessianApproximator(model, dtype=torch.int64)
     with pytest.raises(ValueError, match="unknown fisher type"):
         KFACHessianApproximator(model).estimate([networks.images(4)], fisher="typo")
     with pytest.raises(ValueError, match="no batch is kept"):

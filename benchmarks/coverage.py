@@ -1,0 +1,226 @@
+"""Does pruning work on this architecture? Everything the project promises of a network, checked on torchvision's.
+
+``python -m benchmarks.coverage`` analyses every network of :data:`NETWORKS` (random weights, lively BatchNorm
+statistics), removes half the units of every layer, and compares the candidate that the evaluator scores with the
+network that surgery makes, under both repairs. It prints a table and writes ``benchmarks/results/coverage.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.metrics import SystemMetrics
+from hessian import HOBSSensitivityAnalyzer
+from prune_gym.cost import CostModel
+from prune_gym.datasets import TensorSplit
+from prune_gym.device import resolve_device
+from prune_gym.evaluator import Evaluator
+from prune_gym.pruning_task import PruningTask
+from prune_gym.repair import REPAIRS
+
+NETWORKS = (
+    "resnet18",
+    "resnet50",
+    "resnext50_32x4d",
+    "wide_resnet50_2",
+    "vgg16_bn",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "densenet121",
+    "regnet_y_400mf",
+    "convnext_tiny",
+    "googlenet",
+)
+TOLERANCE = 1e-4
+"""Largest difference of logits, relative to the largest logit."""
+RESULTS = Path(__file__).parent / "results" / "coverage.json"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What was found of one network.
+
+    Attributes:
+        layers: prunable layers.
+        units: their units, all together.
+        flops_reduction: of removing half the units of every layer, a fraction.
+        uncounted_flops: cost model minus ``torch.utils.flop_counter`` on the pruned network.
+        logit_error: by repair, largest difference between the evaluator's and the pruned network's logits, relative to
+            the largest logit.
+        untrained: parameters of the pruned network that get no finite gradient although the dense ones do.
+        analysis_seconds: time of the curvature and the sweeps.
+    """
+
+    layers: int
+    units: int
+    flops_reduction: float
+    uncounted_flops: int
+    logit_error: dict[str, float]
+    untrained: tuple[str, ...]
+    analysis_seconds: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the evaluator, surgery and the cost model agree and the pruned network can be trained."""
+        return not self.uncounted_flops and not self.untrained and max(self.logit_error.values()) <= TOLERANCE
+
+
+def check_network(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    analyzer: type[HOBSSensitivityAnalyzer] = HOBSSensitivityAnalyzer,
+) -> Coverage:
+    """Remove half the units of every layer of a network, and compare all ways of looking at the result.
+
+    Args:
+        model: a classifier in evaluation mode.
+        images: [N, ...], a few.
+        labels: [N].
+        analyzer: class of the analysis.
+    """
+    split = TensorSplit(images, labels)
+    task = PruningTask("coverage", model, images[:1], calibration=split, reward=split, test=None)
+    hobs = analyzer(model, example_input=images[:1])
+    started = time.perf_counter()
+    hobs.compute_sensitivity(split.batches(8), num_batches=None)
+    seconds = time.perf_counter() - started
+    kept = [max(1, group.num_units // 2) for group in hobs.groups]
+    cost = CostModel(hobs.groups, model, images[:1])
+    errors = {}
+    for repair in REPAIRS:
+        evaluator = Evaluator(task, hobs, repair)
+        small = evaluator.export(kept)
+        with torch.no_grad():
+            physical = small(images)
+        errors[repair] = float((evaluator.logits(kept, images) - physical).abs().max() / physical.abs().max())
+    counted = SystemMetrics.count_flops(small, (1, *images.shape[1:]))
+    return Coverage(
+        layers=len(hobs.groups),
+        units=sum(group.num_units for group in hobs.groups),
+        flops_reduction=float(cost.reduction(torch.tensor(kept).numpy())),
+        uncounted_flops=int(cost.flops(torch.tensor(kept).numpy())) - counted,
+        logit_error=errors,
+        untrained=tuple(sorted(_trained(model, images, labels) - _trained(small, images, labels))),
+        analysis_seconds=seconds,
+    )
+
+
+def _trained(model: nn.Module, images: Tensor, labels: Tensor) -> set[str]:
+    """Parameters that get a finite gradient in a forward and backward pass."""
+    parameters = dict(model.requires_grad_(True).named_parameters())
+    loss = cross_entropy(model(images), labels)
+    gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    return {
+        name
+        for name, gradient in zip(parameters, gradients, strict=True)
+        if gradient is not None and torch.isfinite(gradient).all()
+    }
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    """A torchvision network with random weights, in evaluation mode."""
+    import torchvision
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        options = {"init_weights": False} if name == "googlenet" else {}
+        return enliven(torchvision.models.get_model(name, weights=None, **options), seed)
+
+
+def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random BatchNorm parameters and statistics, so that none is the identity; in evaluation mode.
+
+    Args:
+        model: changed in place.
+        seed: of the random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
+            nn.init.normal_(module.bias, 0.0, 0.1, generator=generator)
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0.0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
+
+
+def random_images(count: int, size: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Noise and labels: images [count, 3, size, size] and labels [count]."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, size, size, generator=generator)
+    return images, torch.randint(0, classes, (count,), generator=generator)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check networks and report; the exit code is 1 if one fails.
+
+    Args:
+        argv: arguments; absent means those of the process.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__.splitlines()[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="torchvision names; all twelve by default")
+    parser.add_argument("--images", type=int, default=4, help="calibration images (default: %(default)s)")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels a side (default: %(default)s)")
+    parser.add_argument("--gpu", type=int, help="GPU index; the only GPU, else the CPU, by default")
+    parser.add_argument("--json", type=Path, default=RESULTS, help="where the numbers go (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    names = arguments.networks or list(NETWORKS)
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown:
+        parser.error(f"unknown network {unknown[0]!r}; choose among {', '.join(NETWORKS)}")
+    device, console, found = resolve_device(arguments.gpu), Console(), {}
+    for name in names:
+        images, labels = random_images(arguments.images, arguments.image_size, classes=1000)
+        found[name] = check_network(build(name).to(device), images.to(device), labels.to(device))
+        console.print(f"{name}: {'passed' if found[name].passed else 'FAILED'}", highlight=False)
+        _write(arguments.json, found, arguments.images, arguments.image_size)
+    console.print(coverage_table(found))
+    return 0 if all(coverage.passed for coverage in found.values()) else 1
+
+
+def coverage_table(found: dict[str, Coverage]) -> Table:
+    """The findings as a table, a row a network."""
+    table = Table(title="half the units of every layer removed", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("network", no_wrap=True)
+    headings = ("layers", "units", "FLOPs removed", *(f"error, {repair}" for repair in REPAIRS), "analysis", "")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for name, coverage in found.items():
+        table.add_row(
+            name,
+            str(coverage.layers),
+            f"{coverage.units:,}",
+            f"{100 * coverage.flops_reduction:.1f} %" + (" (miscounted)" if coverage.uncounted_flops else ""),
+            *(f"{coverage.logit_error[repair]:.1e}" for repair in REPAIRS),
+            f"{coverage.analysis_seconds:.1f} s",
+            "passed" if coverage.passed else "FAILED",
+        )
+    return table
+
+
+def _write(path: Path, found: dict[str, Coverage], images: int, image_size: int) -> None:
+    rows = [{"network": name, "passed": coverage.passed, **asdict(coverage)} for name, coverage in found.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"images": images, "image_size": image_size, "torch": torch.__version__, "networks": rows}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
