@@ -20,11 +20,12 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.audit_runs import SPLITS, AuditRequest, audit_result, problems, run_audits, write_result
+from benchmarks.audit_runs import SPLITS, AuditRequest, audit_result, problems, run_audits
 from benchmarks.audit_tables import correlation_table, feature_table, one_shot_table
 from benchmarks.main import default_threads
 from benchmarks.one_shot import TARGETS, OneShotRun, measure_one_shot
 from benchmarks.progress import StageProgress
+from benchmarks.result_file import write_result
 from prune_gym.device import resolve_device
 from prune_gym.tasks import task_names
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +10,15 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.pipeline import versions
 from benchmarks.progress import StageProgress
 from hessian.audit import audit
 from hessian.audit_report import AuditReport
 from prune_gym.curvature_cache import CurvatureSettings
 from prune_gym.datasets import TensorSplit
-from prune_gym.files import write_atomic
 from prune_gym.problem import PruningProblem
 
 SPLITS = ("calibration", "reward")
 BATCH_SIZE = 250
-DIGITS = 5
-"""Significant digits of the numbers in result files."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +124,6 @@ def images_of(problem: PruningProblem, split: str, count: int | None) -> TensorS
     return images if count is None else images.subset(slice(count))
 
 
-def write_result(path: Path, content: dict[str, Any]) -> Path:
-    """Write a result as compact JSON with the versions it depends on, numbers rounded, whole or not at all."""
-    rounded = _rounded({**content, "versions": versions()})
-    return write_atomic(path, json.dumps(rounded, allow_nan=False, separators=(",", ":")) + "\n")
-
-
 def audit_result(request: AuditRequest, runs: Sequence[AuditRun]) -> dict[str, Any]:
     """All audits as JSON-able values."""
     return {
@@ -151,13 +139,3 @@ def audit_result(request: AuditRequest, runs: Sequence[AuditRun]) -> dict[str, A
             for run in runs
         ],
     }
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(entry) for entry in value]
-    if isinstance(value, float) and math.isfinite(value):
-        return float(f"{value:.{DIGITS}g}")
-    return value

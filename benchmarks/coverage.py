@@ -8,12 +8,12 @@ network that surgery makes, under both repairs. It prints a table and writes ``b
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.box import SIMPLE_HEAD
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.metrics import SystemMetrics
+from benchmarks.random_networks import random_images, random_network
+from benchmarks.result_file import write_result
 from hessian import HOBSSensitivityAnalyzer
 from prune_gym.cost import CostModel
 from prune_gym.datasets import TensorSplit
@@ -132,42 +134,6 @@ def _trained(model: nn.Module, images: Tensor, labels: Tensor) -> set[str]:
     }
 
 
-def build(name: str, seed: int = 0) -> nn.Module:
-    """A torchvision network with random weights, in evaluation mode."""
-    import torchvision
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        options = {"init_weights": False} if name == "googlenet" else {}
-        return enliven(torchvision.models.get_model(name, weights=None, **options), seed)
-
-
-def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random BatchNorm parameters and statistics, so that none is the identity; in evaluation mode.
-
-    Args:
-        model: changed in place.
-        seed: of the random numbers.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
-            nn.init.normal_(module.bias, 0.0, 0.1, generator=generator)
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(0.0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return model.eval()
-
-
-def random_images(count: int, size: int, classes: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Noise and labels: images [count, 3, size, size] and labels [count]."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, 3, size, size, generator=generator)
-    return images, torch.randint(0, classes, (count,), generator=generator)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Check networks and report; the exit code is 1 if one fails.
 
@@ -188,9 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     device, console, found = resolve_device(arguments.gpu), Console(), {}
     for name in names:
         images, labels = random_images(arguments.images, arguments.image_size, classes=1000)
-        found[name] = check_network(build(name).to(device), images.to(device), labels.to(device))
+        found[name] = check_network(random_network(name).to(device), images.to(device), labels.to(device))
         console.print(f"{name}: {'passed' if found[name].passed else 'FAILED'}", highlight=False)
-        _write(arguments.json, found, arguments.images, arguments.image_size)
+        content = {"images": arguments.images, "image_size": arguments.image_size, "networks": _rows(found)}
+        write_result(arguments.json, content)
     console.print(coverage_table(found))
     return 0 if all(coverage.passed for coverage in found.values()) else 1
 
@@ -215,11 +182,8 @@ def coverage_table(found: dict[str, Coverage]) -> Table:
     return table
 
 
-def _write(path: Path, found: dict[str, Coverage], images: int, image_size: int) -> None:
-    rows = [{"network": name, "passed": coverage.passed, **asdict(coverage)} for name, coverage in found.items()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"images": images, "image_size": image_size, "torch": torch.__version__, "networks": rows}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+def _rows(found: dict[str, Coverage]) -> list[dict[str, Any]]:
+    return [{"network": name, "passed": coverage.passed, **asdict(coverage)} for name, coverage in found.items()]
 
 
 if __name__ == "__main__":

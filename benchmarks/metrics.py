@@ -138,7 +138,7 @@ class SystemMetrics:
             if inputs.device.type == "cuda":
                 return _peak_cuda_bytes(lambda: model(inputs), inputs.device), "cuda_allocated"
             if sys.platform == "linux":
-                peak = _peak_rss_bytes(lambda: model(inputs))
+                peak = peak_rss_bytes(lambda: model(inputs))
                 return None if peak is None else (peak, "process_rss")
         return None
 
@@ -250,8 +250,8 @@ def _peak_cuda_bytes(run: Callable[[], object], device: torch.device) -> int:
     return int(torch.cuda.max_memory_allocated(device))
 
 
-def _peak_rss_bytes(run: Callable[[], object]) -> int | None:
-    """Return the high-water mark of the resident set during a call, or None where the kernel will not tell."""
+def peak_rss_bytes(run: Callable[[], object]) -> int | None:
+    """Return the peak of the process's resident set during a call (bytes), or None where the kernel will not tell."""
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the mark (man 5 proc)
         run()

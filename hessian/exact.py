@@ -11,7 +11,7 @@ The loss of one sample is ``criterion(z_n, y_n)``; everything here is averaged o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,16 +81,29 @@ def dense_ggn(model: nn.Module, inputs: Tensor, labels: Tensor, criterion: Crite
 
 
 def filter_quadratics(
-    model: nn.Module, inputs: Tensor, labels: Tensor, criterion: Criterion | None, layer: str
+    model: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    criterion: Criterion | None,
+    layer: str,
+    filters: Sequence[int] | None = None,
 ) -> Tensor:
-    """``1/2 w_i^T H w_i`` of every filter (output row) of a layer: [d_out], one Hessian-vector product each.
+    """``1/2 w_i^T H w_i`` of filters (output rows) of a layer: [filters], one Hessian-vector product each.
 
     The predicted loss change of zeroing the filter (OBD with the exact Hessian).
+
+    Args:
+        model: the network, used in evaluation mode.
+        inputs: [N, ...].
+        labels: [N].
+        criterion: None is cross-entropy.
+        layer: a convolution or linear layer.
+        filters: which ones; all by default.
     """
     weight = _parameter(model, f"{layer}.weight").detach()
     gradient = _gradient_of(model, inputs, labels, criterion, f"{layer}.weight")
     prices = []
-    for row in range(len(weight)):
+    for row in range(len(weight)) if filters is None else filters:
         direction = torch.zeros_like(weight)
         direction[row] = weight[row]
         _, product = _jvp(gradient, (weight,), (direction,))

@@ -18,7 +18,8 @@ from torchvision.models import (
 )
 from torchvision.models.googlenet import GoogLeNet, Inception
 
-from benchmarks.coverage import NETWORKS, check_network, enliven, random_images
+from benchmarks.coverage import NETWORKS, check_network
+from benchmarks.random_networks import enliven, random_images
 from hessian import HOBSSensitivityAnalyzer
 
 CLASSES = 5
