@@ -11,7 +11,6 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.progress import StageProgress
-from hessian.audit import audit
 from hessian.audit_report import AuditReport
 from prune_gym.curvature_cache import CurvatureSettings
 from prune_gym.datasets import TensorSplit
@@ -99,8 +98,7 @@ def run_audits(request: AuditRequest, device: str | torch.device | None, progres
         criterion = None if problem.task.criterion is cross_entropy else problem.task.criterion
         for split in request.splits:
             with progress.stage(f"{label}: {split} images") as report_progress:
-                report = audit(
-                    problem.hobs,
+                report = problem.hobs.audit(
                     images_of(problem, split, request.images).batches(BATCH_SIZE),
                     criterion,
                     channels_per_layer=request.channels_per_layer,

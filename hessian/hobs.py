@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hessian import storage
+from hessian.audit import FRACTIONS, audit
+from hessian.audit_report import AuditReport
 from hessian.batches import model_device, read_batches
 from hessian.channels import ChannelGroup, find_channel_groups
 from hessian.checks import check_model
@@ -281,6 +283,35 @@ class HOBSSensitivityAnalyzer:
             Every key of the model's state dict, at the pruned shapes.
         """
         return self.compensator.state(plan)
+
+    def audit(
+        self,
+        dataloader: Iterable[Any],
+        criterion: Criterion | None = None,
+        *,
+        channels_per_layer: int = 16,
+        fractions: Sequence[float] = FRACTIONS,
+        num_batches: int | None = 10,
+        confidence: float = 0.95,
+        seed: int = 0,
+        progress: Progress | None = None,
+    ) -> AuditReport:
+        """Hold the prices against what removing channels really does to this network.
+
+        ``report.price`` has Spearman's rank correlations with confidence intervals;
+        ``benchmarks.audit_plot.plot_audit`` draws the report. Arguments and errors are those of :func:`hessian.audit.audit`.
+        """
+        return audit(
+            self,
+            dataloader,
+            criterion,
+            channels_per_layer=channels_per_layer,
+            fractions=fractions,
+            num_batches=num_batches,
+            confidence=confidence,
+            seed=seed,
+            progress=progress,
+        )
 
     def _require_analysis(self) -> None:
         if not self.curves:

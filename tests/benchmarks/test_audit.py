@@ -10,11 +10,11 @@ from rich.console import Console
 
 from benchmarks.audit import main
 from benchmarks.audit_plot import plot_audit
-from benchmarks.audit_runs import AuditRequest, AuditRun, run_audits, write_result
+from benchmarks.audit_runs import AuditRequest, AuditRun, run_audits
 from benchmarks.audit_tables import correlation_table, feature_table, one_shot_table
 from benchmarks.one_shot import LADDER, OneShot, OneShotRun, magnitude_plan, measure_one_shot
 from benchmarks.progress import StageProgress
-from hessian.audit import audit
+from benchmarks.result_file import write_result
 from prune_gym.problem import PruningProblem
 from prune_gym.training import evaluate_model
 from tests.benchmarks import tiny_task
@@ -56,7 +56,7 @@ def test_every_seed_and_split_is_audited_with_the_library_function(runs, problem
         (1, "reward"),
     ]
     images = problem.task.reward.subset(slice(60)).batches(60)
-    expected = audit(problem.hobs, images, channels_per_layer=3, num_batches=None, seed=0)
+    expected = problem.hobs.audit(images, channels_per_layer=3, num_batches=None, seed=0)
     found = runs[1].report
     assert found.images == 60
     assert [removal.units for removal in found.channels] == [removal.units for removal in expected.channels]

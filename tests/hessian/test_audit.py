@@ -14,7 +14,6 @@ from torch import nn
 from torch.func import functional_call
 
 from hessian import HOBSSensitivityAnalyzer, KFACHessianApproximator
-from hessian.audit import audit
 from hessian.audit_report import AuditReport
 from hessian.covariance import weight_matrix
 from hessian.exact import ggn_quadratic, removal_deltas
@@ -31,7 +30,7 @@ def analyzed(kind=networks.Residual, count=48, **kwargs):
 
 
 def audited(hobs, **kwargs):
-    return audit(hobs, [networks.images(48)], **{"channels_per_layer": 3, "fractions": (0.5,), **kwargs})
+    return hobs.audit([networks.images(48)], **{"channels_per_layer": 3, "fractions": (0.5,), **kwargs})
 
 
 def outputs_after(hobs, removal, x):
@@ -70,7 +69,7 @@ def test_for_another_criterion_the_divergence_is_its_own():
     targets = torch.randn(48, 4, generator=torch.Generator().manual_seed(0))
     hobs = HOBSSensitivityAnalyzer(model)
     hobs.compute_sensitivity([(x, targets)], half_square)
-    report = audit(hobs, [(x, targets)], half_square, channels_per_layer=1, fractions=(0.5,))
+    report = hobs.audit([(x, targets)], half_square, channels_per_layer=1, fractions=(0.5,))
     for removal in report.cuts:
         pruned, _ = outputs_after(hobs, removal, x)
         with torch.no_grad():
@@ -81,7 +80,7 @@ def test_for_another_criterion_the_divergence_is_its_own():
 def test_the_exact_quadratic_is_that_of_the_same_change_whatever_the_batches():
     hobs = analyzed()
     x, y = networks.images(48)
-    report = audit(hobs, [(x[:30], y[:30]), (x[30:], y[30:])], channels_per_layer=2, fractions=(0.25, 0.5))
+    report = hobs.audit([(x[:30], y[:30]), (x[30:], y[30:])], channels_per_layer=2, fractions=(0.25, 0.5))
     for removal in (*report.channels, *report.cuts):
         _, deltas = outputs_after(hobs, removal, x)
         assert removal.exact == pytest.approx(ggn_quadratic(hobs.model, x, y, None, deltas).item(), rel=1e-3)
@@ -296,7 +295,7 @@ def test_auditing_before_analysing_says_what_to_do():
 
 def test_an_empty_loader_is_refused():
     with pytest.raises(ValueError, match="no images"):
-        audit(analyzed(), [])
+        analyzed().audit([])
 
 
 @pytest.mark.parametrize(
@@ -316,7 +315,7 @@ def test_arguments_out_of_range_are_named(wrong, message):
 
 def test_a_criterion_that_returns_no_scalar_is_refused():
     with pytest.raises(ValueError, match="scalar"):
-        audit(analyzed(), [networks.images(8)], lambda z, y: F.cross_entropy(z, y, reduction="none"))
+        analyzed().audit([networks.images(8)], lambda z, y: F.cross_entropy(z, y, reduction="none"))
 
 
 def test_the_report_is_typed_and_frozen():
