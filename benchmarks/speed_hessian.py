@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 
 from benchmarks.metrics import peak_rss_bytes
 from benchmarks.random_networks import random_images, random_network
@@ -21,6 +21,7 @@ from benchmarks.speed_rows import SpeedRow, interleaved, median_ratio, seconds_o
 from hessian import HOBSSensitivityAnalyzer, KFACHessianApproximator
 from hessian.exact import dense_hessian, filter_quadratics
 from hessian.moments import KroneckerFactors
+from prune_gym.pruning_task import PruningTask
 from prune_gym.tasks import make_task
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="images a batch (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4, help="batches of the analysis (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each side (default: %(default)s)")
+    parser.add_argument("--digits", type=int, default=500, help="images of the digits rows (default: %(default)s)")
     parser.add_argument("--stride", type=int, default=2, help="of position subsampling (default: %(default)s)")
 
 
@@ -61,6 +63,14 @@ def _network(options: argparse.Namespace, batches: int = 1) -> tuple[nn.Module, 
     images, labels = random_images(options.batch_size * batches, options.image_size, classes=1000)
     images, labels = images.to(options.device), labels.to(options.device)
     return model, list(zip(images.split(options.batch_size), labels.split(options.batch_size), strict=True))
+
+
+def _digits(options: argparse.Namespace) -> tuple[PruningTask, Tensor, Tensor]:
+    """The embedded task with its network on the device, and some calibration images and labels."""
+    task = make_task("digits-resnet20")
+    task.model.to(options.device)
+    split = task.calibration.subset(slice(options.digits))
+    return task, split.images.to(options.device), split.labels.to(options.device)
 
 
 def _forward_backward(model: nn.Module, batches: Batches) -> None:
@@ -91,13 +101,11 @@ def _subsampled(options: argparse.Namespace) -> Iterator[SpeedRow]:
 
 def _subsampling_error(options: argparse.Namespace) -> Iterator[SpeedRow]:
     """On trained weights and real images: noise has no neighbouring positions that resemble each other."""
-    task = make_task("digits-resnet20")
-    batches = [(task.calibration.images.to(options.device), task.calibration.labels.to(options.device))]
+    task, images, labels = _digits(options)
+    batches = [(images, labels)]
     prices, factors = [], []
     for stride in (1, options.stride):
-        hobs = HOBSSensitivityAnalyzer(
-            task.model.to(options.device), example_input=task.example_input, position_stride=stride
-        )
+        hobs = HOBSSensitivityAnalyzer(task.model, example_input=images[:1], position_stride=stride)
         hobs.compute_sensitivity(batches)
         prices.append(torch.cat(list(hobs.prices.values())))
         factors.append(hobs.factors)
@@ -110,7 +118,7 @@ def _subsampling_error(options: argparse.Namespace) -> Iterator[SpeedRow]:
         )
     ]
     ranks = torch.stack(prices).argsort(dim=1).argsort(dim=1).double()
-    what = f"all positions, digits ResNet-20, {len(task.calibration.labels)} images, stride {options.stride}"
+    what = f"all positions, digits ResNet-20, {len(labels)} images, stride {options.stride}"
     yield SpeedRow("subsampling_error", median(errors), "relative (median over factors)", what, None)
     yield SpeedRow("subsampled_price_spearman", float(torch.corrcoef(ranks)[0, 1]), "rank correlation", what, None)
 
@@ -157,10 +165,9 @@ def _analysis_vs_factors(options: argparse.Namespace) -> Iterator[SpeedRow]:
 
 
 def _kfac_vs_exact_per_filter(options: argparse.Namespace) -> Iterator[SpeedRow]:
-    task = make_task("digits-resnet20")
-    model, images = task.model.to(options.device), task.calibration.images.to(options.device)
-    labels = task.calibration.labels.to(options.device)
-    hobs = HOBSSensitivityAnalyzer(model, example_input=task.example_input)
+    task, images, labels = _digits(options)
+    model = task.model
+    hobs = HOBSSensitivityAnalyzer(model, example_input=images[:1])
     layers = {name: module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
     kfac, exact = interleaved(
         lambda: hobs.compute_sensitivity([(images, labels)]),
@@ -185,9 +192,8 @@ def _kfac_vs_dense_hessian(options: argparse.Namespace) -> Iterator[SpeedRow]:
             nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
             nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 10),
         )  # fmt: skip
-    task = make_task("digits-resnet20")
-    images = nn.functional.interpolate(task.calibration.images[:256, :1], (8, 8)).to(options.device)
-    labels, model = task.calibration.labels[:256].to(options.device), model.eval().to(options.device)
+    _, images, labels = _digits(options)
+    images, model = interpolate(images[:, :1], (8, 8)), model.eval().to(options.device)
     names = [name for name, _ in model.named_parameters() if name.endswith("weight")]
     approximator = KFACHessianApproximator(model)
     kfac, dense = interleaved(

@@ -299,7 +299,8 @@ class HOBSSensitivityAnalyzer:
         """Hold the prices against what removing channels really does to this network.
 
         ``report.price`` has Spearman's rank correlations with confidence intervals;
-        ``benchmarks.audit_plot.plot_audit`` draws the report. Arguments and errors are those of :func:`hessian.audit.audit`.
+        ``benchmarks.audit_plot.plot_audit`` draws the report. Arguments and errors are those of
+        :func:`hessian.audit.audit`.
         """
         return audit(
             self,

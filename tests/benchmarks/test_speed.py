@@ -41,12 +41,12 @@ def test_factors_are_compared_with_curvlinops(tmp_path):
 
 
 def test_exact_baselines_are_far_slower(tmp_path):
-    _, result = run(tmp_path, "--repeats", "1", "--rows", "kfac_vs_dense_hessian")
+    _, result = run(tmp_path, "--repeats", "1", "--digits", "16", "--rows", "kfac_vs_dense_hessian")
     assert result["rows"][0]["ratio"] > 5
 
 
 def test_subsampling_reports_its_error(tmp_path):
-    _, result = run(tmp_path, "--rows", "subsampling_error")
+    _, result = run(tmp_path, "--digits", "100", "--rows", "subsampling_error")
     error, rank = result["rows"]
     assert 0 < error["value"] < 1
     assert 0.5 < rank["value"] < 1
