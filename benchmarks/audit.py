@@ -26,6 +26,8 @@ from benchmarks.main import default_threads
 from benchmarks.one_shot import TARGETS, OneShotRun, measure_one_shot
 from benchmarks.progress import StageProgress
 from benchmarks.result_file import write_result
+from hessian.loss_curvature import FISHER_TYPES
+from prune_gym.curvature_cache import CurvatureSettings
 from prune_gym.device import resolve_device
 from prune_gym.tasks import task_names
 
@@ -65,6 +67,7 @@ def _audit(options: argparse.Namespace, device: torch.device, console: Console) 
         tuple(options.splits),
         options.images,
         options.channels,
+        _curvature(options),
     )
     with StageProgress(console) as progress:
         runs = run_audits(request, device, progress)
@@ -84,7 +87,9 @@ def _audit(options: argparse.Namespace, device: torch.device, console: Console) 
 def _one_shot(options: argparse.Namespace, device: torch.device, console: Console) -> None:
     runs: list[OneShotRun] = []
     with StageProgress(console) as progress:
-        for path, seed, problem in problems(options.task, options.weights or [None], options.seeds, device):
+        for path, seed, problem in problems(
+            options.task, options.weights or [None], options.seeds, device, _curvature(options)
+        ):
             label = f"{options.task if path is None else path.name}, seed {seed}"
             with progress.stage(f"{label}: curvature") as report:
                 problem.progress = report
@@ -94,8 +99,18 @@ def _one_shot(options: argparse.Namespace, device: torch.device, console: Consol
             runs.append(OneShotRun(None if path is None else path.name, seed, dense, rows))
     console.print(one_shot_table(options.task, runs))
     if options.json is not None:
-        content = {"task": options.task, "runs": [dataclasses.asdict(run) for run in runs]}
+        content = {
+            "task": options.task,
+            "curvature": dataclasses.asdict(_curvature(options)),
+            "runs": [dataclasses.asdict(run) for run in runs],
+        }
         console.print(f"results: {write_result(options.json, content)}", soft_wrap=True)
+
+
+def _curvature(options: argparse.Namespace) -> CurvatureSettings:
+    return CurvatureSettings(
+        approximation=options.approximation, fisher=options.fisher, trace_calibration=options.trace_calibration
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,6 +126,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--images", type=_positive, metavar="N", help="at most so many of each split (default: all)")
     parser.add_argument("--channels", type=_positive, default=16, metavar="N", help="channels sampled a layer")
+    parser.add_argument("--approximation", default="expand", choices=("expand", "reduce"), help="of weight sharing")
+    parser.add_argument("--fisher", default="sketch", choices=FISHER_TYPES, help="curvature estimator")
+    parser.add_argument(
+        "--trace-calibration", action="store_true", help="give layers the trace of their exact curvature"
+    )
     parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, metavar="X", help="with --one-shot")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the first run of every split")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class AuditRequest:
     splits: tuple[str, ...] = SPLITS
     images: int | None = None
     channels_per_layer: int = 16
+    curvature: CurvatureSettings = field(default_factory=CurvatureSettings)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,11 @@ class AuditRun:
 
 
 def problems(
-    task: str, weights: Sequence[Path | None], seeds: Sequence[int], device: str | torch.device | None
+    task: str,
+    weights: Sequence[Path | None],
+    seeds: Sequence[int],
+    device: str | torch.device | None,
+    curvature: CurvatureSettings,
 ) -> Iterator[tuple[Path | None, int, PruningProblem]]:
     """The task with every dense network and curvature seed; curvature comes from the cache where it is there."""
     for path in weights:
@@ -73,7 +78,7 @@ def problems(
                 PruningProblem(
                     task,
                     device=device,
-                    curvature=CurvatureSettings(seed=seed),
+                    curvature=replace(curvature, seed=seed),
                     repair="closed_form",
                     task_options={} if path is None else {"weights": path},
                 ),
@@ -89,7 +94,7 @@ def run_audits(request: AuditRequest, device: str | torch.device | None, progres
         ValueError: an argument out of range, or a split the task does not have.
     """
     runs = []
-    for path, seed, problem in problems(request.task, request.weights, request.seeds, device):
+    for path, seed, problem in problems(request.task, request.weights, request.seeds, device, request.curvature):
         name = None if path is None else path.name
         label = f"{name or request.task}, seed {seed}"
         with progress.stage(f"{label}: curvature") as report_progress:
@@ -126,6 +131,7 @@ def audit_result(request: AuditRequest, runs: Sequence[AuditRun]) -> dict[str, A
     """All audits as JSON-able values."""
     return {
         "task": request.task,
+        "curvature": asdict(request.curvature),
         "runs": [
             {
                 "weights": run.weights,

@@ -29,6 +29,8 @@ class CurvatureSettings:
         use_kfac: Kronecker factors, or exact quadratics (small networks only).
         approximation: ``"expand"`` or ``"reduce"`` (:mod:`hessian.kfac`).
         fisher: curvature estimator (:mod:`hessian.loss_curvature`).
+        trace_calibration: give every layer the trace of its exact curvature (:mod:`hessian.calibration`).
+        position_stride: measure at every n-th position of a feature map (:mod:`hessian.subsampling`).
         batch_size: images a backward pass.
         num_batches: batches of the calibration split to read; None reads all.
         seed: seed of the curvature sketch.
@@ -38,6 +40,8 @@ class CurvatureSettings:
     use_kfac: bool = True
     approximation: str = "expand"
     fisher: str = "sketch"
+    trace_calibration: bool = False
+    position_stride: int = 1
     batch_size: int = 100
     num_batches: int | None = None
     seed: int = 0
@@ -82,6 +86,8 @@ def analyse(
         ignored_layers=task.ignored_layers,
         approximation=settings.approximation,
         fisher=settings.fisher,
+        trace_calibration=settings.trace_calibration,
+        position_stride=settings.position_stride,
         seed=settings.seed,
     )
 
