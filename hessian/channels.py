@@ -343,8 +343,8 @@ def _assemble(parts: _Parts, model: nn.Module, size: int, order: dict[str, int])
 def _check_coverage(groups: Sequence[ChannelGroup], raw_groups: Sequence[Any], model: nn.Module) -> None:
     """Refuse consumers that mix a layer's channels with channels no layer makes.
 
-    The tracer does not see a plain tensor (the network's input, say) in a concatenation, so the positions it gives the
-    other operands cannot be trusted.
+    The tracer does not see a plain tensor (the network's input, say) in a concatenation, nor the size of the maps of
+    one that is flattened, so the positions it gives the operands cannot be trusted.
     """
     modules = dict(model.named_modules())
     covered: dict[int, set[int]] = {}
@@ -359,7 +359,8 @@ def _check_coverage(groups: Sequence[ChannelGroup], raw_groups: Sequence[Any], m
             if known != set(range(extent)):
                 raise UnsupportedStructureError(
                     f"{member.module!r} has {extent} input channels but layers make only {len(known)} of them (a "
-                    "concatenation with the network's input or a constant): which are which is not traced. "
+                    "concatenation with the network's input or a constant, or one that is flattened): which are which "
+                    "is not traced. "
                     f"Put the layers feeding it, such as {group.name!r}, in ignored_layers"
                 )
 
