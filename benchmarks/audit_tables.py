@@ -101,7 +101,7 @@ def one_shot_table(task: str, runs: Sequence[OneShotRun]) -> Table:
         table.add_column(step.name.replace(" + ", "\n+ "), justify="right", no_wrap=True)
     for same in zip(*(run.budgets for run in runs), strict=True):
         cells = [_percent([budget.accuracies[step.name] for budget in same]) for step in LADDER]
-        table.add_row(f"{100 * same[0].reduction:.1f} % fewer FLOPs", *cells)
+        table.add_row(f"-{100 * same[0].reduction:.1f} % FLOPs", *cells)
     return table
 
 
