@@ -6,6 +6,7 @@ and has to agree with the model.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import warnings
@@ -27,6 +28,8 @@ TOLERANCE = 1e-4
 
 DYNAMIC_BATCHES = (1, 2, 5)
 """Batch sizes at which an export with a dynamic batch is held against the model."""
+
+_ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 
 Runner = Callable[[tuple[Tensor, ...]], Sequence[Tensor]]
 
@@ -224,14 +227,9 @@ def _like(example: Tensor, batch: int) -> Tensor:
 
 
 def _require_onnx() -> None:
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401  # what torch.onnx builds graphs with
-    except ImportError as error:
-        raise ImportError(
-            f"ONNX export needs onnx, onnxscript and onnxruntime: pip install 'prune-gym[onnx]' ({error})"
-        ) from error
+    missing = [name for name in _ONNX_LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"ONNX export needs {', '.join(missing)}: pip install 'prune-gym[onnx]'")
 
 
 def _onnx_bytes(program: torch.export.ExportedProgram) -> bytes:
