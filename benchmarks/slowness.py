@@ -41,7 +41,7 @@ ODD = "odd channel count"
 DEPTHWISE = "depthwise"
 SMALL = "small GEMM"
 MEMORY = "memory-bound"
-NO_WEIGHTS = "memory-bound (no weights)"
+NO_WEIGHTS = "no weights, memory-bound"
 OVERHEAD = "fixed cost of the call"
 
 
@@ -181,16 +181,16 @@ def slowness_table(report: SlownessReport, rows: int = 20) -> Table:
     )
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("layer", no_wrap=True)
-    for heading in ("channels", "FLOPs removed", "time removed", "ms", "rounding gains"):
+    for heading in ("channels", "FLOPs", "time", "ms", "rounding gains"):
         table.add_column(heading, justify="right")
     table.add_column("reason")
     for layer in sorted(report.layers, key=lambda layer: -layer.pruned_ms)[:rows]:
-        gain = f"{layer.rounding_gain_ms:.2f} ms, multiples of {layer.rounding}" if layer.rounding else ""
+        gain = f"{layer.rounding_gain_ms:.2f} ms (x{layer.rounding})" if layer.rounding else ""
         table.add_row(
             layer.name,
             "" if layer.channels is None else f"{layer.channels[0]} -> {layer.channels[1]}",
-            f"{100 * layer.flops_removed:.0f} %" if layer.dense_flops else "",
-            f"{100 * layer.time_removed:.0f} %",
+            f"-{100 * layer.flops_removed:.0f} %" if layer.dense_flops else "",
+            f"{-100 * layer.time_removed:+.0f} %",
             f"{layer.pruned_ms:.2f}",
             gain,
             layer.reason,

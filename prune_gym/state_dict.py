@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -32,6 +33,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
+    state: Any
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
@@ -73,7 +75,9 @@ def shrink_to(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
         for suffix, full in sizes.shapes.items():
             shape = list(tensors[suffix].shape)
             if len(shape) != len(full) or any(cut > whole for cut, whole in zip(shape, full, strict=True)):
-                raise ValueError(f"the checkpoint is of another network: {name}.{suffix} is {shape}, dense it is {full}")
+                raise ValueError(
+                    f"the checkpoint is of another network: {name}.{suffix} is {shape}, dense it is {full}"
+                )
         set_sizes(module, _inferred(module, tensors))
         for suffix, tensor in tensors.items():
             resize_tensor(module, suffix, tuple(tensor.shape), tensor.dtype)
