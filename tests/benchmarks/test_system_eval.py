@@ -51,11 +51,12 @@ def test_a_checkpoint_of_either_kind_is_evaluated(config, checkpoint, task, prun
     assert system_eval.main(["--config", config, "--checkpoint", str(checkpoint), *QUICK]) == 0
     folder = checkpoint.parent / "system_eval"
     report = json.loads((folder / "system_eval.json").read_text())
+    shape = (1, *task.example_input.shape[1:])
     for name, network in (("dense", task.model), ("pruned", pruned)):
         facts = report["networks"][name]
         assert facts["accuracy"] == pytest.approx(evaluate_model(network, task.test).accuracy)
         assert facts["parameters"] == SystemMetrics.count_parameters(network)
-        assert facts["flops"] == 2 * facts["macs"] == SystemMetrics.count_flops(network, (1, *task.example_input.shape[1:]))
+        assert facts["flops"] == 2 * facts["macs"] == SystemMetrics.count_flops(network, shape)
         assert facts["joules_per_input"] is None or facts["joules_per_input"] > 0
     assert [row["batch_size"] for row in report["batches"]] == [1, 4]
     for row in report["batches"]:
