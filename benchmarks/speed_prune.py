@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.comparison import compare_networks
+from benchmarks.comparison import BatchTimings, compare_networks
 from benchmarks.metrics import SystemMetrics
 from benchmarks.random_networks import random_images, random_network
 from benchmarks.speed_rows import SpeedRow, interleaved, median_ratio
@@ -105,39 +105,37 @@ def _torch_pruning_alone(dense: nn.Module, example: Tensor, plan: Plan) -> nn.Mo
 def _speedup_rows(
     options: argparse.Namespace, dense: nn.Module, pruned: nn.Module, plan: Plan, images: Tensor, report: Report
 ) -> Iterator[SpeedRow]:
+    """Dense, pruned and rounded networks, all in turns."""
     batch_size = len(images)
-    report(f"batch of {batch_size}: the plan as it is")
-    rows, channels_last = _compare(options, dense, pruned, batch_size, "")
-    yield from rows
     report(f"batch of {batch_size}: looking for the fastest rounding")
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    trial = _compare({"pruned": pruned}, options, batch_size, repeats=3)
+    memory_format = torch.channels_last if trial.channels_last["pruned"] else torch.contiguous_format
     model = copy.deepcopy(dense).to(memory_format=memory_format)
     found = PhysicalPruner(model, images).time_roundings(plan)
     report(", ".join(f"multiples of {row.round_to}: {row.latency_ms:.1f} ms" for row in found))
     rounded = PhysicalPruner(dense, images[:1]).prune(found[0].plan)
-    rows, _ = _compare(options, dense, rounded, batch_size, "_auto")
-    yield from rows
+    report(f"batch of {batch_size}: dense, pruned and rounded in turns")
+    networks = {"dense": dense, "pruned": pruned, "auto": rounded}
+    timed = _compare(networks, options, batch_size, options.repeats)
+    shape = (1, 3, options.image_size, options.image_size)
+    flops = {name: SystemMetrics.count_flops(network, shape) for name, network in networks.items()}
+    for name, suffix in (("pruned", ""), ("auto", "_auto")):
+        speedup, ideal = timed.speedup(name, "dense"), flops["dense"] / flops[name]
+        baseline = f"dense, {_format(timed, 'dense')}; this: {_format(timed, name)}"
+        yield SpeedRow(f"{options.network}_speedup_b{batch_size}{suffix}", speedup, "x", baseline, speedup)
+        share, baseline = speedup / ideal, f"ratio of FLOPs, {ideal:.2f}x"
+        yield SpeedRow(f"{options.network}_share_of_ideal_b{batch_size}{suffix}", share, "", baseline, share)
 
 
 def _compare(
-    options: argparse.Namespace, dense: nn.Module, pruned: nn.Module, batch_size: int, suffix: str
-) -> tuple[list[SpeedRow], bool]:
-    """Speed-up and share of the ideal, and whether the pruned network ran channels last."""
+    networks: Mapping[str, nn.Module], options: argparse.Namespace, batch_size: int, repeats: int
+) -> BatchTimings:
     shape = (3, options.image_size, options.image_size)
-    ideal = SystemMetrics.count_flops(dense, (1, *shape)) / SystemMetrics.count_flops(pruned, (1, *shape))
-    (row,) = compare_networks(
-        {"dense": dense, "pruned": pruned}, shape, (batch_size,), num_iterations=options.repeats, faster_format=True
-    )
+    (row,) = compare_networks(networks, shape, (batch_size,), num_iterations=repeats, faster_format=True)
     if row.problem is not None:
         raise ValueError(row.problem)
-    speedup = row.speedup("pruned", "dense")
-    formats = {name: "channels last" if last else "NCHW" for name, last in row.channels_last.items()}
-    baseline = f"dense, {formats['dense']}, {row.timings['dense'].p50_ms:.1f} ms (pruned: {formats['pruned']})"
-    share_of = f"ratio of FLOPs, {ideal:.2f}x"
-    rows = [
-        SpeedRow(f"{options.network}_speedup_b{batch_size}{suffix}", speedup, "x", baseline, speedup),
-        SpeedRow(
-            f"{options.network}_share_of_ideal_b{batch_size}{suffix}", speedup / ideal, "", share_of, speedup / ideal
-        ),
-    ]
-    return rows, row.channels_last["pruned"]
+    return row
+
+
+def _format(row: BatchTimings, name: str) -> str:
+    return f"{row.timings[name].p50_ms:.1f} ms, {'channels last' if row.channels_last[name] else 'NCHW'}"

@@ -74,8 +74,9 @@ class TrainingState:
             "history": json.dumps(history),
             "scaler": json.dumps(self._scaler.state_dict()),
         }
-        if self._workers.rank == 0:
-            save_safetensors_atomic(path, tensors, metadata)
+        with self._workers.together():  # nobody goes on, or looks for the file, before it is there
+            if self._workers.rank == 0:
+                save_safetensors_atomic(path, tensors, metadata)
 
     @torch.no_grad()
     def resume(self, path: str | os.PathLike[str]) -> Rows:
