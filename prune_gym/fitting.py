@@ -184,11 +184,14 @@ def fit(
     stepper = Stepper(model, optimizer, loss_of, workers, loop.accumulation, loop.mixed_precision)
     with modes_restored(model), _seeded(seed + workers.rank, device), torch.enable_grad():
         model.train()
-        about = {
-            "training": description, "seed": seed, "images": len(split), "labels": split.labels, **asdict(schedule),
-            "augment": repr(augment), "processes": workers.size, "mixed_precision": loop.mixed_precision,
-            "accumulation": loop.accumulation, **(identity or {}),
-        }  # fmt: skip
+        about: dict[str, Any] = {
+            "training": description,
+            "seed": seed,
+            "augment": repr(augment),
+            "processes": workers.size,
+        }
+        about |= {"labels": split.labels, "mixed_precision": loop.mixed_precision, "accumulation": loop.accumulation}
+        about |= {**asdict(schedule), **(identity or {})}
         state = TrainingState(model, optimizer, stepper.scaler, generator, workers, about)
         history = [] if loop.checkpoint is None else [EpochRecord(**row) for row in state.resume(loop.checkpoint)]
         stepper.share_start()
