@@ -1,18 +1,19 @@
-"""What a network costs to run: latency, throughput, FLOPs, parameters, memory, bytes on disk."""
+"""What a network costs to run: latency, throughput, FLOPs, parameters, memory, energy, bytes on disk."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import Unpack
 
-from prune_gym.device import module_device, synchronize
+from benchmarks.comparison import BatchTimings, compare_networks
+from benchmarks.conditions import ConditionOptions, RunConditions, batch_shape, floating_dtype, working_input
+from benchmarks.energy import Energy, energy_of
+from benchmarks.memory import peak_of
 from prune_gym.timing import Timing, inference, time_model
 
 
@@ -20,8 +21,12 @@ class SystemMetrics:
     """Measurements of one model, as static methods.
 
     Everything runs in eval and inference mode on the device the model is on, and leaves the model as it was. Inputs are
-    standard normal, of the model's floating-point type. A FLOP count is 2 x MACs of the convolution and linear layers
-    for *one* input, whatever the batch.
+    standard normal, of the model's floating-point type. A MAC count is of the convolution and linear layers for *one*
+    input, whatever the batch; FLOPs are 2 x MACs.
+
+    What runs the model (`measure_latency`, `time`, `measure_throughput`, `compare`, `peak_memory`, `measure_energy`,
+    `measure_all`) takes the conditions of the run as keywords, see `benchmarks.conditions.RunConditions`: ``dtype``,
+    ``channels_last``, ``compiled`` (``torch.compile``) and ``num_threads``. Another format is given to a copy.
     """
 
     @staticmethod
@@ -31,6 +36,7 @@ class SystemMetrics:
         num_iterations: int = 100,
         *,
         num_warmup: int = 10,
+        **conditions: Unpack[ConditionOptions],
     ) -> tuple[float, float]:
         """Return how long one batch takes.
 
@@ -39,6 +45,7 @@ class SystemMetrics:
             input_shape: Shape of a batch, [batch, ...].
             num_iterations: Timed passes, >= 1.
             num_warmup: Untimed passes before them, >= 0.
+            **conditions: How it is run.
 
         Returns:
             Mean and sample standard deviation of the latency, in ms.
@@ -47,7 +54,7 @@ class SystemMetrics:
             ValueError: If an argument is out of range or the model does not run on such inputs.
             MemoryError: If a batch of this size does not fit into memory.
         """
-        timing = SystemMetrics.time(model, input_shape, num_iterations, num_warmup=num_warmup)
+        timing = SystemMetrics.time(model, input_shape, num_iterations, num_warmup=num_warmup, **conditions)
         return timing.mean_ms, timing.std_ms
 
     @staticmethod
@@ -57,10 +64,14 @@ class SystemMetrics:
         num_iterations: int = 100,
         *,
         num_warmup: int = 10,
+        **conditions: Unpack[ConditionOptions],
     ) -> Timing:
         """Like `measure_latency`, with every sample and its percentiles."""
-        inputs = _working_input(model, input_shape)
-        return time_model(model, inputs, num_iterations=num_iterations, num_warmup=num_warmup)
+        asked = RunConditions(**conditions)
+        network = asked.prepared(model)
+        with asked.threads():
+            inputs = asked.formatted(working_input(network, input_shape))
+            return time_model(network, inputs, num_iterations=num_iterations, num_warmup=num_warmup)
 
     @staticmethod
     def measure_throughput(
@@ -70,6 +81,7 @@ class SystemMetrics:
         num_iterations: int = 50,
         *,
         num_warmup: int = 10,
+        **conditions: Unpack[ConditionOptions],
     ) -> float:
         """Return how many inputs a second the model handles in batches.
 
@@ -79,6 +91,7 @@ class SystemMetrics:
             input_shape: Shape of one input, without the batch.
             num_iterations: Timed batches, >= 1.
             num_warmup: Untimed batches before them, >= 0.
+            **conditions: How it is run.
 
         Returns:
             Inputs (images) per second: ``batch_size`` over the mean latency.
@@ -87,9 +100,29 @@ class SystemMetrics:
             ValueError: If an argument is out of range or the model does not run on such inputs.
             MemoryError: If a batch of this size does not fit into memory.
         """
-        shape = _batch_shape(batch_size, input_shape)
-        mean_ms, _ = SystemMetrics.measure_latency(model, shape, num_iterations, num_warmup=num_warmup)
+        shape = batch_shape(batch_size, input_shape)
+        mean_ms, _ = SystemMetrics.measure_latency(model, shape, num_iterations, num_warmup=num_warmup, **conditions)
         return batch_size / (mean_ms / 1e3)
+
+    @staticmethod
+    def compare(
+        models: Mapping[str, nn.Module],
+        input_shape: Sequence[int] = (3, 224, 224),
+        batch_sizes: Sequence[int] = (1, 16, 64),
+        num_iterations: int = 30,
+        *,
+        num_warmup: int = 3,
+        **conditions: Unpack[ConditionOptions],
+    ) -> list[BatchTimings]:
+        """Time several models in turns at several batch sizes; see `benchmarks.comparison.compare_networks`."""
+        return compare_networks(
+            models,
+            input_shape,
+            batch_sizes,
+            num_iterations=num_iterations,
+            num_warmup=num_warmup,
+            conditions=RunConditions(**conditions),
+        )
 
     @staticmethod
     def count_parameters(model: nn.Module) -> int:
@@ -107,11 +140,16 @@ class SystemMetrics:
         Raises:
             ValueError: If the shape is not one of a batch or the model does not run on such inputs.
         """
-        inputs = _working_input(model, (1, *input_shape[1:]))
+        inputs = working_input(model, (1, *input_shape[1:]))
         counter = FlopCounterMode(display=False)
         with inference(model), counter:
             model(inputs)
         return int(counter.get_total_flops())
+
+    @staticmethod
+    def count_macs(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> int:
+        """Return the multiply-accumulates of one input: half of `count_flops`."""
+        return SystemMetrics.count_flops(model, input_shape) // 2
 
     @staticmethod
     def bytes_on_disk(model: nn.Module) -> int:
@@ -122,7 +160,9 @@ class SystemMetrics:
         return len(safetensors.torch.save(stored))
 
     @staticmethod
-    def peak_memory(model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224)) -> tuple[int, str] | None:
+    def peak_memory(
+        model: nn.Module, input_shape: Sequence[int] = (1, 3, 224, 224), **conditions: Unpack[ConditionOptions]
+    ) -> tuple[int, str] | None:
         """Return the peak memory while one batch passes through, parameters included.
 
         Returns:
@@ -133,14 +173,41 @@ class SystemMetrics:
             ValueError: If the model does not run on such inputs.
             MemoryError: If a batch of this size does not fit into memory.
         """
-        inputs = _working_input(model, input_shape)
-        with inference(model):
-            if inputs.device.type == "cuda":
-                return _peak_cuda_bytes(lambda: model(inputs), inputs.device), "cuda_allocated"
-            if sys.platform == "linux":
-                peak = peak_rss_bytes(lambda: model(inputs))
-                return None if peak is None else (peak, "process_rss")
-        return None
+        asked = RunConditions(**conditions)
+        network = asked.prepared(model)
+        with asked.threads():
+            inputs = asked.formatted(working_input(network, input_shape))
+            with inference(network):
+                return peak_of(lambda: network(inputs), inputs.device)
+
+    @staticmethod
+    def measure_energy(
+        model: nn.Module,
+        input_shape: Sequence[int] = (1, 3, 224, 224),
+        seconds: float = 2.0,
+        **conditions: Unpack[ConditionOptions],
+    ) -> Energy:
+        """Return the energy of one batch, from the GPU's (NVML) or the CPU packages' (RAPL) counter.
+
+        Args:
+            model: The model.
+            input_shape: Shape of a batch, [batch, ...].
+            seconds: How long batches are repeated; counters tick slowly.
+            **conditions: How it is run.
+
+        Returns:
+            Joules of a batch, or None with the source ``"unavailable"``.
+
+        Raises:
+            ValueError: If an argument is out of range or the model does not run on such inputs.
+            MemoryError: If a batch of this size does not fit into memory.
+        """
+        asked = RunConditions(**conditions)
+        network = asked.prepared(model)
+        with asked.threads():
+            inputs = asked.formatted(working_input(network, input_shape))
+            with inference(network):
+                return energy_of(lambda: network(inputs), inputs.device, seconds)
 
     @staticmethod
     def measure_all(
@@ -151,35 +218,43 @@ class SystemMetrics:
         latency_iterations: int = 100,
         throughput_iterations: int = 50,
         num_warmup: int = 10,
+        energy_seconds: float = 2.0,
+        **conditions: Unpack[ConditionOptions],
     ) -> dict[str, Any]:
         """Return every measurement of a model.
 
         Args:
             model: The model.
-            batch_size: Inputs in a batch for throughput and peak memory, >= 1; latency is that of a single input.
+            batch_size: Inputs in a batch for throughput, energy and peak memory, >= 1; latency is that of a single
+                input.
             input_shape: Shape of one input, without the batch.
             latency_iterations: Timed single inputs, >= 1.
             throughput_iterations: Timed batches, >= 1.
             num_warmup: Untimed passes before each of the two, >= 0.
+            energy_seconds: How long batches are repeated for the energy counter, where there is one.
+            **conditions: How it is run.
 
         Returns:
             ``latency_ms`` (mean), ``latency_std_ms``, ``latency_p50_ms``, ``latency_p90_ms``, ``latency_p99_ms``,
-            ``throughput_imgs_per_sec``, ``parameters``, ``flops`` (of one input), ``bytes_on_disk``,
-            ``peak_memory_bytes`` and ``peak_memory_kind`` (None where unavailable), and the conditions: ``batch_size``,
-            ``input_shape``, ``device``, ``dtype``, ``num_threads``. JSON-able.
+            ``throughput_imgs_per_sec``, ``parameters``, ``macs`` and ``flops`` (of one input), ``bytes_on_disk``,
+            ``peak_memory_bytes`` and ``peak_memory_kind`` (None where unavailable), ``energy_joules_per_img`` (None
+            where unavailable) and ``energy_source``, and the conditions: ``batch_size``, ``input_shape``, ``device``,
+            ``dtype``, ``channels_last``, ``compiled``, ``num_threads``. JSON-able.
 
         Raises:
             ValueError: If an argument is out of range or the model does not run on such inputs.
             MemoryError: If a batch of this size does not fit into memory.
         """
-        batch_shape = _batch_shape(batch_size, input_shape)
-        single_shape = (1, *input_shape)
-        flops = SystemMetrics.count_flops(model, single_shape)
-        latency = SystemMetrics.time(model, single_shape, latency_iterations, num_warmup=num_warmup)
+        many, single = batch_shape(batch_size, input_shape), (1, *input_shape)
+        asked = RunConditions(**conditions)
+        flops = SystemMetrics.count_flops(model, single)
+        latency = SystemMetrics.time(model, single, latency_iterations, num_warmup=num_warmup, **conditions)
         throughput = SystemMetrics.measure_throughput(
-            model, batch_size, input_shape, throughput_iterations, num_warmup=num_warmup
+            model, batch_size, input_shape, throughput_iterations, num_warmup=num_warmup, **conditions
         )
-        memory = SystemMetrics.peak_memory(model, batch_shape)
+        memory = SystemMetrics.peak_memory(model, many, **conditions)
+        energy = SystemMetrics.measure_energy(model, many, energy_seconds, **conditions)
+        joules = energy.joules_per_run
         return {
             "latency_ms": latency.mean_ms,
             "latency_std_ms": latency.std_ms,
@@ -188,75 +263,18 @@ class SystemMetrics:
             "latency_p99_ms": latency.p99_ms,
             "throughput_imgs_per_sec": throughput,
             "parameters": SystemMetrics.count_parameters(model),
+            "macs": flops // 2,
             "flops": flops,
             "bytes_on_disk": SystemMetrics.bytes_on_disk(model),
             "peak_memory_bytes": memory[0] if memory else None,
             "peak_memory_kind": memory[1] if memory else None,
+            "energy_joules_per_img": None if joules is None else joules / batch_size,
+            "energy_source": energy.source,
             "batch_size": batch_size,
             "input_shape": list(input_shape),
             "device": latency.device,
-            "dtype": str(_floating_dtype(model)).removeprefix("torch."),
+            "dtype": str(asked.dtype or floating_dtype(model)).removeprefix("torch."),
+            "channels_last": asked.channels_last,
+            "compiled": asked.compiled,
             "num_threads": latency.num_threads,
         }
-
-
-def _floating_dtype(model: nn.Module) -> torch.dtype:
-    floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    return next(floating, torch.get_default_dtype())
-
-
-def _working_input(model: nn.Module, shape: Sequence[int]) -> Tensor:
-    """Return a random batch that the model has been seen to run on, so that later errors are not the model's."""
-    if len(shape) < 2 or any(not isinstance(extent, int) or extent < 1 for extent in shape):
-        raise ValueError(
-            "an input shape is a batch and at least one more dimension, all positive integers, such as "
-            f"(1, 3, 224, 224); got {tuple(shape)}"
-        )
-    generator = torch.Generator().manual_seed(0)
-    try:
-        inputs = torch.randn(tuple(shape), generator=generator)
-        inputs = inputs.to(device=module_device(model), dtype=_floating_dtype(model))
-        with inference(model):
-            model(inputs)
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        if _is_out_of_memory(error):
-            raise MemoryError(_too_large(shape)) from error
-        message = f"{type(model).__name__} does not run on inputs of shape {tuple(shape)}: {error}"
-        raise ValueError(message) from error
-    return inputs
-
-
-def _batch_shape(batch_size: int, input_shape: Sequence[int]) -> tuple[int, ...]:
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    return (batch_size, *input_shape)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # The CPU allocator has no exception class of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _too_large(shape: Sequence[int]) -> str:
-    batch = shape[0]
-    remedy = f"try a batch of {batch // 2} or less" if batch > 1 else "not even one input fits: use smaller inputs"
-    return f"a batch of {batch} inputs of shape {tuple(shape[1:])} does not fit into memory; {remedy}"
-
-
-def _peak_cuda_bytes(run: Callable[[], object], device: torch.device) -> int:
-    torch.cuda.reset_peak_memory_stats(device)
-    run()
-    synchronize(device)
-    return int(torch.cuda.max_memory_allocated(device))
-
-
-def peak_rss_bytes(run: Callable[[], object]) -> int | None:
-    """Return the peak of the process's resident set during a call (bytes), or None where the kernel will not tell."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the mark (man 5 proc)
-        run()
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    marks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(marks[0]) * 1024 if marks else None

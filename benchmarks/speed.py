@@ -1,6 +1,7 @@
 """How fast? Every sub-command measures one part of the project against named baselines, interleaved in one run.
 
     python -m benchmarks.speed hessian [--json FILE] [--rows NAME ...] [--threads N]
+    python -m benchmarks.speed prune [--json FILE] [--threads N]
 
 A row a number: the median, and its ratio to the baseline measured next to it. On a machine that others use too, ratios
 can be believed and seconds cannot.
@@ -25,7 +26,7 @@ from benchmarks.result_file import write_result
 from benchmarks.speed_rows import SpeedRow
 from prune_gym.device import resolve_device
 
-SUBCOMMANDS = {"hessian": "curvature, sweeps and their memory"}
+SUBCOMMANDS = {"hessian": "curvature, sweeps and their memory", "prune": "surgery, and what it gains in speed"}
 """Sub-command -> what it measures; each is a module ``benchmarks.speed_<name>``."""
 
 BAD_INPUT, INTERRUPTED = 2, 130

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from benchmarks.metrics import peak_rss_bytes
+from benchmarks.memory import peak_rss_bytes
 from benchmarks.random_networks import random_images, random_network
 from benchmarks.speed_rows import SpeedRow, interleaved, median_ratio, seconds_of
 from hessian import HOBSSensitivityAnalyzer, KFACHessianApproximator

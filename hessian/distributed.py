@@ -8,6 +8,7 @@ random signs depend on its place there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
@@ -108,6 +109,25 @@ def current_workers(device: torch.device) -> Workers:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return ProcessGroup(device)
     return SingleProcess()
+
+
+@contextmanager
+def torchrun_group() -> Iterator[Workers]:
+    """Join the processes ``torchrun`` started, for the length of a command; this process alone without ``torchrun``.
+
+    Process r of a machine takes GPU r where there are GPUs (NCCL), else all share the CPU (Gloo).
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield current_workers(torch.device("cpu"))
+        return
+    on_gpu = dist.is_nccl_available() and torch.cuda.device_count() > 0
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield current_workers(torch.device("cuda" if on_gpu else "cpu"))
+    finally:
+        dist.destroy_process_group()
 
 
 def shares(costs: Sequence[float], size: int) -> list[int]:

@@ -152,6 +152,11 @@ def load_pruned(path: PathLike, factory: Factory | None = None) -> nn.Module:
     return _rebuild(factory or _registered(manifest), manifest.factory_kwargs, manifest.modules, state).eval()
 
 
+def manifest_path(path: PathLike) -> Path:
+    """Return where the manifest of a saved network is, whichever of its names is given."""
+    return _paths(path)[1]
+
+
 def read_manifest(path: PathLike) -> Manifest:
     """Read and verify what is known about a saved network, without building it.
 

@@ -70,6 +70,16 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The 16-bit type mixed precision computes in on a device; None where it is not supported.
+
+    bfloat16 on the CPU and on GPUs that have it, float16 (whose gradients need scaling) on older GPUs.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if device.type == "cpu" else None
+
+
 def module_device(model: nn.Module) -> torch.device:
     """The device all parameters and buffers of ``model`` share; the CPU for a model without any.
 

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
+from hessian.distributed import current_workers
 from hessian.modes import modes_restored
 from prune_gym.augmentation import Augmentation
 from prune_gym.datasets import TensorSplit, equal_parts
 from prune_gym.device import module_device
+from prune_gym.stepping import BatchLoss, Stepper
+from prune_gym.training_state import TrainingState
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as ``progress(description, done, total)``."""
-
-BatchLoss: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""Mean loss of a batch: ``loss(logits [N, num_classes], labels [N], images [N, ...])``."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,30 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / (total - rising)))
 
 
+@dataclass(frozen=True)
+class Loop:
+    """How the steps are carried out; none of it changes what is minimised.
+
+    Attributes:
+        mixed_precision: Whether forward passes compute in 16 bits where the device supports it (weights, loss and
+            updates stay as they are).
+        accumulation: A step's batch passes through in so many parts, whose gradients are added up: less memory.
+        checkpoint: File that keeps the state of the training after every epoch; if it is there, training resumes from
+            it, bit-equal on the same machine. None keeps nothing.
+
+    Raises:
+        ValueError: If ``accumulation`` is not a positive whole number.
+    """
+
+    mixed_precision: bool = False
+    accumulation: int = 1
+    checkpoint: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.accumulation, bool) or not isinstance(self.accumulation, int) or self.accumulation < 1:
+            raise ValueError(f"accumulation is a whole number of parts, at least 1; got {self.accumulation!r}")
+
+
 def fit(
     model: nn.Module,
     split: TensorSplit,
@@ -119,8 +143,14 @@ def fit(
     seed: int,
     progress: Progress | None,
     description: str,
+    loop: Loop | None = None,
+    identity: Mapping[str, Any] | None = None,
 ) -> list[EpochRecord]:
     """Train in place; see :func:`prune_gym.training.train_dense` for what is promised.
+
+    Under ``torchrun`` (or any initialised ``torch.distributed``) every process calls this with the whole split and the
+    same arguments: each takes its share of every batch, gradients are added up, and all end with the weights of the
+    first. Batch norms take their statistics from a process's own share.
 
     Args:
         model: Left in the mode it was in.
@@ -131,42 +161,58 @@ def fit(
         seed: Decides order, augmentation and dropout.
         progress: Called after every step.
         description: What to call this training in progress and errors.
+        loop: How the steps are carried out.
+        identity: What tells this training's loss from another's, JSON-able: a checkpoint of another is refused.
 
     Returns:
         One record an epoch.
 
     Raises:
-        ValueError: If there is nothing to train or to train on.
+        ValueError: If there is nothing to train or to train on, or the checkpoint is damaged or of another training.
         FloatingPointError: If the loss becomes NaN or infinite.
     """
     if len(split) == 0:
         raise ValueError("cannot train on an empty split")
+    loop = loop or Loop()
     device = module_device(model)
     split = split.to(device)
+    workers = current_workers(device)
     optimizer = schedule.optimizer(model)
     steps = math.ceil(len(split) / schedule.batch_size)
     total = schedule.epochs * steps
-    rate = LambdaLR(optimizer, lambda step: one_cycle(step, total, schedule.warmup))
     generator = torch.Generator().manual_seed(seed)
-    history = []
-    with modes_restored(model), _seeded(seed, device), torch.enable_grad():
+    stepper = Stepper(model, optimizer, loss_of, workers, loop.accumulation, loop.mixed_precision)
+    with modes_restored(model), _seeded(seed + workers.rank, device), torch.enable_grad():
         model.train()
-        for epoch in range(1, schedule.epochs + 1):
+        about: dict[str, Any] = {
+            "training": description,
+            "seed": seed,
+            "augment": repr(augment),
+            "processes": workers.size,
+        }
+        about |= {"labels": split.labels, "mixed_precision": loop.mixed_precision, "accumulation": loop.accumulation}
+        about |= {**asdict(schedule), **(identity or {})}
+        state = TrainingState(model, optimizer, stepper.scaler, generator, workers, about)
+        history = [] if loop.checkpoint is None else [EpochRecord(**row) for row in state.resume(loop.checkpoint)]
+        stepper.share_start()
+        for epoch in range(len(history) + 1, schedule.epochs + 1):
             sums = torch.zeros(2, device=device)
             batches = _shuffled_batches(split, schedule.batch_size, augment, generator)
             for step, (images, labels) in enumerate(batches, start=1):
-                lr = float(optimizer.param_groups[0]["lr"])
-                sums += _step(model, images, labels, loss_of, optimizer)
-                rate.step()
+                lr = schedule.lr * one_cycle((epoch - 1) * steps + step - 1, total, schedule.warmup)
+                sums += stepper.step(images, labels, lr)
                 if progress is not None:
                     progress(description, (epoch - 1) * steps + step, total)
-            loss, accuracy = (sums.cpu().double() / len(split)).tolist()
+            loss, accuracy = (workers.sum(sums).cpu().double() / len(split)).tolist()
             if not math.isfinite(loss):
                 raise FloatingPointError(
                     f"{description}: the loss became {loss} in epoch {epoch}; lower the learning rate "
                     f"({schedule.lr}) or check the data and the starting weights"
                 )
+            stepper.share_buffers()
             history.append(EpochRecord(epoch, loss, accuracy, lr))
+            if loop.checkpoint is not None:
+                state.save(loop.checkpoint, [asdict(record) for record in history])
     return history
 
 
@@ -177,23 +223,6 @@ def _shuffled_batches(
     for part in equal_parts(order, batch_size):
         batch = split.subset(part.to(split.labels.device))
         yield augment(batch.images, generator) if augment else batch.images, batch.labels
-
-
-def _step(
-    model: nn.Module,
-    images: torch.Tensor,
-    labels: torch.Tensor,
-    loss_of: BatchLoss,
-    optimizer: torch.optim.Optimizer,
-) -> torch.Tensor:
-    """One update; returns the batch's summed loss and number of correct images, ``[2]``, without waiting for them."""
-    logits = model(images)
-    loss = loss_of(logits, labels, images)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    correct = (logits.detach().argmax(dim=1) == labels).sum()
-    return torch.stack([loss.detach() * len(labels), correct])
 
 
 @contextmanager

@@ -22,8 +22,9 @@ from hessian.sequential import SequentialRefitter
 from hessian.slicing import NetworkSlicer
 from prune_gym import batchnorm
 from prune_gym.datasets import TensorSplit
-from prune_gym.device import module_device
+from prune_gym.device import module_device, resolve_device
 from prune_gym.plan import resolve_plan
+from prune_gym.rounding import PlanRounder, RoundedPlan, RoundTo, check_round_to, time_roundings
 from prune_gym.surgery import check_against_prediction, remove_channels, surgery_failed
 
 if TYPE_CHECKING:
@@ -93,10 +94,12 @@ class PhysicalPruner:
         calibration: TensorSplit | Iterable[Any] | None = None,
         recalibrate_bn: bool | None = None,
         analyzer: HOBSSensitivityAnalyzer | None = None,
+        round_to: RoundTo | None = None,
+        device: str | int | torch.device | None = None,
     ) -> nn.Module:
         """Return a smaller copy of the network.
 
-        The copy keeps the model's device and memory format, every module's mode, every parameter's ``requires_grad``.
+        The copy keeps the model's memory format, every module's mode, every parameter's ``requires_grad``.
 
         Args:
             plan: Layer name -> removed channel indices. Any producer of a coupled layer may name it.
@@ -109,18 +112,23 @@ class PhysicalPruner:
                 when there are any, except after a sequential refit, which fits every layer to the statistics there
                 are.
             analyzer: For ``refit="closed_form"``: curvature of this model computed before, instead of from
-                ``calibration``.
+                ``calibration``. With ``round_to`` its elimination orders say which channels leave or return.
+            round_to: Changes the plan first, so that pruned layers keep a multiple of so many channels: a number for
+                the nearest multiple, ``"auto"`` for the fastest on this machine, see `rounded`; None for the plan as
+                it is.
+            device: Where the pruned network ends up; None means the model's device, where all work is done.
 
         Returns:
             The pruned network.
 
         Raises:
             TypeError: If the plan is not a mapping of names to integer indices.
-            ValueError: If the plan is not legal (see `resolve`), ``refit`` is unknown, calibration images are needed
-                and missing, or torch-pruning does not cut what the plan says.
+            ValueError: If the plan is not legal (see `resolve`), ``refit``, ``round_to`` or ``device`` is unknown,
+                calibration images are needed and missing, or torch-pruning does not cut what the plan says.
         """
         _check_request(refit, calibration is not None, recalibrate_bn, analyzer is not None)
-        resolved = self.resolve(plan)
+        home = module_device(self.model) if device is None else resolve_device(device)
+        resolved = self.resolve(plan) if round_to is None else self.rounded(plan, round_to, analyzer=analyzer)
         with _autograd():
             images = None if calibration is None else _as_split(calibration, module_device(self.model))
             pruned = self._cut(resolved)
@@ -134,7 +142,70 @@ class PhysicalPruner:
                 pruned.load_state_dict(refitter.state(resolved))
             if images is not None and (recalibrate_bn or (recalibrate_bn is None and refit != "sequential")):
                 batchnorm.recalibrate_bn(pruned, images)
-        return pruned
+        return pruned.to(home)
+
+    def rounded(
+        self, plan: Mapping[str, Any], round_to: RoundTo = "auto", *, analyzer: HOBSSensitivityAnalyzer | None = None
+    ) -> dict[str, list[int]]:
+        """Return a plan whose pruned layers keep rounded numbers of channels; what ``prune(round_to=...)`` cuts.
+
+        Args:
+            plan: Layer name -> removed channel indices.
+            round_to: A number: kept channels go to the nearest multiple, at least one (narrower layers stay whole), and
+                the FLOPs reduction follows. ``"auto"``: the fastest of `time_roundings`, whose FLOPs reduction is at
+                least the plan's.
+            analyzer: Whose elimination orders say which channels leave or return; None means by the norm of their
+                filters.
+
+        Raises:
+            TypeError: If the plan is not a mapping of names to integer indices.
+            ValueError: If the plan is not legal or ``round_to`` is neither a positive whole number nor ``"auto"``.
+        """
+        check_round_to(round_to)
+        if round_to == "auto":
+            return self.time_roundings(plan, analyzer=analyzer)[0].plan
+        return self._rounder(analyzer).nearest(self.resolve(plan), int(round_to))
+
+    def time_roundings(
+        self,
+        plan: Mapping[str, Any],
+        *,
+        analyzer: HOBSSensitivityAnalyzer | None = None,
+        num_iterations: int = 20,
+    ) -> list[RoundedPlan]:
+        """Measure which rounding of a plan runs fastest here, under the plan's own FLOPs reduction.
+
+        The candidates (see `prune_gym.rounding.ROUNDINGS`) are cut and timed in turns on the example input: its batch
+        size, the model's device, number and memory format and the threads PyTorch has are what the answer is good for.
+
+        Args:
+            plan: Layer name -> removed channel indices.
+            analyzer: As for `rounded`.
+            num_iterations: Timed passes of every candidate, >= 1.
+
+        Returns:
+            The plan and its roundings, the fastest first.
+
+        Raises:
+            TypeError: If the plan is not a mapping of names to integer indices.
+            ValueError: If the plan is not legal or ``num_iterations`` is not positive.
+        """
+        candidates = self._rounder(analyzer).candidates(self.resolve(plan), self.example_input)
+        with _autograd():
+            return time_roundings(candidates, self._cut, self._timing_input(), num_iterations=num_iterations)
+
+    def _rounder(self, analyzer: HOBSSensitivityAnalyzer | None) -> PlanRounder:
+        return PlanRounder(self.groups, self.model, None if analyzer is None else analyzer.orders)
+
+    def _timing_input(self) -> Any:
+        """The example input in the model's memory format: a mismatch would be converted, and timed, in every pass."""
+        if not any(_is_channels_last(parameter) for parameter in self.model.parameters()):
+            return self.example_input
+        return _pytree.tree_map_only(
+            Tensor,
+            lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor,
+            self.example_input,
+        )
 
     def _cut(self, plan: dict[str, list[int]]) -> nn.Module:
         pruned = _trainable_copy(self.model)

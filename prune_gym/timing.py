@@ -223,7 +223,7 @@ def time_model(model: nn.Module, example_input: Tensor, *, num_iterations: int =
 
 def compare_models(
     models: Mapping[str, nn.Module],
-    example_input: Tensor,
+    example_input: Any,
     *,
     num_iterations: int = 100,
     num_warmup: int = 10,
@@ -232,7 +232,7 @@ def compare_models(
 
     Args:
         models: Name -> model, all on one device; left in the modes they came in.
-        example_input: [batch, ...] input; moved to the models' device.
+        example_input: [batch, ...] input, or a tuple of the models' inputs; moved to the models' device.
         num_iterations: Timed passes of each model, >= 1.
         num_warmup: Untimed passes of each model before them, >= 0.
 
@@ -246,7 +246,8 @@ def compare_models(
     if len(set(devices.values())) > 1:
         raise ValueError(f"models on different devices cannot be compared: {devices}; move them to one device")
     device = next(iter(devices.values()), torch.device("cpu"))
-    inputs = example_input.to(device)
+    given = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
+    inputs = tuple(item.to(device) for item in given)
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(inference(model))
@@ -266,8 +267,8 @@ def inference(model: nn.Module) -> Iterator[nn.Module]:
         yield model
 
 
-def _forward(model: nn.Module, inputs: Tensor) -> Callable[[], object]:
-    return lambda: model(inputs)
+def _forward(model: nn.Module, inputs: tuple[Any, ...]) -> Callable[[], object]:
+    return lambda: model(*inputs)
 
 
 def _check_counts(num_iterations: int, num_warmup: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import partial
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -16,11 +17,14 @@ from prune_gym.augmentation import Augmentation
 from prune_gym.batchnorm import recalibrate_bn
 from prune_gym.datasets import TensorSplit
 from prune_gym.device import module_device
-from prune_gym.fitting import BatchLoss, EpochRecord, Progress, Schedule, fit
+from prune_gym.files import sha256_of
+from prune_gym.fitting import EpochRecord, Loop, Progress, Schedule, fit
+from prune_gym.stepping import BatchLoss
 
 __all__ = [
     "EpochRecord",
     "EvaluationResult",
+    "Loop",
     "Progress",
     "distillation_loss",
     "evaluate_model",
@@ -28,6 +32,9 @@ __all__ = [
     "recalibrate_bn",
     "train_dense",
 ]
+
+WARMUP = {"one_cycle": 0.1, "cosine": 0.0}
+"""Learning-rate schedule of fine-tuning -> fraction of the steps spent going up, before half a cosine down."""
 
 Criterion: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -91,6 +98,7 @@ def train_dense(
     augment: Augmentation | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    loop: Loop | None = None,
 ) -> list[EpochRecord]:
     """Train a network in place: SGD with Nesterov momentum, one-cycle learning rate, cross-entropy.
 
@@ -106,12 +114,15 @@ def train_dense(
         augment: Random changes of every batch, or None.
         seed: Decides order, augmentation and dropout; the initial weights are the model's.
         progress: Called after every step.
+        loop: Mixed precision, gradient accumulation, checkpoints; see :class:`prune_gym.fitting.Loop`. Under
+            ``torchrun`` the processes share every batch, see :func:`prune_gym.fitting.fit`.
 
     Returns:
         One record an epoch.
 
     Raises:
-        ValueError: If there is nothing to train or to train on, or an argument is out of range.
+        ValueError: If there is nothing to train or to train on, an argument is out of range, or a checkpoint is damaged
+            or of another training.
         FloatingPointError: If the loss becomes NaN or infinite.
     """
 
@@ -127,6 +138,8 @@ def train_dense(
         seed=seed,
         progress=progress,
         description="training",
+        loop=loop,
+        identity={"label_smoothing": label_smoothing},
     )
 
 
@@ -145,6 +158,9 @@ def fine_tune(
     augment: Augmentation | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle",
+    label_smoothing: float = 0.0,
+    loop: Loop | None = None,
 ) -> list[EpochRecord]:
     """Fine-tune a pruned network in place with knowledge distillation (Hinton et al., 2015).
 
@@ -166,44 +182,70 @@ def fine_tune(
         augment: Random changes of every batch, or None.
         seed: Decides order, augmentation and dropout.
         progress: Called after every step.
+        schedule: ``"one_cycle"`` goes up for a tenth of the steps, then half a cosine down; ``"cosine"`` starts at the
+            peak.
+        label_smoothing: Share of the labels' target spread evenly over the classes, in [0, 1).
+        loop: Mixed precision, gradient accumulation, checkpoints; see :class:`prune_gym.fitting.Loop`. Under
+            ``torchrun`` the processes share every batch, see :func:`prune_gym.fitting.fit`.
 
     Returns:
         One record an epoch.
 
     Raises:
         ValueError: If there is nothing to train or to train on, the teacher is the student or lives on another device,
-            or an argument is out of range.
+            an argument is out of range, or a checkpoint is damaged or of another training.
         FloatingPointError: If the loss becomes NaN or infinite.
     """
     if temperature <= 0 or not 0 <= distillation_weight <= 1:
         raise ValueError(
             f"temperature is positive and distillation_weight in [0, 1]; got {temperature} and {distillation_weight}"
         )
+    if schedule not in WARMUP or not 0 <= label_smoothing < 1:
+        raise ValueError(
+            f"schedule is one of {', '.join(map(repr, WARMUP))} and label_smoothing in [0, 1); got {schedule!r} and "
+            f"{label_smoothing}"
+        )
+    of_labels = partial(_label_loss, label_smoothing=label_smoothing)
+    identity: dict[str, Any] = {"label_smoothing": label_smoothing}
+    loss: BatchLoss = of_labels
+    if teacher is not None:
+        loss = _teacher_loss(model, teacher, temperature, distillation_weight, of_labels)
+        identity |= {
+            "temperature": temperature,
+            "weight": distillation_weight,
+            "teacher": sha256_of(teacher.state_dict()),
+        }
     return fit(
         model,
         train_split,
-        _label_loss if teacher is None else _teacher_loss(model, teacher, temperature, distillation_weight),
-        Schedule(epochs, lr, batch_size, weight_decay, momentum, warmup=0.1),
+        loss,
+        Schedule(epochs, lr, batch_size, weight_decay, momentum, warmup=WARMUP[schedule]),
         augment=augment,
         seed=seed,
         progress=progress,
         description="fine-tuning",
+        loop=loop,
+        identity=identity,
     )
 
 
-def _label_loss(logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    return cross_entropy(logits, labels)
+def _label_loss(
+    logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor, label_smoothing: float
+) -> torch.Tensor:
+    return cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
-def _teacher_loss(model: nn.Module, teacher: nn.Module, temperature: float, weight: float) -> BatchLoss:
+def _teacher_loss(
+    model: nn.Module, teacher: nn.Module, temperature: float, weight: float, of_labels: BatchLoss
+) -> BatchLoss:
     _check_teacher(model, teacher)
     teacher = copy.deepcopy(teacher).eval()  # a copy, so that the caller's stays in its mode
 
     def loss_of(logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            targets = teacher(images)
+            targets = teacher(images).to(logits.dtype)
         soft = distillation_loss(logits, targets, temperature)
-        return weight * soft + (1 - weight) * cross_entropy(logits, labels)
+        return weight * soft + (1 - weight) * of_labels(logits, labels, images)
 
     return loss_of
 

@@ -21,6 +21,10 @@ from torchvision.models.googlenet import GoogLeNet, Inception
 from benchmarks.coverage import NETWORKS, check_network
 from benchmarks.random_networks import enliven, random_images
 from hessian import HOBSSensitivityAnalyzer
+from prune_gym.checkpoint import load_pruned, save_pruned
+from prune_gym.export import export_state_dict
+from prune_gym.pruner import PhysicalPruner
+from prune_gym.state_dict import read_state_dict, shrink_to
 
 CLASSES = 5
 
@@ -123,3 +127,21 @@ def test_evaluator_surgery_and_cost_agree(name):
     assert max(coverage.logit_error.values()) <= 1e-4
     assert coverage.layers >= 4
     assert coverage.flops_reduction > 0.3
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_pruned_networks_survive_a_round_trip_through_both_kinds_of_checkpoint(name, tmp_path):
+    def factory():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return enliven(NARROW[name]())
+
+    model, (images, _) = factory(), random_images(2, 32, CLASSES)
+    pruner = PhysicalPruner(model, images[:1])
+    pruned = pruner.prune({group.name: group.channels(range(group.num_units // 2)) for group in pruner.groups})
+    loaded = load_pruned(save_pruned(tmp_path / "net", pruned, factory=factory), factory=factory)
+    rebuilt = shrink_to(factory(), read_state_dict(export_state_dict(pruned, tmp_path / "plain.pt")))
+    with torch.no_grad():
+        expected = pruned(images)
+        assert torch.equal(loaded(images), expected)
+        assert torch.equal(rebuilt(images), expected)

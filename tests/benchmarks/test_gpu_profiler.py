@@ -1,8 +1,10 @@
 """The profiler attributes time to the right section and costs nothing when it is off."""
 
 import io
+import json
 
 import pytest
+import torch
 
 from benchmarks import gpu_profiler
 from benchmarks.gpu_profiler import GPUProfiler
@@ -168,3 +170,79 @@ def test_runs_on_every_device(device):
     with profiler.section("a"):
         pass
     assert profiler.get_summary()["a"]["total_ms"] >= 0
+
+
+class FakeMeter:
+    """Memory in use is what the test says; the mark follows it up and falls only on a reset."""
+
+    kind = "fake"
+
+    def __init__(self):
+        self.used = self.mark = 0
+
+    def use(self, count):
+        self.used = count
+        self.mark = max(self.mark, count)
+
+    def reset(self):
+        self.mark = self.used
+
+    def peak(self):
+        return self.mark
+
+
+def test_a_sections_peak_memory_includes_nested_ones_and_no_others(monkeypatch):
+    meter = FakeMeter()
+    monkeypatch.setattr(gpu_profiler, "memory_meter", lambda device: meter)
+    profiler = GPUProfiler(device="cpu", memory=True)
+    meter.use(100)
+    meter.use(5)
+    with profiler.section("step"):
+        meter.use(30)
+        meter.use(10)
+        with profiler.section("small"):
+            meter.use(12)
+        meter.use(10)
+        with profiler.section("large"):
+            meter.use(50)
+        meter.use(1)
+    summary = profiler.get_summary()
+    assert {name: entry["peak_memory_bytes"] for name, entry in summary.items()} == {
+        "step": 50,
+        "small": 12,
+        "large": 50,
+    }
+    assert "peak MiB" in profiler.format_summary()
+
+
+def test_peak_memory_is_measured_on_every_device(device):
+    profiler = GPUProfiler(device=device, memory=True)
+    with profiler.section("outer"), profiler.section("inner"):
+        tensor = torch.ones(1 << 22, device=device)
+    if "peak_memory_bytes" not in profiler.get_summary()["inner"]:
+        pytest.skip("this device does not report its memory")
+    assert profiler.get_summary()["inner"]["peak_memory_bytes"] >= tensor.numel() * 4
+    assert "peak_memory_bytes" not in GPUProfiler(device=device).get_summary()
+
+
+def test_the_chrome_trace_holds_the_sections_and_the_operators_in_them(tmp_path):
+    with GPUProfiler(device="cpu", trace=True) as profiler, profiler.section("outer"), profiler.section("inner"):
+        torch.ones(8) @ torch.ones(8)
+    path = profiler.export_chrome_trace(tmp_path / "deep" / "trace.json")
+    events = {event.get("name"): event for event in json.loads(path.read_text())["traceEvents"] if "dur" in event}
+    outer, inner, dot = events["outer"], events["inner"], events["aten::dot"]
+    for around, inside in ((outer, inner), (inner, dot)):
+        assert around["ts"] <= inside["ts"]
+        assert inside["ts"] + inside["dur"] <= around["ts"] + around["dur"] + 1
+    assert profiler.get_summary()["inner"]["count"] == 1
+
+
+def test_a_trace_that_was_not_recorded_cannot_be_exported(tmp_path):
+    for profiler in (GPUProfiler(device="cpu"), GPUProfiler(device="cpu", trace=True)):
+        with pytest.raises(ValueError, match="no trace was recorded"):
+            profiler.export_chrome_trace(tmp_path / "trace.json")
+    assert GPUProfiler(enabled=False, trace=True).export_chrome_trace(tmp_path / "trace.json") is None
+    with GPUProfiler(device="cpu", trace=True) as profiler:
+        pass
+    with pytest.raises(ValueError, match="make another one"), profiler:
+        pass
