@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeAlias
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from hessian.modes import modes_restored
 from prune_gym.augmentation import Augmentation
-from prune_gym.datasets import TensorSplit, equal_parts
+from prune_gym.datasets import ImageSplit, TensorSplit, equal_parts
 from prune_gym.device import module_device
+from prune_gym.training_state import TrainingCheckpoint, TrainingState
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called as ``progress(description, done, total)``."""
@@ -111,7 +111,7 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
 
 def fit(
     model: nn.Module,
-    split: TensorSplit,
+    split: ImageSplit,
     loss_of: BatchLoss,
     schedule: Schedule,
     *,
@@ -119,6 +119,7 @@ def fit(
     seed: int,
     progress: Progress | None,
     description: str,
+    checkpoint: TrainingCheckpoint | None = None,
 ) -> list[EpochRecord]:
     """Train in place; see :func:`prune_gym.training.train_dense` for what is promised.
 
@@ -131,6 +132,7 @@ def fit(
         seed: Decides order, augmentation and dropout.
         progress: Called after every step.
         description: What to call this training in progress and errors.
+        checkpoint: Keeps the state after every epoch, and goes on from the one that is there; None keeps nothing.
 
     Returns:
         One record an epoch.
@@ -142,24 +144,26 @@ def fit(
     if len(split) == 0:
         raise ValueError("cannot train on an empty split")
     device = module_device(model)
-    split = split.to(device)
+    if isinstance(split, TensorSplit):
+        split = split.to(device)
     optimizer = schedule.optimizer(model)
     steps = math.ceil(len(split) / schedule.batch_size)
     total = schedule.epochs * steps
-    rate = LambdaLR(optimizer, lambda step: one_cycle(step, total, schedule.warmup))
     generator = torch.Generator().manual_seed(seed)
-    history = []
+    history: list[EpochRecord] = []
     with modes_restored(model), _seeded(seed, device), torch.enable_grad():
         model.train()
-        for epoch in range(1, schedule.epochs + 1):
+        state = TrainingState(model, optimizer, generator, device)
+        if checkpoint is not None:
+            history = [EpochRecord(**record) for record in checkpoint.restore(state)]
+        for epoch in range(len(history) + 1, schedule.epochs + 1):
             sums = torch.zeros(2, device=device)
             batches = _shuffled_batches(split, schedule.batch_size, augment, generator)
-            for step, (images, labels) in enumerate(batches, start=1):
-                lr = float(optimizer.param_groups[0]["lr"])
-                sums += _step(model, images, labels, loss_of, optimizer)
-                rate.step()
+            for step, (images, labels) in enumerate(batches, start=(epoch - 1) * steps):
+                lr = _set_lr(optimizer, schedule.lr * one_cycle(step, total, schedule.warmup))
+                sums += _step(model, images.to(device), labels.to(device), loss_of, optimizer)
                 if progress is not None:
-                    progress(description, (epoch - 1) * steps + step, total)
+                    progress(description, step + 1, total)
             loss, accuracy = (sums.cpu().double() / len(split)).tolist()
             if not math.isfinite(loss):
                 raise FloatingPointError(
@@ -167,16 +171,23 @@ def fit(
                     f"({schedule.lr}) or check the data and the starting weights"
                 )
             history.append(EpochRecord(epoch, loss, accuracy, lr))
+            if checkpoint is not None:
+                checkpoint.save(state, [asdict(record) for record in history])
     return history
 
 
+def _set_lr(optimizer: torch.optim.Optimizer, lr: float) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
 def _shuffled_batches(
-    split: TensorSplit, batch_size: int, augment: Augmentation | None, generator: torch.Generator
+    split: ImageSplit, batch_size: int, augment: Augmentation | None, generator: torch.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     order = torch.randperm(len(split), generator=generator)
-    for part in equal_parts(order, batch_size):
-        batch = split.subset(part.to(split.labels.device))
-        yield augment(batch.images, generator) if augment else batch.images, batch.labels
+    for images, labels in split.batches_at(equal_parts(order, batch_size)):
+        yield augment(images, generator) if augment else images, labels
 
 
 def _step(

@@ -122,7 +122,7 @@ def make_task(name: str, **overrides: Any) -> PruningTask:
         ValueError: If the task contradicts what was registered with its structure.
     """
     entry = _entry(name)
-    fields = {field.name for field in dataclasses.fields(PruningTask)}
+    fields = {field.name for field in dataclasses.fields(PruningTask) if field.init}
     options = {key: value for key, value in overrides.items() if key not in fields}
     task = entry.factory(**options)
     if not isinstance(task, PruningTask):

@@ -14,14 +14,16 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from hessian.modes import modes_restored
 from prune_gym.augmentation import Augmentation
 from prune_gym.batchnorm import recalibrate_bn
-from prune_gym.datasets import TensorSplit
+from prune_gym.datasets import ImageSplit
 from prune_gym.device import module_device
 from prune_gym.fitting import BatchLoss, EpochRecord, Progress, Schedule, fit
+from prune_gym.training_state import TrainingCheckpoint
 
 __all__ = [
     "EpochRecord",
     "EvaluationResult",
     "Progress",
+    "TrainingCheckpoint",
     "distillation_loss",
     "evaluate_model",
     "fine_tune",
@@ -49,7 +51,7 @@ class EvaluationResult:
 
 @torch.no_grad()
 def evaluate_model(
-    model: nn.Module, split: TensorSplit, batch_size: int = 500, *, criterion: Criterion = cross_entropy
+    model: nn.Module, split: ImageSplit, batch_size: int = 500, *, criterion: Criterion = cross_entropy
 ) -> EvaluationResult:
     """Score a network in evaluation mode, on its own device.
 
@@ -80,7 +82,7 @@ def evaluate_model(
 
 def train_dense(
     model: nn.Module,
-    train_split: TensorSplit,
+    train_split: ImageSplit,
     *,
     epochs: int,
     lr: float = 0.1,
@@ -91,6 +93,7 @@ def train_dense(
     augment: Augmentation | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    checkpoint: TrainingCheckpoint | None = None,
 ) -> list[EpochRecord]:
     """Train a network in place: SGD with Nesterov momentum, one-cycle learning rate, cross-entropy.
 
@@ -106,6 +109,8 @@ def train_dense(
         augment: Random changes of every batch, or None.
         seed: Decides order, augmentation and dropout; the initial weights are the model's.
         progress: Called after every step.
+        checkpoint: Where the state is kept after every epoch; training that was interrupted goes on from there and
+            ends as if it had not been. None keeps nothing.
 
     Returns:
         One record an epoch.
@@ -127,13 +132,14 @@ def train_dense(
         seed=seed,
         progress=progress,
         description="training",
+        checkpoint=checkpoint,
     )
 
 
 def fine_tune(
     model: nn.Module,
     teacher: nn.Module | None,
-    train_split: TensorSplit,
+    train_split: ImageSplit,
     *,
     epochs: int,
     lr: float = 0.02,

@@ -2,18 +2,21 @@ import dataclasses
 import subprocess
 import sys
 
+import gymnasium as gym
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
 from prune_gym import tasks
+from prune_gym.augmentation import Augmentation
 from prune_gym.datasets import TensorSplit
 from prune_gym.files import load_safetensors, save_safetensors_atomic
 from prune_gym.models import build_model
 from prune_gym.named_tasks import named_task
+from prune_gym.pruning_task import task_from_loaders
 from prune_gym.tasks import PruningTask, make_task, register_task, task_names, task_structure
-from prune_gym.training import evaluate_model
+from prune_gym.training import evaluate_model, train_dense
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +29,10 @@ def images(count=4):
     return torch.linspace(-1, 1, count * 16).reshape(count, 1, 4, 4)
 
 
-def linear_task(**changes):
+def linear_task(model=None, **changes):
     fields = {
         "name": "linear",
-        "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
+        "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)) if model is None else model,
         "example_input": images(1),
         "calibration": (images(), torch.tensor([0, 1, 2, 0])),
         "reward": TensorSplit(images(), torch.tensor([0, 1, 2, 0])),
@@ -38,13 +41,99 @@ def linear_task(**changes):
     return PruningTask(**{**fields, **changes})
 
 
-def test_every_kind_of_split_becomes_tensors():
-    labels = torch.tensor([2, 1, 0, 2])
-    task = linear_task(test=TensorDataset(images(), labels), train=[images(), labels])
-    for split in (task.calibration, task.reward, task.test, task.train):
-        assert isinstance(split, TensorSplit)
-        assert torch.equal(split.images, images())
-    assert torch.equal(task.test.labels, labels)
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+class Pairs(Dataset):
+    """A dataset that says nothing but its length and its items, and counts what is asked for."""
+
+    def __init__(self, items):
+        self.items = items
+        self.asked = 0
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        self.asked += 1
+        return self.items[index]
+
+
+def pairs():
+    return Pairs(list(zip(images(), LABELS.tolist(), strict=True)))
+
+
+KINDS = {
+    "tensors": lambda: (images(), LABELS),
+    "list of tensors": lambda: [images(), LABELS],
+    "split": lambda: TensorSplit(images(), LABELS),
+    "tensor dataset": lambda: TensorDataset(images(), LABELS),
+    "dataset": pairs,
+    "loader": lambda: DataLoader(pairs(), batch_size=3),
+    "shuffled loader": lambda: DataLoader(pairs(), batch_size=2, shuffle=True, drop_last=True),
+    "loader of a subset": lambda: DataLoader(pairs(), batch_size=3, sampler=SubsetRandomSampler([0, 1, 2, 3])),
+    "loader with batches of its own": lambda: DataLoader(pairs(), batch_sampler=[[0, 1], [2, 3]]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("split", ["calibration", "reward", "test", "train"])
+def test_every_kind_of_split_holds_the_same_images_in_order(kind, split):
+    model = linear_task().model
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    task = linear_task(model=model, **{split: KINDS[kind]()})
+    held = getattr(task, split)
+    assert len(held) == 4
+    assert isinstance(held, TensorSplit) or split in ("test", "train")
+    for _ in range(2):
+        batches = list(held.batches(3))
+        assert [len(labels) for _, labels in batches] == [3, 1]
+        assert torch.equal(torch.cat([part for part, _ in batches]), images())
+        assert torch.equal(torch.cat([labels for _, labels in batches]), LABELS)
+    (chosen,) = held.batches_at([torch.tensor([2, 0])])
+    assert torch.equal(chosen[0], images()[[2, 0]])
+    assert chosen[1].tolist() == [2, 0]
+    assert torch.equal(torch.rand(1), expected) or kind == "loader with batches of its own"
+
+
+def test_training_and_test_images_stay_in_their_dataset_until_asked_for():
+    train, test = pairs(), pairs()
+    task = linear_task(train=train, test=DataLoader(test, batch_size=2))
+    assert (train.asked, test.asked) == (1, 1)
+    list(task.test.batches(2))
+    assert (train.asked, test.asked) == (1, 5)
+
+
+def test_a_network_is_trained_alike_from_memory_and_from_a_dataset():
+    states = []
+    for split in (TensorSplit(images(), LABELS), linear_task(train=pairs()).train):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        train_dense(model, split, epochs=3, batch_size=3, augment=Augmentation(1.0, 0.0, True))
+        states.append(model[1].weight)
+    assert torch.equal(*states)
+
+
+def test_a_task_of_loaders_calibrates_on_evenly_spread_training_images():
+    task = task_from_loaders(
+        "mine", linear_task().model, train=DataLoader(pairs()), reward=pairs(), test=pairs(), calibration_size=2
+    )
+    assert torch.equal(task.calibration.images, images()[[0, 2]])
+    assert task.example_input.shape == (1, 1, 4, 4)
+    assert (len(task.train), len(task.reward), len(task.test)) == (4, 4, 4)
+    with pytest.raises(ValueError, match="calibration_size is at least 1"):
+        task_from_loaders("mine", linear_task().model, train=pairs(), reward=pairs(), calibration_size=0)
+
+
+def test_five_lines_make_a_users_own_task_an_environment(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    loader = DataLoader(pairs(), batch_size=2, shuffle=True)
+    register_task("mine", lambda: task_from_loaders("mine", model, train=loader, reward=loader, test=loader))
+    env = gym.make("HOBSPrune-v0", task="mine")
+    env.reset(seed=0)
+    assert 0 <= env.step(env.action_space.sample())[-1]["accuracy"] <= 1
 
 
 def test_a_task_is_frozen_and_leaves_the_models_mode_alone():
@@ -56,12 +145,30 @@ def test_a_task_is_frozen_and_leaves_the_models_mode_alone():
         task.name = "other"
 
 
-LABELS = torch.tensor([0, 1, 2, 0])
 NAN = torch.where(torch.arange(64).reshape(4, 1, 4, 4) == 7, torch.nan, images())
 WRONG = {
     "empty split": ({"reward": (images(0), LABELS[:0])}, ValueError, "reward: the split is empty"),
     "empty dataset": ({"test": TensorDataset(images(0), LABELS[:0])}, ValueError, "empty"),
     "lengths": ({"reward": (images(3), LABELS)}, ValueError, r"images \[3, 1, 4, 4\] and labels \[4\]"),
+    "empty loader": ({"reward": DataLoader(Pairs([]))}, ValueError, "reward: the split is empty"),
+    "sizes": (
+        {"reward": Pairs([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 5, 4), 0)])},
+        ValueError,
+        "reward: images diff",
+    ),
+    "not pairs": (
+        {"reward": Pairs([torch.zeros(1, 4, 4)])},
+        TypeError,
+        r"reward: .* pairs \(image, label\); got Tensor",
+    ),
+    "not tensors": ({"train": Pairs([("cat.png", 0)])}, TypeError, "train: .*images are tensors; got str.*transform"),
+    "text labels": ({"test": Pairs([(torch.zeros(1, 4, 4), "cat")])}, TypeError, "test: .*class indices; got 'cat'"),
+    "label in a dataset": ({"test": Pairs([(torch.zeros(1, 4, 4), 9)])}, ValueError, "test: labels run from 9"),
+    "triples": (
+        {"test": DataLoader(Pairs([1]), batch_sampler=[[0]])},
+        TypeError,
+        r"batches are pairs \(images, labels",
+    ),
     "nan": ({"train": (NAN, LABELS)}, ValueError, "train: images hold NaN"),
     "bytes": ({"reward": (images().byte(), LABELS)}, ValueError, "reward: images are floats.*uint8"),
     "float labels": ({"reward": (images(), LABELS.float())}, ValueError, "labels are class indices.*float32"),
@@ -260,5 +367,5 @@ def test_damaged_weights_are_refused(tmp_path):
 
 
 def test_a_named_task_without_recipe_is_unknown():
-    with pytest.raises(KeyError, match="recipes for: digits-resnet20, fashion-resnet20"):
+    with pytest.raises(KeyError, match=r"recipes for: cifar10-resnet20, .*, fashion-vgg11"):
         named_task("mine")
