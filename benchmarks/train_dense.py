@@ -89,7 +89,8 @@ def _checkpoint(task: NamedTask, splits: DatasetSplits, out: Path, seed: int) ->
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; ``arguments`` is ``sys.argv[1:]`` if None."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_dense", description=__doc__)
-    parser.add_argument("--task", default=NAMED_TASKS[0].name, choices=[task.name for task in NAMED_TASKS])
+    names = ", ".join(task.name for task in NAMED_TASKS)
+    parser.add_argument("--task", default=NAMED_TASKS[0].name, metavar="NAME", help=names)
     parser.add_argument("--out", type=Path, help="file to write (default: the user's cache)")
     parser.add_argument("--seed", type=int, default=0, help="initial weights, order and augmentation")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
@@ -109,7 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     console = Console()
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
-    task = named_task(options.task)
+    try:
+        task = named_task(options.task)
+    except KeyError as error:
+        console.print(f"error: {error.args[0]}", style="red", markup=False)
+        return 1
     if options.epochs is not None:
         task = dataclasses.replace(task, recipe=dataclasses.replace(task.recipe, epochs=options.epochs))
     out = options.out or task.cached_weights_path

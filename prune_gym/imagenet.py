@@ -7,7 +7,9 @@ The images come from the user's own copy, a folder for each class named by its W
 from __future__ import annotations
 
 import os
+import pickle
 import re
+import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +107,7 @@ class ImageNetTask:
         )
         model, _ = self.structure()
         if chosen is not None:
-            model.load_state_dict(chosen.get_state_dict(progress=False, check_hash=True, weights_only=True))
+            _load_pretrained(model, chosen)
         return task_of_folder(self.name, model, splits, root, default_target=self.default_target)
 
     def status(self) -> TaskStatus:
@@ -129,6 +131,18 @@ class ImageNetTask:
         except KeyError:
             names = ", ".join(known.__members__)
             raise ValueError(f"torchvision has no weights {name!r} of {self.network} (there are: {names})") from None
+
+
+def _load_pretrained(model: nn.Module, chosen: Any) -> None:
+    """Fill in torchvision's weights, from its cache or its server; no code of the file is run."""
+    try:
+        model.load_state_dict(chosen.get_state_dict(progress=False, check_hash=True, weights_only=True))
+    except urllib.error.URLError as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise OSError(f"cannot download {chosen.url} ({error.reason}); fetch it by other means into {folder}") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        name = chosen.url.rsplit("/", 1)[-1]
+        raise ValueError(f"{Path(torch.hub.get_dir()) / 'checkpoints' / name} is damaged; delete it ({error})") from error
 
 
 def missing_imagenet(root: Path | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -120,8 +121,13 @@ class NamedTask:
 
         Raises:
             FileNotFoundError: If the weights or the data are missing; the message says how to get them.
+            TypeError: If the data set has no such option.
             ValueError: If the weights file is damaged, or belongs to another network or other training images.
         """
+        try:
+            inspect.signature(self.load_splits).bind(**dataset_options)
+        except TypeError as error:
+            raise TypeError(f"task {self.name!r}: {error}") from None
         splits = self.load_splits(**dataset_options)
         model, example_input = self.structure()
         self._load_weights(model, Path(weights) if weights is not None else self.weights_path, splits.train)
@@ -144,7 +150,7 @@ class NamedTask:
         lacking = self.missing_data() if self.missing_data is not None else ""
         to_do = [lacking] if lacking else []
         if not there:
-            to_do.append(f"python -m benchmarks.train_dense --task {self.name}")
+            to_do.append("train it once: python -m benchmarks.train_dense --task NAME")
         return TaskStatus(
             dense_accuracy=_recorded_accuracy(self.weights_path) if there else None,
             weights="shipped" if self.weights_shipped else "cached" if there else "missing",
@@ -290,5 +296,6 @@ def named_task(name: str) -> NamedTask:
     """
     tasks = {task.name: task for task in NAMED_TASKS}
     if name not in tasks:
-        raise KeyError(f"no recipe for task {name!r} (there are recipes for: {', '.join(sorted(tasks))})")
+        hint = "; its weights are torchvision's, there is nothing to train" if name.startswith("imagenet-") else ""
+        raise KeyError(f"no recipe for task {name!r}{hint} (there are recipes for: {', '.join(sorted(tasks))})")
     return tasks[name]
