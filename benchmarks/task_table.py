@@ -11,7 +11,16 @@ from prune_gym.task_status import TaskStatus
 from prune_gym.tasks import task_default_target, task_names, task_size, task_status
 
 HEADINGS = ("layers", "channels", "FLOPs", "parameters", "default target", "dense accuracy", "weights", "data")
-FACTORY_ERRORS = (ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+FACTORY_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What a user's factory may well raise; no reason not to list the other tasks."""
 
 COLOURS = {"missing": "yellow", "unusable": "red"}

@@ -139,10 +139,14 @@ def _load_pretrained(model: nn.Module, chosen: Any) -> None:
         model.load_state_dict(chosen.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except urllib.error.URLError as error:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise OSError(f"cannot download {chosen.url} ({error.reason}); fetch it by other means into {folder}") from error
+        raise OSError(
+            f"cannot download {chosen.url} ({error.reason}); fetch it by other means into {folder}"
+        ) from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         name = chosen.url.rsplit("/", 1)[-1]
-        raise ValueError(f"{Path(torch.hub.get_dir()) / 'checkpoints' / name} is damaged; delete it ({error})") from error
+        raise ValueError(
+            f"{Path(torch.hub.get_dir()) / 'checkpoints' / name} is damaged; delete it ({error})"
+        ) from error
 
 
 def missing_imagenet(root: Path | None) -> str:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from prune_gym.imagenet import IMAGENET_TASKS
-from prune_gym.named_tasks import NAMED_TASKS
+from prune_gym.imagenet import IMAGENET_TASKS, ImageNetTask
+from prune_gym.named_tasks import NAMED_TASKS, NamedTask
 from prune_gym.pruning_task import PruningTask, check_target
 from prune_gym.task_status import TaskSize, TaskStatus
 
@@ -52,7 +52,7 @@ class TaskStructure(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """A registered task: how to build it, and what is known of it beforehand."""
+    """A registered task: how to build it, what is known of it beforehand, and how to learn what is at hand."""
 
     factory: Callable[..., PruningTask]
     structure: Callable[[], tuple[nn.Module, torch.Tensor]] | None = None
@@ -63,11 +63,11 @@ class TaskEntry:
     status: Callable[[], TaskStatus] = TaskStatus
 
 
+_PACKAGED: tuple[NamedTask | ImageNetTask, ...] = (*NAMED_TASKS, *IMAGENET_TASKS)
+
 _REGISTRY: dict[str, TaskEntry] = {
-    task.name: TaskEntry(
-        task.build, task.structure, (), task.default_target, task.description, task.size, task.status
-    )
-    for task in (*NAMED_TASKS, *IMAGENET_TASKS)
+    task.name: TaskEntry(task.build, task.structure, (), task.default_target, task.description, task.size, task.status)
+    for task in _PACKAGED
 }
 
 

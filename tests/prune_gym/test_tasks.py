@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -13,9 +14,19 @@ from prune_gym.augmentation import Augmentation
 from prune_gym.datasets import TensorSplit
 from prune_gym.files import load_safetensors, save_safetensors_atomic
 from prune_gym.models import build_model
-from prune_gym.named_tasks import named_task
+from prune_gym.named_tasks import NAMED_TASKS, named_task
+from prune_gym.problem import PruningProblem
 from prune_gym.pruning_task import task_from_loaders
-from prune_gym.tasks import PruningTask, make_task, register_task, task_names, task_structure
+from prune_gym.tasks import (
+    PruningTask,
+    make_task,
+    register_task,
+    task_default_target,
+    task_names,
+    task_size,
+    task_status,
+    task_structure,
+)
 from prune_gym.training import evaluate_model, train_dense
 
 
@@ -236,8 +247,24 @@ def test_overrides_replace_fields_and_the_rest_reaches_the_factory():
 
 
 def test_a_factory_that_takes_no_such_option_says_so():
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(TypeError, match=r"task 'digits-resnet20': .*colour"):
         make_task("digits-resnet20", colour="red")
+    with pytest.raises(
+        TypeError, match=r"'imagenet-resnet18' takes no option 'colour' \(its options: data_dir, weights"
+    ):
+        make_task("imagenet-resnet18", colour="red")
+    register_task("mine", lambda: linear_task())
+    with pytest.raises(TypeError, match=r"'mine' takes no option 'data_dir' \(its options: none\)"):
+        make_task("mine", data_dir="here")
+
+
+def test_what_a_factory_raises_comes_through():
+    def factory():
+        raise FileNotFoundError("no images in /data")
+
+    register_task("mine", factory)
+    with pytest.raises(FileNotFoundError, match="no images in /data"):
+        gym.make("HOBSPrune-v0", task="mine")
 
 
 def test_a_factory_must_return_a_task():
@@ -292,13 +319,68 @@ def test_a_named_task_can_be_rebuilt_from_its_factory(digits_task):
     model.load_state_dict(digits_task.model.state_dict())
 
 
-@pytest.mark.parametrize("name", ["digits-resnet20", "fashion-resnet20"])
+SMALL = [task.name for task in NAMED_TASKS]
+
+
+@pytest.mark.parametrize("name", [*SMALL, "imagenet-resnet18"])
+def test_the_size_of_a_task_is_what_its_network_has(name, monkeypatch):
+    stated = task_size(name)
+    entry = tasks._REGISTRY[name]
+    monkeypatch.setitem(tasks._REGISTRY, name, dataclasses.replace(entry, size=None))
+    assert task_size(name) == stated
+
+
+def test_every_task_names_a_target_in_reach_and_a_line_about_itself():
+    for name in task_names():
+        assert 0 < task_default_target(name) < 1
+        assert tasks.task_description(name)
+    for name in SMALL:
+        problem = PruningProblem(name)
+        problem.cost.check_target(problem.default_target, problem.cost.limits(0.95))
+
+
+def test_the_documentation_states_every_task_with_its_layers_and_target():
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    stated = {}
+    for line in text.splitlines():
+        cells = [cell.strip(" `") for cell in line.split("|")[1:-1]]
+        if cells and cells[0] in task_names():
+            stated[cells[0]] = (int(cells[1]), int(cells[2].replace(",", "")), float(cells[5]))
+    actual = {}
+    for task in tasks._PACKAGED:
+        size = task_size(task.name)
+        actual[task.name] = (size.layers, size.channels, task_default_target(task.name))
+    assert stated == actual
+
+
+def test_the_status_tells_what_is_missing_and_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNE_GYM_FASHION_MNIST", str(tmp_path))
+    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path))
+    status = task_status("fashion-vgg11")
+    assert (status.data, status.weights, status.dense_accuracy) == ("missing", "missing", None)
+    assert "dataset-fashion-mnist" in status.to_do[0]
+    assert "benchmarks.train_dense" in status.to_do[1]
+    shipped = task_status("digits-resnet20")
+    assert (shipped.data, shipped.weights, shipped.to_do) == ("shipped", "shipped", ())
+    task = named_task("fashion-vgg11")
+    train = TensorSplit(images(), LABELS)
+    task.save_weights(task.weights_path, task.structure()[0], train, seed=0, test_accuracy=0.9321)
+    assert task_status("fashion-vgg11").dense_accuracy == 0.9321
+    task.weights_path.write_bytes(b"damaged")
+    assert task_status("fashion-vgg11").dense_accuracy is None
+
+
+def test_the_stated_accuracy_of_the_shipped_weights_is_theirs(digits_task):
+    assert task_status("digits-resnet20").dense_accuracy == evaluate_model(digits_task.model, digits_task.test).accuracy
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_the_structure_of_a_named_task_needs_neither_data_nor_weights(name):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
     structure = task_structure(name)
-    assert structure.model(structure.example_input).shape == (1, 10)
+    assert len(structure.model(structure.example_input)) == 1
     assert torch.equal(torch.rand(1), expected), "the caller's random stream was disturbed"
 
 
