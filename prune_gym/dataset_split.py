@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, Subset, SubsetRandomSampler
 
-from prune_gym.datasets import TensorSplit, stack_pairs
+from prune_gym.datasets import TensorSplit, different_shapes, stack_pairs
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,11 @@ class DatasetSplit:
         """One batch for each long tensor of indices ``[B]``."""
         yield from self._loader(batch_sampler=[part.tolist() for part in parts])
 
+    def subset(self, indices: torch.Tensor | slice) -> DatasetSplit:
+        """The samples at ``indices`` (a long tensor or a slice), in that order; nothing is read."""
+        chosen = range(len(self))[indices] if isinstance(indices, slice) else indices.tolist()
+        return DatasetSplit(Subset(self.dataset, chosen), self.workers)
+
     def _loader(self, **batching: Any) -> DataLoader[Any]:
         # A generator of its own: a loader draws its workers' seed, and would disturb the caller's random stream.
         return DataLoader(
@@ -51,19 +56,33 @@ class DatasetSplit:
             **batching,
         )
 
-    def read(self, indices: Sequence[int]) -> TensorSplit:
-        """The images at ``indices``, in that order, in memory."""
-        batches = list(DatasetSplit(Subset(self.dataset, indices), self.workers).batches(256))
-        return TensorSplit(torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches]))
+    def read(self) -> TensorSplit:
+        """All images in memory.
+
+        Raises:
+            TypeError: If an item is not a pair of a tensor and a class index.
+            ValueError: If the images differ in shape.
+        """
+        batches = list(self.batches(256))
+        images, labels = ([batch[part] for batch in batches] for part in (0, 1))
+        _check_same_shape(images)
+        return TensorSplit(torch.cat(images), torch.cat(labels))
 
 
-def spread(count: int, size: int) -> list[int]:
-    """``size`` indices spread evenly over ``count``, all of them if there are no more.
+def _check_same_shape(batches: list[torch.Tensor]) -> None:
+    """Within a batch stacking has seen to it."""
+    shapes = sorted({tuple(images.shape[1:]) for images in batches})
+    if len(shapes) > 1:
+        raise ValueError(different_shapes(shapes[0], shapes[1]))
+
+
+def spread(count: int, size: int) -> torch.Tensor:
+    """``size`` indices ``[size]`` spread evenly over ``count``, all of them if there are no more.
 
     Folders of images come class by class: a beginning would be one class, evenly spread indices hold all in proportion.
     """
     size = min(size, count)
-    return [index * count // size for index in range(size)]
+    return torch.arange(size) * count // size
 
 
 def split_of_loader(loader: DataLoader[Any]) -> DatasetSplit | TensorSplit:

@@ -23,6 +23,9 @@ class ImageSplit(Protocol):
     def batches_at(self, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One batch for each long tensor of indices ``[B]``."""
 
+    def subset(self, indices: torch.Tensor | slice) -> ImageSplit:
+        """The samples at ``indices`` (a long tensor or a slice), in that order."""
+
 
 @dataclass(frozen=True, eq=False)
 class TensorSplit:
@@ -150,14 +153,18 @@ def stack_pairs(pairs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     if not pairs:
         raise ValueError("the dataset is empty")
     images, labels = zip(*map(_checked_pair, pairs), strict=True)
-    shapes = {tuple(image.shape) for image in images}
+    shapes = sorted({tuple(image.shape) for image in images})
     if len(shapes) > 1:
-        first, second = sorted(shapes)[:2]
-        raise ValueError(
-            f"images differ in shape, for example {list(first)} and {list(second)}; resize or crop them to one size in "
-            "the dataset's transform"
-        )
+        raise ValueError(different_shapes(shapes[0], shapes[1]))
     return torch.stack(images), torch.tensor(labels, dtype=torch.long)
+
+
+def different_shapes(first: Sequence[int], second: Sequence[int]) -> str:
+    """What to say when images of a dataset cannot be stacked."""
+    return (
+        f"images differ in shape, for example {list(first)} and {list(second)}; resize or crop them to one size in the "
+        "dataset's transform"
+    )
 
 
 def _checked_pair(item: Any) -> tuple[torch.Tensor, int]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Subset
 
 from prune_gym.dataset_split import DatasetSplit
 from prune_gym.datasets import TensorSplit, check_size, stratified_partition
@@ -95,13 +94,13 @@ def imagefolder_splits(
     reward_size = min(REWARD_SIZE, held_out) if reward_size is None else reward_size
     check_size("reward_size", reward_size, held_out)
     check_size("calibration_size", calibration_size, max(calibration_size, 1))
-    parts = stratified_partition(torch.tensor(images.targets), (held_out, len(images) - held_out), seed)
-    rest, trained = (part.tolist() for part in parts)
+    rest, trained = stratified_partition(torch.tensor(images.targets), (held_out, len(images) - held_out), seed)
     whole = DatasetSplit(images, workers)
+    train = whole.subset(trained)
     return FolderSplits(
-        train=DatasetSplit(Subset(images, trained), workers),
-        calibration=whole.read(trained[:calibration_size]),
-        reward=whole.read(rest[:reward_size]),
+        train=train,
+        calibration=train.subset(slice(calibration_size)).read(),
+        reward=whole.subset(rest[:reward_size]).read(),
         test=_open_test(root, transform, workers, images.classes),
         classes=tuple(images.classes),
     )

@@ -153,8 +153,8 @@ def task_from_loaders(
     if calibration_size < 1:
         raise ValueError(f"calibration_size is at least 1; got {calibration_size}")
     images = _as_split("train", train)
-    indices = spread(len(images), calibration_size)
-    calibration = images.subset(torch.tensor(indices)) if isinstance(images, TensorSplit) else images.read(indices)
+    chosen = images.subset(spread(len(images), calibration_size))
+    calibration = chosen if isinstance(chosen, TensorSplit) else chosen.read()
     splits: dict[str, Any] = {"calibration": calibration, "reward": reward, "test": test, "train": images}
     return PruningTask(name=name, model=model, example_input=calibration.images[:1], **splits, **fields)
 
@@ -188,9 +188,9 @@ def _checked_split(name: str, value: Any, example_input: torch.Tensor, num_class
     split = _as_split(name, value)
     try:
         if isinstance(split, DatasetSplit) and name in IN_MEMORY:
-            split = split.read(range(len(split)))
+            split = split.read()
         # Of a split on disk the first image only: the others are checked when they are read.
-        sample = split.read([0]) if isinstance(split, DatasetSplit) else split
+        sample = split.subset(slice(1)).read() if isinstance(split, DatasetSplit) else split
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
     _check_split(name, sample, example_input, num_classes)

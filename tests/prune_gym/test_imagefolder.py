@@ -41,7 +41,7 @@ def test_the_four_splits_are_carved_out_of_the_folders(tmp_path):
     assert splits.calibration.images.shape[1:] == (3, 16, 16)
     assert splits.reward.labels.bincount().tolist() == [2, 2, 2]
     assert splits.calibration.labels.bincount().tolist() == [4, 4, 4]
-    train = splits.train.read(range(54))
+    train = splits.train.read()
     assert torch.equal(train.images[:12], splits.calibration.images), "calibration is a part of dense-train"
     assert len(torch.cat([train.images, splits.reward.images]).flatten(1).unique(dim=0)) == 60, "reward is not"
     # The label is the alphabetical place of the folder, and the channel that is bright.
@@ -82,7 +82,7 @@ def test_pixels_are_those_of_torchvisions_usual_transform(tmp_path):
     with Image.open(tmp_path / "val" / "ant" / "00.png") as image:
         expected = functional.to_tensor(functional.center_crop(functional.resize(image, 16), 14))
     expected = functional.normalize(expected, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert torch.equal(splits.test.read([0]).images[0], expected)
+    assert torch.equal(splits.test.subset(slice(1)).read().images[0], expected)
 
 
 def test_without_val_there_is_no_test_split(tmp_path):

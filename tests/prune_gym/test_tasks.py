@@ -103,6 +103,10 @@ def test_every_kind_of_split_holds_the_same_images_in_order(kind, split):
         assert [len(labels) for _, labels in batches] == [3, 1]
         assert torch.equal(torch.cat([part for part, _ in batches]), images())
         assert torch.equal(torch.cat([labels for _, labels in batches]), LABELS)
+    ((few, _),) = held.subset(slice(2)).batches(5)
+    assert torch.equal(few, images()[:2])
+    ((reordered, _),) = held.subset(torch.tensor([3, 1])).batches(5)
+    assert torch.equal(reordered, images()[[3, 1]])
     (chosen,) = held.batches_at([torch.tensor([2, 0])])
     assert torch.equal(chosen[0], images()[[2, 0]])
     assert chosen[1].tolist() == [2, 0]
