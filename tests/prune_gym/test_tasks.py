@@ -121,6 +121,12 @@ def test_training_and_test_images_stay_in_their_dataset_until_asked_for():
     assert (train.asked, test.asked) == (1, 5)
 
 
+def test_images_of_another_shape_are_found_in_any_batch():
+    items = [(torch.zeros(1, 4, 4), 0)] * 256 + [(torch.zeros(1, 4, 5), 0)]
+    with pytest.raises(ValueError, match=r"reward: images differ in shape, for example \[1, 4, 4\] and \[1, 4, 5\]"):
+        linear_task(reward=Pairs(items))
+
+
 def test_a_network_is_trained_alike_from_memory_and_from_a_dataset():
     states = []
     for split in (TensorSplit(images(), LABELS), linear_task(train=pairs()).train):
