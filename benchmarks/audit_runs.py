@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.progress import StageProgress
 from hessian.audit_report import AuditReport
 from prune_gym.curvature_cache import CurvatureSettings
+from prune_gym.dataset_split import DatasetSplit
 from prune_gym.datasets import TensorSplit
 from prune_gym.problem import PruningProblem
 
@@ -122,6 +123,8 @@ def images_of(problem: PruningProblem, split: str, count: int | None) -> TensorS
         ValueError: the task has no such split.
     """
     images = getattr(problem.task, split, None)
+    if isinstance(images, DatasetSplit):
+        return images.subset(slice(count)).read()
     if not isinstance(images, TensorSplit):
         raise ValueError(f"task {problem.name!r} has no split {split!r}; choose calibration, reward, test or train")
     return images if count is None else images.subset(slice(count))

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,9 +37,12 @@ def run(argv: Sequence[str]) -> int:
 
 
 def tasks(argv: Sequence[str]) -> int:
-    """List the named tasks."""
+    """List the named tasks, what is at hand of each, and how to get the rest."""
     argparse.ArgumentParser(prog="prune-gym tasks", description="List the named tasks.").parse_args(argv)
-    Console().print(_task_table())
+    # Here, not above, so that `prune-gym --help` need not wait for PyTorch.
+    from benchmarks.task_table import print_tasks
+
+    print_tasks(Console())
     return 0
 
 
@@ -48,26 +50,6 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "run": ("prune a network and report what it cost", run),
     "tasks": ("list the named tasks", tasks),
 }
-
-
-def _task_table() -> Table:
-    from prune_gym.problem import PruningProblem
-    from prune_gym.tasks import task_names
-
-    table = Table("task", title="named tasks", title_justify="left")
-    for heading in ("layers", "channels", "FLOPs", "parameters", "default target"):
-        table.add_column(heading, justify="right")
-    for name in task_names():
-        problem = PruningProblem(name)
-        table.add_row(
-            name,
-            str(problem.num_layers),
-            str(sum(group.size for group in problem.groups)),
-            f"{problem.cost.dense_flops / 1e6:,.1f} M",
-            f"{problem.cost.dense_params / 1e3:,.1f} k",
-            f"{problem.default_target:g}",
-        )
-    return table
 
 
 if __name__ == "__main__":

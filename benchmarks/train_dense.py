@@ -1,19 +1,23 @@
 """Train the dense network of a named task from scratch: `python -m benchmarks.train_dense --task digits-resnet20`.
 
 Reproduces the weights that come with the package, and makes those that do not. The test split is looked at once, after
-training. On several GPUs or processes: `torchrun --nproc_per_node 2 -m benchmarks.train_dense --task ...`.
+training. A training that was interrupted goes on after its last finished epoch when the command is given again, and
+ends with the same weights. On several GPUs or processes:
+`torchrun --nproc_per_node 2 -m benchmarks.train_dense --task ...`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hessian.distributed import current_workers, torchrun_group
@@ -44,7 +48,8 @@ def train_named_task(
         seed: Of the initial weights, the order of the images and the augmentation; the splits stay the task's.
         device: Where to train; see :func:`prune_gym.device.resolve_device`.
         progress: Called after every step.
-        loop: Mixed precision, gradient accumulation, checkpoints.
+        loop: Mixed precision, gradient accumulation, and the checkpoint; by default ``<out>.training.safetensors``
+            beside the weights, until these are written.
 
     Returns:
         How the trained network does on the test split.
@@ -52,6 +57,7 @@ def train_named_task(
     recipe = task.recipe
     model, _ = task.structure(seed)
     model.to(resolve_device(device))
+    loop = loop or Loop(checkpoint=checkpoint_path(out))
     train_dense(
         model,
         splits.train,
@@ -65,23 +71,34 @@ def train_named_task(
         progress=progress,
         loop=loop,
     )
+    result = evaluate_model(model, splits.test)
     if current_workers(torch.device("cpu")).rank == 0:
-        task.save_weights(out, model, splits.train, seed)
-    return evaluate_model(model, splits.test)
+        task.save_weights(out, model, splits.train, seed, result.accuracy)
+        if loop.checkpoint is not None:
+            Path(loop.checkpoint).unlink(missing_ok=True)
+    return result
+
+
+def checkpoint_path(out: Path) -> Path:
+    """Where the state of a training is kept until its weights are."""
+    return out.with_suffix(".training.safetensors")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; ``arguments`` is ``sys.argv[1:]`` if None."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_dense", description=__doc__)
-    parser.add_argument("--task", default=NAMED_TASKS[0].name, choices=[task.name for task in NAMED_TASKS])
+    names = ", ".join(task.name for task in NAMED_TASKS)
+    parser.add_argument("--task", default=NAMED_TASKS[0].name, metavar="NAME", help=names)
     parser.add_argument("--out", type=Path, help="file to write (default: the user's cache)")
     parser.add_argument("--seed", type=int, default=0, help="initial weights, order and augmentation")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
     parser.add_argument("--data-dir", help="folder of the data, for tasks that read it from disk")
+    parser.add_argument("--download", action="store_true", help="fetch the data if it is not there")
     parser.add_argument("--mixed-precision", action="store_true", help="forward passes in 16 bits where supported")
     parser.add_argument("--accumulation", type=int, default=1, metavar="N", help="parts a batch passes through in")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="keep the state here; resume from it if there")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="state of the training (default: beside --out)")
     parser.add_argument("--gpu", help="GPU index or device name (default: the only GPU, else the CPU)")
+    parser.add_argument("--overwrite", action="store_true", help="train again where the weights are there already")
     return parser.parse_args(arguments)
 
 
@@ -89,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Train, save, and report the test accuracy.
 
     Returns:
-        The exit status: 0, or 1 with a message when data, device or an argument is not as needed.
+        The exit status: 0, 1 with a message when data, device or an argument is not as needed, or 130 when interrupted.
     """
     options = parse_arguments(arguments)
     with torchrun_group() as workers:
@@ -100,31 +117,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, device: str | int | None, console: Console) -> int:
-    task = named_task(options.task)
+    logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
+    try:
+        task = named_task(options.task)
+    except KeyError as error:
+        console.print(f"error: {error.args[0]}", style="red", markup=False)
+        return 1
     if options.epochs is not None:
         task = dataclasses.replace(task, recipe=dataclasses.replace(task.recipe, epochs=options.epochs))
     out = options.out or task.cached_weights_path
+    if out.is_file() and not options.overwrite:
+        console.print(f"{out} is there already; --overwrite trains it again", markup=False, soft_wrap=True)
+        return 0
     try:
-        loop = Loop(options.mixed_precision, options.accumulation, options.checkpoint)
-        splits = task.load_splits(**({"data_dir": options.data_dir} if options.data_dir else {}))
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console) as bar:
-            row = bar.add_task(task.name)
-            result = train_named_task(
-                task,
-                splits,
-                out,
-                seed=options.seed,
-                device=device,
-                progress=lambda _, done, total: bar.update(row, completed=done, total=total),
-                loop=loop,
-            )
+        result = _train_with_bar(task, options, device, out, console)
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
         console.print(f"error: {error}", style="red", markup=False)
         return 1
+    except KeyboardInterrupt:
+        console.print("interrupted; the same command goes on after the last finished epoch", style="yellow")
+        return 130
     report = f"test accuracy {result.accuracy:.2%}, loss {result.loss:.4f} nats; weights in {out}"
     console.print(report, markup=False, soft_wrap=True)
     return 0
+
+
+def _train_with_bar(
+    task: NamedTask, options: argparse.Namespace, device: str | int | None, out: Path, console: Console
+) -> EvaluationResult:
+    loop = Loop(options.mixed_precision, options.accumulation, options.checkpoint or checkpoint_path(out))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        row = bar.add_task(task.name, total=None)
+        return train_named_task(
+            task,
+            task.load_splits(**_data_options(options)),
+            out,
+            seed=options.seed,
+            device=device,
+            progress=lambda _, done, total: bar.update(row, completed=done, total=total),
+            loop=loop,
+        )
+
+
+def _data_options(options: argparse.Namespace) -> dict[str, object]:
+    given = {"data_dir": options.data_dir, "download": options.download}
+    return {name: value for name, value in given.items() if value}
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ import gymnasium
 if TYPE_CHECKING:
     from prune_gym.checkpoint import load_pruned, save_pruned
     from prune_gym.env import HOBSPruneEnv
+    from prune_gym.imagefolder import imagefolder_splits, imagefolder_task
     from prune_gym.layerwise import HOBSPruneLayerwiseEnv
     from prune_gym.problem import PruningProblem
     from prune_gym.pruner import PhysicalPruner
+    from prune_gym.pruning_task import task_from_loaders
     from prune_gym.tasks import PruningTask, make_task, register_task, task_names
 
 __version__ = "0.1.0"
@@ -27,11 +29,14 @@ __all__ = [
     "PhysicalPruner",
     "PruningProblem",
     "PruningTask",
+    "imagefolder_splits",
+    "imagefolder_task",
     "load_pruned",
     "make_task",
     "register_envs",
     "register_task",
     "save_pruned",
+    "task_from_loaders",
     "task_names",
 ]
 
@@ -41,10 +46,13 @@ _LOCATIONS = {
     "PhysicalPruner": "pruner",
     "PruningProblem": "problem",
     "PruningTask": "tasks",
+    "imagefolder_splits": "imagefolder",
+    "imagefolder_task": "imagefolder",
     "load_pruned": "checkpoint",
     "make_task": "tasks",
     "register_task": "tasks",
     "save_pruned": "checkpoint",
+    "task_from_loaders": "pruning_task",
     "task_names": "tasks",
 }
 

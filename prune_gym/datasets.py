@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+
+class ImageSplit(Protocol):
+    """What training and evaluation ask of a split, whether it is in memory or on disk."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+
+    def batches(self, batch_size: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        """All images in order, in re-iterable batches ``(images [B, ...], labels [B])``."""
+
+    def batches_at(self, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One batch for each long tensor of indices ``[B]``."""
+
+    def subset(self, indices: torch.Tensor | slice) -> ImageSplit:
+        """The samples at ``indices`` (a long tensor or a slice), in that order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +68,12 @@ class TensorSplit:
             ValueError: If ``batch_size`` is below 1.
         """
         return TensorBatches(self, batch_size)
+
+    def batches_at(self, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """One batch for each long tensor of indices ``[B]``."""
+        for part in parts:
+            batch = self.subset(part.to(self.labels.device))
+            yield batch.images, batch.labels
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +137,51 @@ def stack_dataset(dataset: Any) -> TensorSplit:
             tensors of one shape, labels integers.
 
     Raises:
-        ValueError: If the dataset is empty.
+        TypeError: If an item is not a pair of a tensor and a class index.
+        ValueError: If the dataset is empty, or its images differ in shape.
     """
-    pairs = [dataset[index] for index in range(len(dataset))]
+    return TensorSplit(*stack_pairs([dataset[index] for index in range(len(dataset))]))
+
+
+def stack_pairs(pairs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Make one batch of (image, label) pairs: images ``[N, ...]``, labels long ``[N]``.
+
+    Raises:
+        TypeError: If an item is not a pair of a tensor and a class index.
+        ValueError: If there are no pairs, or the images differ in shape.
+    """
     if not pairs:
         raise ValueError("the dataset is empty")
-    images = torch.stack([torch.as_tensor(image) for image, _ in pairs])
-    return TensorSplit(images, torch.tensor([int(label) for _, label in pairs], dtype=torch.long))
+    images, labels = zip(*map(_checked_pair, pairs), strict=True)
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise ValueError(different_shapes(shapes[0], shapes[1]))
+    return torch.stack(images), torch.tensor(labels, dtype=torch.long)
+
+
+def different_shapes(first: Sequence[int], second: Sequence[int]) -> str:
+    """What to say when images of a dataset cannot be stacked."""
+    return (
+        f"images differ in shape, for example {list(first)} and {list(second)}; resize or crop them to one size in the "
+        "dataset's transform"
+    )
+
+
+def _checked_pair(item: Any) -> tuple[torch.Tensor, int]:
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise TypeError(f"a dataset's items are pairs (image, label); got {type(item).__name__}")
+    image, label = item
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(image)
+    if not isinstance(image, torch.Tensor):
+        raise TypeError(
+            f"a dataset's images are tensors; got {type(image).__name__} (give the dataset a transform, for example "
+            "torchvision.transforms.ToTensor())"
+        )
+    try:
+        return image, int(label)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"a dataset's labels are class indices; got {label!r}") from error
 
 
 def stratified_partition(labels: torch.Tensor, sizes: Sequence[int], seed: int) -> list[torch.Tensor]:
@@ -153,6 +213,63 @@ def stratified_partition(labels: torch.Tensor, sizes: Sequence[int], seed: int) 
         position[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
     line = shuffled[position.argsort(stable=True)]
     return list(line[: sum(sizes)].split(list(sizes)))
+
+
+def carve_splits(
+    train: TensorSplit,
+    test: TensorSplit,
+    *,
+    held_out: int,
+    reward_size: int,
+    calibration_size: int,
+    seed: int,
+) -> DatasetSplits:
+    """Cut a training set in memory into dense-train and reward; normalise all by dense-train's channel statistics.
+
+    Which images train the dense network depends on ``held_out`` and ``seed`` only, so that trained weights serve every
+    choice of sizes.
+
+    Args:
+        train: Official training images ``[N, C, H, W]``.
+        test: Official test images.
+        held_out: Training images never trained on; the reward split is their beginning.
+        reward_size: Images of the reward split, in [1, held_out].
+        calibration_size: Images of the calibration split, the beginning of dense-train.
+        seed: Decides which training image goes where.
+
+    Raises:
+        ValueError: If a size is out of range.
+    """
+    num_train = len(train) - held_out
+    if num_train < 1:
+        raise ValueError(f"{len(train)} training images are too few to hold out {held_out}")
+    check_size("reward_size", reward_size, held_out)
+    check_size("calibration_size", calibration_size, num_train)
+    rest, trained = stratified_partition(train.labels, (held_out, num_train), seed)
+    dense_train = train.subset(trained)
+    mean = dense_train.images.mean(dim=(0, 2, 3), keepdim=True)
+    std = dense_train.images.std(dim=(0, 2, 3), keepdim=True)
+
+    def normalised(split: TensorSplit) -> TensorSplit:
+        return TensorSplit((split.images - mean) / std, split.labels)
+
+    dense_train = normalised(dense_train)
+    return DatasetSplits(
+        train=dense_train,
+        calibration=dense_train.subset(slice(calibration_size)),
+        reward=normalised(train.subset(rest[:reward_size])),
+        test=normalised(test),
+    )
+
+
+def check_size(name: str, size: int, available: int) -> None:
+    """Refuse a split's size that there are no images for.
+
+    Raises:
+        ValueError: If ``size`` is not in [1, available].
+    """
+    if not 1 <= size <= available:
+        raise ValueError(f"{name} is in [1, {available}]; got {size}")
 
 
 def load_digits_splits(seed: int = 0) -> DatasetSplits:

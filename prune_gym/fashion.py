@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from prune_gym.datasets import DatasetSplits, TensorSplit, stratified_partition
+from prune_gym.datasets import DatasetSplits, TensorSplit, carve_splits, check_size
+from prune_gym.download import DOWNLOAD_HINT, RemoteFile, data_folder, fetch
 
 DATA_VARIABLE = "PRUNE_GYM_FASHION_MNIST"
 """Environment variable that names the folder of the idx files."""
@@ -21,12 +22,25 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 HELD_OUT = 2000
 """Training images never trained on; the reward split is a part of them, whatever its size."""
 
+_SERVER = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
+FILES = tuple(
+    RemoteFile(f"{_SERVER}/{name}.gz", sha256)
+    for name, sha256 in {
+        "train-images-idx3-ubyte": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "train-labels-idx1-ubyte": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "t10k-images-idx3-ubyte": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "t10k-labels-idx1-ubyte": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    }.items()
+)
+"""The authors' files, as torchvision downloads them."""
+
 
 def load_fashion_splits(
     data_dir: str | os.PathLike[str] | None = None,
     reward_size: int = HELD_OUT,
     calibration_size: int = 1024,
     seed: int = 0,
+    download: bool = False,
 ) -> DatasetSplits:
     """Fashion-MNIST as float32 ``[N, 1, 28, 28]``, normalised by the statistics of dense-train.
 
@@ -34,35 +48,67 @@ def load_fashion_splits(
     ones depends on the seed only, so that trained weights serve every choice of sizes. Test is the official 10,000.
 
     Args:
-        data_dir: Folder with the idx files, plain or gzipped; by default ``$PRUNE_GYM_FASHION_MNIST``, then Debian's.
+        data_dir: Folder with the idx files, plain or gzipped; by default ``$PRUNE_GYM_FASHION_MNIST``, then Debian's,
+            then the cache's.
         reward_size: Images of the reward split, in [1, 2000].
         calibration_size: Images of the calibration split, in [1, 58000].
         seed: Decides which training image goes where.
+        download: Fetch the files (31 MB) into ``data_dir``, by default into the cache, unless they are there.
 
     Raises:
         FileNotFoundError: If the files are not there; the message says how to get them.
+        OSError: If they cannot be downloaded.
         ValueError: If a size is out of range or a file is not what it should be.
     """
-    if not 1 <= reward_size <= HELD_OUT:
-        raise ValueError(f"reward_size is in [1, {HELD_OUT}]; got {reward_size}")
-    folder = Path(data_dir or os.environ.get(DATA_VARIABLE) or DEBIAN_FOLDER).expanduser()
-    images, labels = _read_pair(folder, "train")
-    num_train = len(labels) - HELD_OUT
-    if not 1 <= calibration_size <= num_train:
-        raise ValueError(f"calibration_size is in [1, {num_train}]; got {calibration_size}")
-    held_out, trained = stratified_partition(labels, (HELD_OUT, num_train), seed)
-    mean, std = images[trained].mean(), images[trained].std()
-    train = TensorSplit((images[trained] - mean) / std, labels[trained])
-    reward = TensorSplit((images[held_out] - mean) / std, labels[held_out]).subset(slice(reward_size))
-    test_images, test_labels = _read_pair(folder, "t10k")
-    test = TensorSplit((test_images - mean) / std, test_labels)
-    return DatasetSplits(train, train.subset(slice(calibration_size)), reward, test)
+    check_size("reward_size", reward_size, HELD_OUT)
+    folder = _folder(data_dir)
+    if download and missing_fashion(folder):
+        folder = Path(data_dir).expanduser() if data_dir else data_folder("fashion-mnist")
+        _download(folder)
+    return carve_splits(
+        _read_pair(folder, "train"),
+        _read_pair(folder, "t10k"),
+        held_out=HELD_OUT,
+        reward_size=reward_size,
+        calibration_size=calibration_size,
+        seed=seed,
+    )
 
 
-def _read_pair(folder: Path, prefix: str) -> tuple[torch.Tensor, torch.Tensor]:
+def missing_fashion(data_dir: str | os.PathLike[str] | None = None) -> str:
+    """How to get the files that are not there, or nothing if all are."""
+    folder = _folder(data_dir)
+    for file in FILES:
+        try:
+            _find(folder, file.name.removesuffix(".gz"))
+        except FileNotFoundError as error:
+            return str(error)
+    return ""
+
+
+def _folder(data_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder asked for, else the first default that is there."""
+    given = data_dir or os.environ.get(DATA_VARIABLE)
+    if given:
+        return Path(given).expanduser()
+    downloaded = data_folder("fashion-mnist")
+    return DEBIAN_FOLDER if DEBIAN_FOLDER.is_dir() or not downloaded.is_dir() else downloaded
+
+
+def _download(folder: Path) -> None:
+    for file in FILES:
+        fetch(file, folder)
+
+
+def _read_pair(folder: Path, prefix: str) -> TensorSplit:
     images = read_idx(_find(folder, f"{prefix}-images-idx3-ubyte"))
     labels = read_idx(_find(folder, f"{prefix}-labels-idx1-ubyte"))
-    return images.float().unsqueeze(1) / 255, labels.long()
+    if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.ndim != 1 or len(images) != len(labels):
+        raise ValueError(
+            f"the {prefix} files in {folder} hold images {list(images.shape)} and labels {list(labels.shape)}, not "
+            "[N, 28, 28] and [N]"
+        )
+    return TensorSplit(images.float().unsqueeze(1) / 255, labels.long())
 
 
 def _find(folder: Path, name: str) -> Path:
@@ -71,7 +117,7 @@ def _find(folder: Path, name: str) -> Path:
             return candidate
     raise FileNotFoundError(
         f"no {name} or {name}.gz in {folder}; on Debian and Ubuntu `apt-get install dataset-fashion-mnist` puts "
-        f"it in {DEBIAN_FOLDER}, elsewhere say data_dir=... or set {DATA_VARIABLE}"
+        f"it in {DEBIAN_FOLDER}, elsewhere say data_dir=..., set {DATA_VARIABLE} or {DOWNLOAD_HINT}"
     )
 
 

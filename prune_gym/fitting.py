@@ -15,7 +15,7 @@ from torch import nn
 from hessian.distributed import current_workers
 from hessian.modes import modes_restored
 from prune_gym.augmentation import Augmentation
-from prune_gym.datasets import TensorSplit, equal_parts
+from prune_gym.datasets import ImageSplit, TensorSplit, equal_parts
 from prune_gym.device import module_device
 from prune_gym.stepping import BatchLoss, Stepper
 from prune_gym.training_state import TrainingState
@@ -135,7 +135,7 @@ class Loop:
 
 def fit(
     model: nn.Module,
-    split: TensorSplit,
+    split: ImageSplit,
     loss_of: BatchLoss,
     schedule: Schedule,
     *,
@@ -175,22 +175,27 @@ def fit(
         raise ValueError("cannot train on an empty split")
     loop = loop or Loop()
     device = module_device(model)
-    split = split.to(device)
+    if isinstance(split, TensorSplit):
+        split = split.to(device)
     workers = current_workers(device)
     optimizer = schedule.optimizer(model)
     steps = math.ceil(len(split) / schedule.batch_size)
     total = schedule.epochs * steps
     generator = torch.Generator().manual_seed(seed)
     stepper = Stepper(model, optimizer, loss_of, workers, loop.accumulation, loop.mixed_precision)
+    labels_known = split.labels if isinstance(split, TensorSplit) else None
     with modes_restored(model), _seeded(seed + workers.rank, device), torch.enable_grad():
         model.train()
         about: dict[str, Any] = {
             "training": description,
             "seed": seed,
+            "images": len(split),
+            "labels": labels_known,
             "augment": repr(augment),
             "processes": workers.size,
+            "mixed_precision": loop.mixed_precision,
+            "accumulation": loop.accumulation,
         }
-        about |= {"labels": split.labels, "mixed_precision": loop.mixed_precision, "accumulation": loop.accumulation}
         about |= {**asdict(schedule), **(identity or {})}
         state = TrainingState(model, optimizer, stepper.scaler, generator, workers, about)
         history = [] if loop.checkpoint is None else [EpochRecord(**row) for row in state.resume(loop.checkpoint)]
@@ -200,7 +205,7 @@ def fit(
             batches = _shuffled_batches(split, schedule.batch_size, augment, generator)
             for step, (images, labels) in enumerate(batches, start=1):
                 lr = schedule.lr * one_cycle((epoch - 1) * steps + step - 1, total, schedule.warmup)
-                sums += stepper.step(images, labels, lr)
+                sums += stepper.step(images.to(device), labels.to(device), lr)
                 if progress is not None:
                     progress(description, (epoch - 1) * steps + step, total)
             loss, accuracy = (workers.sum(sums).cpu().double() / len(split)).tolist()
@@ -217,12 +222,11 @@ def fit(
 
 
 def _shuffled_batches(
-    split: TensorSplit, batch_size: int, augment: Augmentation | None, generator: torch.Generator
+    split: ImageSplit, batch_size: int, augment: Augmentation | None, generator: torch.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     order = torch.randperm(len(split), generator=generator)
-    for part in equal_parts(order, batch_size):
-        batch = split.subset(part.to(split.labels.device))
-        yield augment(batch.images, generator) if augment else batch.images, batch.labels
+    for images, labels in split.batches_at(equal_parts(order, batch_size)):
+        yield augment(images, generator) if augment else images, labels
 
 
 @contextmanager

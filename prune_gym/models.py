@@ -3,6 +3,9 @@
 CIFAR-style residual networks (He et al., 2016, section 4.2): a 3x3 stem, three stages of basic blocks, global
 average pooling, one linear head. Where the width changes, the shortcut is a 1x1 convolution with batch
 normalisation, so that every stage's stream of channels is one prunable layer of its own.
+
+VGG-11 (Simonyan and Zisserman, 2015, configuration A) for small images: batch normalisation after every convolution,
+and global average pooling with one linear head instead of three large linear layers.
 """
 
 from __future__ import annotations
@@ -98,7 +101,51 @@ def resnet56(num_classes: int = 10, in_channels: int = 1, widths: Sequence[int] 
     return CifarResNet(9, num_classes, in_channels, widths)
 
 
-MODEL_FACTORIES: dict[str, Callable[..., nn.Module]] = {"resnet20": resnet20, "resnet56": resnet56}
+VGG11_WIDTHS = (64, 128, 256, 256, 512, 512, 512, 512)
+"""Channels of the eight convolutions of configuration A."""
+
+VGG11_POOLED = (0, 1, 3, 5)
+"""Convolutions that a pooling follows; the fifth pooling is the global one."""
+
+
+class SmallVGG11(nn.Module):
+    """VGG-11 with batch normalisation for images of 16 to 64 pixels: eight 3x3 convolutions, one linear head.
+
+    Poolings round up, so that no border is lost where the size is odd.
+
+    Args:
+        num_classes: Outputs of the head.
+        in_channels: Channels of the images.
+        widths: Channels of the eight convolutions.
+    """
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 1, widths: Sequence[int] = VGG11_WIDTHS) -> None:
+        super().__init__()
+        if len(widths) != len(VGG11_WIDTHS):
+            raise ValueError(f"widths names the channels of eight convolutions; got {tuple(widths)}")
+        layers: list[nn.Module] = []
+        for index, (before, after) in enumerate(zip((in_channels, *widths[:-1]), widths, strict=True)):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+            if index in VGG11_POOLED:
+                layers.append(nn.MaxPool2d(2, ceil_mode=True))
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Linear(widths[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map images ``[N, in_channels, H, W]`` to logits ``[N, num_classes]``."""
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+def vgg11(num_classes: int = 10, in_channels: int = 1, widths: Sequence[int] = VGG11_WIDTHS) -> SmallVGG11:
+    """VGG-11 with batch normalisation for small images; 8 prunable layers."""
+    return SmallVGG11(num_classes, in_channels, widths)
+
+
+MODEL_FACTORIES: dict[str, Callable[..., nn.Module]] = {"resnet20": resnet20, "resnet56": resnet56, "vgg11": vgg11}
 """Networks that can be rebuilt from a name, as checkpoints do. Extended by :func:`register_model`."""
 
 

@@ -9,22 +9,31 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from hessian.modes import modes_restored
-from prune_gym.datasets import TensorSplit, stack_dataset
+from prune_gym.dataset_split import DatasetSplit, split_of_loader, spread
+from prune_gym.datasets import ImageSplit, TensorSplit
 from prune_gym.device import module_device
 
-Split: TypeAlias = TensorSplit | tuple[torch.Tensor, torch.Tensor] | Dataset[Any]
-"""What a task accepts as a split: tensors ``(images, labels)``, a :class:`TensorSplit`, or a map-style dataset."""
+SplitLike: TypeAlias = TensorSplit | DatasetSplit | tuple[torch.Tensor, torch.Tensor] | Dataset[Any] | DataLoader[Any]
+"""What a task accepts as a split: tensors ``(images, labels)``, a map-style dataset, or a loader of one."""
+
+CALIBRATION_SIZE = 1024
+"""Images of dense-train that :func:`task_from_loaders` calibrates on."""
+
+IN_MEMORY = ("calibration", "reward")
+"""Splits that are always held as tensors: they are read for every plan."""
 
 
 @dataclass(frozen=True, eq=False)
 class PruningTask:
     """A trained classifier with the data that prices, scores and reports its pruning.
 
-    The splits are accepted as ``(images, labels)`` tensors, :class:`TensorSplit` or map-style datasets (read into
-    memory once) and are :class:`TensorSplit` afterwards. Everything is validated here, so that nothing below has to.
+    The splits are accepted as ``(images, labels)`` tensors, map-style datasets or loaders of one. Calibration and
+    reward are read into memory once and are :class:`TensorSplit` afterwards; test and train stay in their dataset
+    (:class:`~prune_gym.dataset_split.DatasetSplit`) and are read batch by batch, in order: a loader's shuffling and
+    batch size do not matter. Everything is validated here, so that nothing below has to.
 
     Attributes:
         name: Names the task in caches, tables and result files.
@@ -39,6 +48,7 @@ class PruningTask:
         train: Images that trained the dense network, for fine-tuning, or None.
         model_factory: Name under which :mod:`prune_gym.models` rebuilds the untrained network, or None.
         model_kwargs: Arguments of that factory.
+        num_classes: Outputs of the network; found, not given.
 
     Raises:
         TypeError: If a field has the wrong type.
@@ -50,13 +60,14 @@ class PruningTask:
     example_input: torch.Tensor
     calibration: TensorSplit
     reward: TensorSplit
-    test: TensorSplit | None
+    test: ImageSplit | None
     criterion: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = cross_entropy
     ignored_layers: Sequence[str] = ()
     default_target: float = 0.5
-    train: TensorSplit | None = None
+    train: ImageSplit | None = None
     model_factory: str | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int = field(init=False)
 
     def __post_init__(self) -> None:
         _check_fields(self)
@@ -65,11 +76,10 @@ class PruningTask:
             value = getattr(self, split)
             if value is None and split in ("test", "train"):
                 continue
-            normalised = _as_split(split, value)
-            _check_split(split, normalised, self.example_input, num_classes)
-            object.__setattr__(self, split, normalised)
+            object.__setattr__(self, split, _checked_split(split, value, self.example_input, num_classes))
         object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
         object.__setattr__(self, "model_kwargs", dict(self.model_kwargs))
+        object.__setattr__(self, "num_classes", num_classes)
 
 
 def _check_fields(task: PruningTask) -> None:
@@ -114,24 +124,81 @@ def _count_classes(model: nn.Module, example_input: torch.Tensor) -> int:
     return logits.shape[1]
 
 
-def _as_split(name: str, value: Split) -> TensorSplit:
-    if isinstance(value, TensorSplit):
+def task_from_loaders(
+    name: str,
+    model: nn.Module,
+    *,
+    train: SplitLike,
+    reward: SplitLike,
+    test: SplitLike | None = None,
+    calibration_size: int = CALIBRATION_SIZE,
+    **fields: Any,
+) -> PruningTask:
+    """A task of a trained network and the loaders it was trained with.
+
+    Args:
+        name: Names the task.
+        model: The dense, trained network.
+        train: What it was trained on, for calibration and fine-tuning; without random augmentation, if calibration is
+            to be the same every time.
+        reward: What rewards are measured on; images it was not trained on.
+        test: What the final report is measured on.
+        calibration_size: Images of ``train`` to calibrate on, evenly spread.
+        **fields: Further fields of :class:`PruningTask`.
+
+    Raises:
+        TypeError: If something has the wrong type.
+        ValueError: If a split is empty or does not fit the network.
+    """
+    if calibration_size < 1:
+        raise ValueError(f"calibration_size is at least 1; got {calibration_size}")
+    images = _as_split("train", train)
+    chosen = images.subset(spread(len(images), calibration_size))
+    calibration = chosen if isinstance(chosen, TensorSplit) else chosen.read()
+    splits: dict[str, Any] = {"calibration": calibration, "reward": reward, "test": test, "train": images}
+    return PruningTask(name=name, model=model, example_input=calibration.images[:1], **splits, **fields)
+
+
+def _as_split(name: str, value: Any) -> TensorSplit | DatasetSplit:
+    split = _recognised(name, value)
+    if len(split) == 0:
+        raise ValueError(f"{name}: the split is empty")
+    return split
+
+
+def _recognised(name: str, value: Any) -> TensorSplit | DatasetSplit:
+    if isinstance(value, (TensorSplit, DatasetSplit)):
         return value
+    if isinstance(value, DataLoader):
+        return _recognised(name, split_of_loader(value))
+    if isinstance(value, TensorDataset) and len(value.tensors) == 2:
+        return TensorSplit(*value.tensors)
     if isinstance(value, (tuple, list)):
         if len(value) != 2 or not all(isinstance(part, torch.Tensor) for part in value):
             raise TypeError(f"{name}: a tuple must be the tensors (images, labels)")
         return TensorSplit(*value)
     if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
-        return stack_dataset(value)
+        return DatasetSplit(value)
     raise TypeError(
-        f"{name}: expected (images, labels) tensors, a TensorSplit or a map-style dataset; got {type(value).__name__}"
+        f"{name}: expected (images, labels) tensors, a map-style dataset or a loader; got {type(value).__name__}"
     )
+
+
+def _checked_split(name: str, value: Any, example_input: torch.Tensor, num_classes: int) -> ImageSplit:
+    split = _as_split(name, value)
+    try:
+        if isinstance(split, DatasetSplit) and name in IN_MEMORY:
+            split = split.read()
+        # Of a split on disk the first image only: the others are checked when they are read.
+        sample = split.subset(slice(1)).read() if isinstance(split, DatasetSplit) else split
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
+    _check_split(name, sample, example_input, num_classes)
+    return split
 
 
 def _check_split(name: str, split: TensorSplit, example_input: torch.Tensor, num_classes: int) -> None:
     images, labels = split.images, split.labels
-    if len(split) == 0:
-        raise ValueError(f"{name}: the split is empty")
     if not images.is_floating_point():
         raise ValueError(f"{name}: images are floats, normalised for the model; got {images.dtype}")
     if labels.dtype != torch.long:

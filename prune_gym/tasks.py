@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from prune_gym.named_tasks import NAMED_TASKS
+from prune_gym.imagenet import IMAGENET_TASKS, ImageNetTask
+from prune_gym.named_tasks import NAMED_TASKS, NamedTask
 from prune_gym.pruning_task import PruningTask, check_target
+from prune_gym.task_status import TaskSize, TaskStatus
 
-__all__ = ["PruningTask", "TaskStructure", "make_task", "register_task", "task_names", "task_structure"]
+__all__ = [
+    "PruningTask",
+    "TaskStructure",
+    "make_task",
+    "register_task",
+    "task_description",
+    "task_names",
+    "task_size",
+    "task_status",
+    "task_structure",
+]
 
 
 class TaskStructure(NamedTuple):
@@ -39,17 +52,22 @@ class TaskStructure(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """A registered task: how to build it, and what is known of it beforehand."""
+    """A registered task: how to build it, what is known of it beforehand, and how to learn what is at hand."""
 
     factory: Callable[..., PruningTask]
     structure: Callable[[], tuple[nn.Module, torch.Tensor]] | None = None
     ignored_layers: tuple[str, ...] = ()
     default_target: float | None = None
     description: str = ""
+    size: TaskSize | None = None
+    status: Callable[[], TaskStatus] = TaskStatus
 
+
+_PACKAGED: tuple[NamedTask | ImageNetTask, ...] = (*NAMED_TASKS, *IMAGENET_TASKS)
 
 _REGISTRY: dict[str, TaskEntry] = {
-    task.name: TaskEntry(task.build, task.structure, (), task.default_target, task.description) for task in NAMED_TASKS
+    task.name: TaskEntry(task.build, task.structure, (), task.default_target, task.description, task.size, task.status)
+    for task in _PACKAGED
 }
 
 
@@ -108,6 +126,46 @@ def task_description(name: str) -> str:
     return _entry(name).description
 
 
+def task_size(name: str) -> TaskSize:
+    """Layers, channels, FLOPs and parameters of a task's dense network.
+
+    Known beforehand for the tasks of the package; for others their network is traced.
+
+    Raises:
+        KeyError: If no such task is registered.
+        ValueError: If its network cannot be pruned.
+    """
+    known = _entry(name).size
+    if known is not None:
+        return known
+    from hessian.channels import find_channel_groups
+    from prune_gym.cost import CostModel
+
+    structure = task_structure(name)
+    groups = find_channel_groups(structure.model, structure.example_input[:1], structure.ignored_layers)
+    cost = CostModel(groups, structure.model, structure.example_input)
+    return TaskSize(len(groups), sum(group.size for group in groups), int(cost.dense_flops), int(cost.dense_params))
+
+
+def task_status(name: str) -> TaskStatus:
+    """Whether the data and weights of a task are at hand; reads no images.
+
+    Raises:
+        KeyError: If no such task is registered.
+    """
+    return _entry(name).status()
+
+
+def task_default_target(name: str) -> float:
+    """FLOPs reduction a task asks for when nobody says; of some users' tasks known only once they are built.
+
+    Raises:
+        KeyError: If no such task is registered.
+    """
+    target = _entry(name).default_target
+    return target if target is not None else task_structure(name).default_target
+
+
 def make_task(name: str, **overrides: Any) -> PruningTask:
     """Build a registered task, data and trained weights included.
 
@@ -122,8 +180,9 @@ def make_task(name: str, **overrides: Any) -> PruningTask:
         ValueError: If the task contradicts what was registered with its structure.
     """
     entry = _entry(name)
-    fields = {field.name for field in dataclasses.fields(PruningTask)}
+    fields = {field.name for field in dataclasses.fields(PruningTask) if field.init}
     options = {key: value for key, value in overrides.items() if key not in fields}
+    _check_options(name, entry.factory, options)
     task = entry.factory(**options)
     if not isinstance(task, PruningTask):
         raise TypeError(f"the factory of task {name!r} returned {type(task).__name__}, not a PruningTask")
@@ -137,6 +196,18 @@ def make_task(name: str, **overrides: Any) -> PruningTask:
         changes["default_target"] = entry.default_target
     changes.update({key: value for key, value in overrides.items() if key in fields})
     return dataclasses.replace(task, **changes) if changes else task
+
+
+def _check_options(name: str, factory: Callable[..., PruningTask], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise TypeError(
+            f"task {name!r} takes no option {', '.join(map(repr, unknown))} (its options: {', '.join(known) or 'none'})"
+        )
 
 
 def task_structure(name: str) -> TaskStructure:

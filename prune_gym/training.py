@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from hessian.modes import modes_restored
 from prune_gym.augmentation import Augmentation
 from prune_gym.batchnorm import recalibrate_bn
-from prune_gym.datasets import TensorSplit
+from prune_gym.datasets import ImageSplit
 from prune_gym.device import module_device
 from prune_gym.files import sha256_of
 from prune_gym.fitting import EpochRecord, Loop, Progress, Schedule, fit
@@ -56,7 +56,7 @@ class EvaluationResult:
 
 @torch.no_grad()
 def evaluate_model(
-    model: nn.Module, split: TensorSplit, batch_size: int = 500, *, criterion: Criterion = cross_entropy
+    model: nn.Module, split: ImageSplit, batch_size: int = 500, *, criterion: Criterion = cross_entropy
 ) -> EvaluationResult:
     """Score a network in evaluation mode, on its own device.
 
@@ -87,7 +87,7 @@ def evaluate_model(
 
 def train_dense(
     model: nn.Module,
-    train_split: TensorSplit,
+    train_split: ImageSplit,
     *,
     epochs: int,
     lr: float = 0.1,
@@ -146,7 +146,7 @@ def train_dense(
 def fine_tune(
     model: nn.Module,
     teacher: nn.Module | None,
-    train_split: TensorSplit,
+    train_split: ImageSplit,
     *,
     epochs: int,
     lr: float = 0.02,

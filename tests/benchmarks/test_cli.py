@@ -4,11 +4,14 @@ import sys
 import pytest
 
 from benchmarks import cli
+from prune_gym import tasks
+from prune_gym.named_tasks import NAMED_TASKS
 from prune_gym.tasks import task_names
 from tests.benchmarks import tiny_task
 
 
-def test_tasks_lists_every_registered_task_with_its_size(capsys):
+def test_tasks_lists_every_registered_task_with_its_size(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     tiny_task.register()
     assert cli.main(["tasks"]) == 0
     shown = capsys.readouterr().out
@@ -17,6 +20,28 @@ def test_tasks_lists_every_registered_task_with_its_size(capsys):
     (line,) = (line for line in shown.splitlines() if "tiny-cnn" in line)
     assert "32" in line  # channels of its layers: 8 + 12 + 12
     assert "0.5" in line
+
+
+def test_a_task_that_cannot_be_built_does_not_keep_the_others_from_being_listed(capsys, monkeypatch):
+    monkeypatch.setattr(tasks, "_REGISTRY", dict(tasks._REGISTRY))
+
+    def factory():
+        raise RuntimeError("no such luck")
+
+    tasks.register_task("broken", factory)
+    assert cli.main(["tasks"]) == 0
+    shown = capsys.readouterr().out
+    assert "RuntimeError: no such luck" in shown
+    assert "fashion-vgg11" in shown
+
+
+def test_the_listing_traces_no_network_and_reads_no_data(monkeypatch, capsys):
+    def refused(*arguments, **options):
+        raise AssertionError("a network was traced")
+
+    monkeypatch.setattr(tasks, "_REGISTRY", {task.name: tasks._REGISTRY[task.name] for task in NAMED_TASKS})
+    monkeypatch.setattr(tasks, "task_structure", refused)
+    assert cli.main(["tasks"]) == 0
 
 
 def test_run_hands_its_arguments_to_the_main_job(monkeypatch):

@@ -57,10 +57,74 @@ def test_without_out_the_weights_go_where_the_task_looks(small_task, monkeypatch
     small_task.build()
 
 
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_in_epoch(epoch):
+    def progress(description, done, total):
+        if done > total * (epoch - 1) / 3 + 2:
+            raise Interrupted
+
+    return progress
+
+
+def test_an_interrupted_training_goes_on_and_ends_with_the_same_weights(small_task, splits, tmp_path):
+    recipe = dataclasses.replace(small_task.recipe, max_shift=1.0, flip=True)
+    task = dataclasses.replace(small_task, recipe=recipe)
+    train_named_task(task, splits, tmp_path / "whole.safetensors")
+    path, state = tmp_path / "w.safetensors", tmp_path / "w.training.safetensors"
+    for epoch in (2, 3):
+        with pytest.raises(Interrupted):
+            train_named_task(task, splits, path, progress=interrupt_in_epoch(epoch))
+        assert state.is_file()
+        assert not path.exists()
+    steps = []
+    train_named_task(task, splits, path, progress=lambda _, done, total: steps.append((done, total)))
+    assert (steps[0], steps[-1]) == ((21, 30), (30, 30))
+    assert not state.exists()
+    whole, resumed = (load_safetensors(file)[0] for file in (tmp_path / "whole.safetensors", path))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("damage", "message"), [("another seed", "another training"), ("truncated", "truncated")])
+def test_a_state_that_does_not_belong_is_refused(damage, message, small_task, splits, tmp_path):
+    path, state = tmp_path / "w.safetensors", tmp_path / "w.training.safetensors"
+    with pytest.raises(Interrupted):
+        train_named_task(small_task, splits, path, seed=1, progress=interrupt_in_epoch(2))
+    if damage == "truncated":
+        state.write_bytes(state.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=message):
+        train_named_task(small_task, splits, path, seed=2 if damage == "another seed" else 1)
+
+
+def test_ctrl_c_says_how_to_go_on(small_task, monkeypatch, tmp_path, capsys):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_dense, "train_named_task", interrupted)
+    assert main(["--out", str(tmp_path / "w.safetensors")]) == 130
+    assert "goes on after the last finished epoch" in capsys.readouterr().out
+
+
+def test_weights_that_are_there_are_trained_again_only_when_asked_to(small_task, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(train_dense, "named_task", lambda name: small_task)
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(b"there")
+    assert main(["--out", str(path), "--epochs", "1"]) == 0
+    assert path.read_bytes() == b"there"
+    assert "--overwrite" in capsys.readouterr().out
+    assert main(["--out", str(path), "--epochs", "1", "--overwrite"]) == 0
+    assert "test_accuracy" in load_safetensors(path)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--task", "fashion-resnet20", "--data-dir", "/nowhere"], "dataset-fashion-mnist"),
+        (["--task", "cifar10-resnet20", "--data-dir", "/nowhere"], "no CIFAR-10 binary files"),
+        (["--task", "imagenet-resnet18"], "its weights are torchvision's, there is nothing to train"),
+        (["--task", "mine"], "no recipe for task 'mine'"),
         (["--gpu", "99"], "device '99' is not present"),
         (["--epochs", "-1"], "epochs >= 0"),
     ],

@@ -187,12 +187,12 @@ def test_a_damaged_gzip_file_is_refused(tmp_path, keep):
         read_idx(path)
 
 
-def write_fashion(folder, count):
+def write_fashion(folder, count, suffix=""):
     generator = torch.Generator().manual_seed(0)
     for prefix, size in (("train", count), ("t10k", 20)):
         images = torch.randint(0, 256, (size, 28, 28), generator=generator)
         write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
-        write_idx(folder / f"{prefix}-labels-idx1-ubyte", torch.arange(size) % 10)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte{suffix}", torch.arange(size) % 10)
 
 
 def test_fashion_is_trained_on_the_same_images_whatever_the_sizes(tmp_path, monkeypatch):
@@ -218,3 +218,16 @@ def test_fashion_sizes_out_of_range_are_refused(tmp_path, options):
     write_fashion(tmp_path, count=2100)
     with pytest.raises(ValueError, match=rf"{next(iter(options))} is in \[1, "):
         load_fashion_splits(tmp_path, **options)
+
+
+def test_fashion_files_of_another_shape_are_refused(tmp_path):
+    write_fashion(tmp_path, count=2100)
+    write_idx(tmp_path / "t10k-labels-idx1-ubyte", torch.zeros(19))
+    with pytest.raises(ValueError, match=r"the t10k files .* images \[20, 28, 28\] and labels \[19\]"):
+        load_fashion_splits(tmp_path, calibration_size=50)
+
+
+def test_too_few_fashion_images_to_hold_some_out_are_refused(tmp_path):
+    write_fashion(tmp_path, count=2000)
+    with pytest.raises(ValueError, match="2000 training images are too few to hold out 2000"):
+        load_fashion_splits(tmp_path)

@@ -1,19 +1,33 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler, TensorDataset
 
 from prune_gym import tasks
+from prune_gym.augmentation import Augmentation
 from prune_gym.datasets import TensorSplit
 from prune_gym.files import load_safetensors, save_safetensors_atomic
 from prune_gym.models import build_model
-from prune_gym.named_tasks import named_task
-from prune_gym.tasks import PruningTask, make_task, register_task, task_names, task_structure
-from prune_gym.training import evaluate_model
+from prune_gym.named_tasks import NAMED_TASKS, named_task
+from prune_gym.problem import PruningProblem
+from prune_gym.pruning_task import task_from_loaders
+from prune_gym.tasks import (
+    PruningTask,
+    make_task,
+    register_task,
+    task_default_target,
+    task_names,
+    task_size,
+    task_status,
+    task_structure,
+)
+from prune_gym.training import evaluate_model, train_dense
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +40,10 @@ def images(count=4):
     return torch.linspace(-1, 1, count * 16).reshape(count, 1, 4, 4)
 
 
-def linear_task(**changes):
+def linear_task(model=None, **changes):
     fields = {
         "name": "linear",
-        "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)),
+        "model": nn.Sequential(nn.Flatten(), nn.Linear(16, 3)) if model is None else model,
         "example_input": images(1),
         "calibration": (images(), torch.tensor([0, 1, 2, 0])),
         "reward": TensorSplit(images(), torch.tensor([0, 1, 2, 0])),
@@ -38,13 +52,109 @@ def linear_task(**changes):
     return PruningTask(**{**fields, **changes})
 
 
-def test_every_kind_of_split_becomes_tensors():
-    labels = torch.tensor([2, 1, 0, 2])
-    task = linear_task(test=TensorDataset(images(), labels), train=[images(), labels])
-    for split in (task.calibration, task.reward, task.test, task.train):
-        assert isinstance(split, TensorSplit)
-        assert torch.equal(split.images, images())
-    assert torch.equal(task.test.labels, labels)
+LABELS = torch.tensor([0, 1, 2, 0])
+
+
+class Pairs(Dataset):
+    """A dataset that says nothing but its length and its items, and counts what is asked for."""
+
+    def __init__(self, items):
+        self.items = items
+        self.asked = 0
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        self.asked += 1
+        return self.items[index]
+
+
+def pairs():
+    return Pairs(list(zip(images(), LABELS.tolist(), strict=True)))
+
+
+KINDS = {
+    "tensors": lambda: (images(), LABELS),
+    "list of tensors": lambda: [images(), LABELS],
+    "split": lambda: TensorSplit(images(), LABELS),
+    "tensor dataset": lambda: TensorDataset(images(), LABELS),
+    "dataset": pairs,
+    "loader": lambda: DataLoader(pairs(), batch_size=3),
+    "shuffled loader": lambda: DataLoader(pairs(), batch_size=2, shuffle=True, drop_last=True),
+    "loader of a subset": lambda: DataLoader(pairs(), batch_size=3, sampler=SubsetRandomSampler([0, 1, 2, 3])),
+    "loader with batches of its own": lambda: DataLoader(pairs(), batch_sampler=[[0, 1], [2, 3]]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("split", ["calibration", "reward", "test", "train"])
+def test_every_kind_of_split_holds_the_same_images_in_order(kind, split):
+    model = linear_task().model
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    task = linear_task(model=model, **{split: KINDS[kind]()})
+    held = getattr(task, split)
+    assert len(held) == 4
+    assert isinstance(held, TensorSplit) or split in ("test", "train")
+    for _ in range(2):
+        batches = list(held.batches(3))
+        assert [len(labels) for _, labels in batches] == [3, 1]
+        assert torch.equal(torch.cat([part for part, _ in batches]), images())
+        assert torch.equal(torch.cat([labels for _, labels in batches]), LABELS)
+    ((few, _),) = held.subset(slice(2)).batches(5)
+    assert torch.equal(few, images()[:2])
+    ((reordered, _),) = held.subset(torch.tensor([3, 1])).batches(5)
+    assert torch.equal(reordered, images()[[3, 1]])
+    (chosen,) = held.batches_at([torch.tensor([2, 0])])
+    assert torch.equal(chosen[0], images()[[2, 0]])
+    assert chosen[1].tolist() == [2, 0]
+    assert torch.equal(torch.rand(1), expected) or kind == "loader with batches of its own"
+
+
+def test_training_and_test_images_stay_in_their_dataset_until_asked_for():
+    train, test = pairs(), pairs()
+    task = linear_task(train=train, test=DataLoader(test, batch_size=2))
+    assert (train.asked, test.asked) == (1, 1)
+    list(task.test.batches(2))
+    assert (train.asked, test.asked) == (1, 5)
+
+
+def test_images_of_another_shape_are_found_in_any_batch():
+    items = [(torch.zeros(1, 4, 4), 0)] * 256 + [(torch.zeros(1, 4, 5), 0)]
+    with pytest.raises(ValueError, match=r"reward: images differ in shape, for example \[1, 4, 4\] and \[1, 4, 5\]"):
+        linear_task(reward=Pairs(items))
+
+
+def test_a_network_is_trained_alike_from_memory_and_from_a_dataset():
+    states = []
+    for split in (TensorSplit(images(), LABELS), linear_task(train=pairs()).train):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        train_dense(model, split, epochs=3, batch_size=3, augment=Augmentation(1.0, 0.0, True))
+        states.append(model[1].weight)
+    assert torch.equal(*states)
+
+
+def test_a_task_of_loaders_calibrates_on_evenly_spread_training_images():
+    task = task_from_loaders(
+        "mine", linear_task().model, train=DataLoader(pairs()), reward=pairs(), test=pairs(), calibration_size=2
+    )
+    assert torch.equal(task.calibration.images, images()[[0, 2]])
+    assert task.example_input.shape == (1, 1, 4, 4)
+    assert (len(task.train), len(task.reward), len(task.test)) == (4, 4, 4)
+    with pytest.raises(ValueError, match="calibration_size is at least 1"):
+        task_from_loaders("mine", linear_task().model, train=pairs(), reward=pairs(), calibration_size=0)
+
+
+def test_five_lines_make_a_users_own_task_an_environment(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3))
+    loader = DataLoader(pairs(), batch_size=2, shuffle=True)
+    register_task("mine", lambda: task_from_loaders("mine", model, train=loader, reward=loader, test=loader))
+    env = gym.make("HOBSPrune-v0", task="mine")
+    env.reset(seed=0)
+    assert 0 <= env.step(env.action_space.sample())[-1]["accuracy"] <= 1
 
 
 def test_a_task_is_frozen_and_leaves_the_models_mode_alone():
@@ -56,12 +166,30 @@ def test_a_task_is_frozen_and_leaves_the_models_mode_alone():
         task.name = "other"
 
 
-LABELS = torch.tensor([0, 1, 2, 0])
 NAN = torch.where(torch.arange(64).reshape(4, 1, 4, 4) == 7, torch.nan, images())
 WRONG = {
     "empty split": ({"reward": (images(0), LABELS[:0])}, ValueError, "reward: the split is empty"),
     "empty dataset": ({"test": TensorDataset(images(0), LABELS[:0])}, ValueError, "empty"),
     "lengths": ({"reward": (images(3), LABELS)}, ValueError, r"images \[3, 1, 4, 4\] and labels \[4\]"),
+    "empty loader": ({"reward": DataLoader(Pairs([]))}, ValueError, "reward: the split is empty"),
+    "sizes": (
+        {"reward": Pairs([(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 5, 4), 0)])},
+        ValueError,
+        "reward: images diff",
+    ),
+    "not pairs": (
+        {"reward": Pairs([torch.zeros(1, 4, 4)])},
+        TypeError,
+        r"reward: .* pairs \(image, label\); got Tensor",
+    ),
+    "not tensors": ({"train": Pairs([("cat.png", 0)])}, TypeError, "train: .*images are tensors; got str.*transform"),
+    "text labels": ({"test": Pairs([(torch.zeros(1, 4, 4), "cat")])}, TypeError, "test: .*class indices; got 'cat'"),
+    "label in a dataset": ({"test": Pairs([(torch.zeros(1, 4, 4), 9)])}, ValueError, "test: labels run from 9"),
+    "triples": (
+        {"test": DataLoader(Pairs([1]), batch_sampler=[[0]])},
+        TypeError,
+        r"batches are pairs \(images, labels",
+    ),
     "nan": ({"train": (NAN, LABELS)}, ValueError, "train: images hold NaN"),
     "bytes": ({"reward": (images().byte(), LABELS)}, ValueError, "reward: images are floats.*uint8"),
     "float labels": ({"reward": (images(), LABELS.float())}, ValueError, "labels are class indices.*float32"),
@@ -129,8 +257,24 @@ def test_overrides_replace_fields_and_the_rest_reaches_the_factory():
 
 
 def test_a_factory_that_takes_no_such_option_says_so():
-    with pytest.raises(TypeError, match="colour"):
+    with pytest.raises(TypeError, match=r"task 'digits-resnet20': .*colour"):
         make_task("digits-resnet20", colour="red")
+    with pytest.raises(
+        TypeError, match=r"'imagenet-resnet18' takes no option 'colour' \(its options: data_dir, weights"
+    ):
+        make_task("imagenet-resnet18", colour="red")
+    register_task("mine", lambda: linear_task())
+    with pytest.raises(TypeError, match=r"'mine' takes no option 'data_dir' \(its options: none\)"):
+        make_task("mine", data_dir="here")
+
+
+def test_what_a_factory_raises_comes_through():
+    def factory():
+        raise FileNotFoundError("no images in /data")
+
+    register_task("mine", factory)
+    with pytest.raises(FileNotFoundError, match="no images in /data"):
+        gym.make("HOBSPrune-v0", task="mine")
 
 
 def test_a_factory_must_return_a_task():
@@ -185,13 +329,68 @@ def test_a_named_task_can_be_rebuilt_from_its_factory(digits_task):
     model.load_state_dict(digits_task.model.state_dict())
 
 
-@pytest.mark.parametrize("name", ["digits-resnet20", "fashion-resnet20"])
+SMALL = [task.name for task in NAMED_TASKS]
+
+
+@pytest.mark.parametrize("name", [*SMALL, "imagenet-resnet18"])
+def test_the_size_of_a_task_is_what_its_network_has(name, monkeypatch):
+    stated = task_size(name)
+    entry = tasks._REGISTRY[name]
+    monkeypatch.setitem(tasks._REGISTRY, name, dataclasses.replace(entry, size=None))
+    assert task_size(name) == stated
+
+
+def test_every_task_names_a_target_in_reach_and_a_line_about_itself():
+    for name in task_names():
+        assert 0 < task_default_target(name) < 1
+        assert tasks.task_description(name)
+    for name in SMALL:
+        problem = PruningProblem(name)
+        problem.cost.check_target(problem.default_target, problem.cost.limits(0.95))
+
+
+def test_the_documentation_states_every_task_with_its_layers_and_target():
+    text = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    stated = {}
+    for line in text.splitlines():
+        cells = [cell.strip(" `") for cell in line.split("|")[1:-1]]
+        if cells and cells[0] in task_names():
+            stated[cells[0]] = (int(cells[1]), int(cells[2].replace(",", "")), float(cells[5]))
+    actual = {}
+    for task in tasks._PACKAGED:
+        size = task_size(task.name)
+        actual[task.name] = (size.layers, size.channels, task_default_target(task.name))
+    assert stated == actual
+
+
+def test_the_status_tells_what_is_missing_and_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRUNE_GYM_FASHION_MNIST", str(tmp_path))
+    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path))
+    status = task_status("fashion-vgg11")
+    assert (status.data, status.weights, status.dense_accuracy) == ("missing", "missing", None)
+    assert "dataset-fashion-mnist" in status.to_do[0]
+    assert "benchmarks.train_dense" in status.to_do[1]
+    shipped = task_status("digits-resnet20")
+    assert (shipped.data, shipped.weights, shipped.to_do) == ("shipped", "shipped", ())
+    task = named_task("fashion-vgg11")
+    train = TensorSplit(images(), LABELS)
+    task.save_weights(task.weights_path, task.structure()[0], train, seed=0, test_accuracy=0.9321)
+    assert task_status("fashion-vgg11").dense_accuracy == 0.9321
+    task.weights_path.write_bytes(b"damaged")
+    assert task_status("fashion-vgg11").dense_accuracy is None
+
+
+def test_the_stated_accuracy_of_the_shipped_weights_is_theirs(digits_task):
+    assert task_status("digits-resnet20").dense_accuracy == evaluate_model(digits_task.model, digits_task.test).accuracy
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_the_structure_of_a_named_task_needs_neither_data_nor_weights(name):
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
     structure = task_structure(name)
-    assert structure.model(structure.example_input).shape == (1, 10)
+    assert len(structure.model(structure.example_input)) == 1
     assert torch.equal(torch.rand(1), expected), "the caller's random stream was disturbed"
 
 
@@ -260,5 +459,5 @@ def test_damaged_weights_are_refused(tmp_path):
 
 
 def test_a_named_task_without_recipe_is_unknown():
-    with pytest.raises(KeyError, match="recipes for: digits-resnet20, fashion-resnet20"):
+    with pytest.raises(KeyError, match=r"recipes for: cifar10-resnet20, .*, fashion-vgg11"):
         named_task("mine")
