@@ -151,10 +151,9 @@ class CostModel:
 
     def project_logits(self, logits: FloatArray, target: float | FloatArray, limits: CountLimits) -> IntArray:
         """:meth:`project` for ratios given in logit space [..., L], without checks."""
-        leading = np.shape(logits)[:-1]
         odds = np.exp(logits).reshape(-1, len(self.units))
-        targets = np.broadcast_to(np.asarray(target, dtype=np.float64), leading).reshape(-1)
-        return project(odds, targets, self.flops_form, self.dense_flops, limits).reshape(*leading, -1)
+        targets = np.broadcast_to(np.asarray(target, dtype=np.float64), np.shape(logits)[:-1]).reshape(-1)
+        return project(odds, targets, self.flops_form, self.dense_flops, limits).reshape(np.shape(logits))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,9 @@
-"""Moving plans onto a FLOPs target: the first feasible plan on a path of common shifts, and what it overshoots given back.
+"""Plans moved onto a FLOPs target: the first feasible one on a path of shifts, and what it overshoots given back.
 
 All pruning ratios of a plan are shifted by one amount in logit space: with odds ``o`` a layer keeps
 ``units / (1 + o * scale)`` units, rounded to legal counts. As the scale grows counts fall one step at a time, at scales
-known in closed form, so the path is walked from count to count: Newton's method on the unrounded FLOPs lands next to the
-plan looked for, and a few steps along the path find it exactly.
+known in closed form, so the path is walked from count to count: Newton's method on the unrounded FLOPs lands next to
+the plan looked for, and a few steps along the path find it exactly.
 
 Arrays are [L, B], layers first: numpy reduces and gathers along the many plans, not along the few layers.
 """
@@ -11,6 +11,7 @@ Arrays are [L, B], layers first: numpy reduces and gathers along the many plans,
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from prune_gym.limits import CountLimits, FloatArray, IntArray
 from prune_gym.quadratic import QuadraticCost
@@ -18,7 +19,7 @@ from prune_gym.quadratic import QuadraticCost
 CHUNK = 1024
 """Plans walked together, few enough for their arrays to stay in the processor's cache."""
 
-_NEWTON_STEPS = 5
+_NEWTON_STEPS = 4
 _LARGEST_STEP = 4.0
 """Largest move of a Newton step, in logits."""
 _TOGETHER = 1.0 + 1e-9
@@ -86,8 +87,8 @@ class _Walk:
     def _round(self, counts: FloatArray) -> FloatArray:
         return np.minimum(np.maximum(np.rint(counts / self.step) * self.step, self.minimum), self.units)
 
-    def _feasible(self, flops: FloatArray, columns: FloatArray | slice = slice(None)) -> FloatArray:
-        return 1.0 - flops / self.dense >= self.targets[columns]
+    def _feasible(self, flops: FloatArray, columns: IntArray | slice = slice(None)) -> NDArray[np.bool_]:
+        return np.asarray(1.0 - flops / self.dense >= self.targets[columns])
 
     def _fewer(self, kept: FloatArray) -> FloatArray:
         return np.maximum((np.ceil(kept / self.step) - 1.0) * self.step, self.minimum)
@@ -118,7 +119,7 @@ class _Walk:
             fall = np.minimum((slope * moving).sum(axis=0) / flops, -1e-3)
             move = (budget - np.log(flops)) / fall
             shift += np.minimum(np.maximum(move, -_LARGEST_STEP), _LARGEST_STEP)
-            if np.abs(move).max() < 1e-3:
+            if np.abs(move).max() < 1e-2:
                 break
         return np.exp(shift)
 
@@ -129,7 +130,9 @@ class _Walk:
         while len(short):
             kept = self.kept[:, short]
             fewer = self._fewer(kept)
-            scales = np.where(fewer < kept, (self.units / (fewer + 0.5 * self.step) - 1.0) / self.odds[:, short], np.inf)
+            scales = np.where(
+                fewer < kept, (self.units / (fewer + 0.5 * self.step) - 1.0) / self.odds[:, short], np.inf
+            )
             self._set(short, np.where(scales <= scales.min(axis=0) * _TOGETHER, fewer, kept))
             short = short[~self._feasible(self.flops[short], short)]
         while len(enough):
@@ -138,7 +141,9 @@ class _Walk:
             latest = scales.max(axis=0)
             raised = np.where(scales * _TOGETHER >= latest, self._more(kept), kept)
             change = raised - kept
-            flops = self.flops[enough] + ((self.slope[:, enough] + 0.5 * (self.twice_pairwise @ change)) * change).sum(0)
+            flops = self.flops[enough] + ((self.slope[:, enough] + 0.5 * (self.twice_pairwise @ change)) * change).sum(
+                0
+            )
             going = self._feasible(flops, enough) & (latest > 0.0)
             enough = enough[going]
             self._set(enough, raised[:, going])

@@ -156,9 +156,7 @@ def test_projection_before_the_fill_is_the_first_feasible_plan_of_the_path(cost)
     rng = np.random.default_rng(3)
     for target in (0.3, 0.6, 0.9):
         logits = rng.normal(size=len(cost.units))
-        kept = project(
-            np.exp(logits)[None], np.array([target]), cost.flops_form, cost.dense_flops, limits, fill=False
-        )
+        kept = project(np.exp(logits)[None], np.array([target]), cost.flops_form, cost.dense_flops, limits, fill=False)
         path = limits.from_logits(logits + np.linspace(-15, 15, 200_001)[:, None])
         feasible = cost.reduction(path) >= target
         np.testing.assert_array_equal(kept[0], path[feasible.argmax()])
