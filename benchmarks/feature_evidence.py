@@ -3,8 +3,8 @@
     python -m benchmarks.feature_evidence [--task NAME] [--json FILE] [--threads N]
 
 Every layer alone loses 25, 50 and 75 % of its units. The network is repaired, and the Kullback-Leibler divergence of
-its outputs from the dense network's, on the reward images, is the true loss. A feature that predicts it ranks the layers
-alike, in either direction.
+its outputs from the dense network's, on the reward images, is the true loss. A feature that predicts it ranks the
+layers alike, in either direction.
 """
 
 from __future__ import annotations
