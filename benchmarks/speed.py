@@ -26,7 +26,11 @@ from benchmarks.result_file import write_result
 from benchmarks.speed_rows import SpeedRow
 from prune_gym.device import resolve_device
 
-SUBCOMMANDS = {"hessian": "curvature, sweeps and their memory", "prune": "surgery, and what it gains in speed"}
+SUBCOMMANDS = {
+    "hessian": "curvature, sweeps and their memory",
+    "env": "candidates, measured and predicted",
+    "prune": "surgery, and what it gains in speed",
+}
 """Sub-command -> what it measures; each is a module ``benchmarks.speed_<name>``."""
 
 BAD_INPUT, INTERRUPTED = 2, 130

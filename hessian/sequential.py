@@ -175,13 +175,12 @@ class SequentialRefitter:
     ) -> None:
         """Solve one layer of the private network in place."""
         norm = pruned.modules[self._norms[layer.name]] if layer.name in self._norms else None
-        targets = self._targets(module, layer, part, node, dense, pruned)
+        chosen = self._chosen_images(module, dense.value(node))
+        targets = self._targets(module, layer, part, node, dense, pruned, chosen)
         shift = module.bias
         if norm is not None:
             shift = torch.zeros_like(norm.running_mean)
-        inputs = pruned.value(node.all_input_nodes[0])
-        chosen = self._chosen_images(module, targets)
-        inputs, targets = ([part[at] for part, at in zip(side, chosen, strict=True)] for side in (inputs, targets))
+        inputs = _picked(pruned.value(node.all_input_nodes[0]), chosen)
         matrix = ridge_refit(module, shift, inputs, targets, self.damping)
         weight, shift = from_matrix(module, matrix, bias=shift is not None)
         module.weight.copy_(weight)
@@ -190,25 +189,32 @@ class SequentialRefitter:
         elif shift is not None:
             module.bias.copy_(shift)
 
-    def _chosen_images(self, module: Any, targets: Sequence[Tensor]) -> list[Tensor | slice]:
+    def _chosen_images(self, module: Any, outputs: Sequence[Tensor]) -> list[Tensor | slice]:
         """Images of every batch a layer is solved on: evenly spaced, or all where they are needed."""
-        images = sum(len(target) for target in targets)
-        groups, rows, unknowns = to_matrix(module, module.weight, None).shape
-        positions = targets[0][0].numel() // (groups * rows)
+        images = sum(len(output) for output in outputs)
+        unknowns = to_matrix(module, module.weight, None).shape[2]
+        positions = outputs[0][0].numel() // outputs[0].shape[_channel_axis(module, outputs[0])]
         share = 1.0 if self.samples_per_input is None else self.samples_per_input * unknowns / (positions * images)
         share = max(share, MIN_IMAGES / images)
         if share >= 1:
-            return [slice(None)] * len(targets)
+            return [slice(None)] * len(outputs)
         return [
-            torch.linspace(0, len(target) - 1, math.ceil(share * len(target)), device=target.device).long()
-            for target in targets
+            torch.linspace(0, len(output) - 1, math.ceil(share * len(output)), device=output.device).long()
+            for output in outputs
         ]
 
     def _targets(
-        self, module: Any, layer: _Layer, part: ModuleSlice, node: fx.Node, dense: ValueStore | Walker, pruned: Walker
+        self,
+        module: Any,
+        layer: _Layer,
+        part: ModuleSlice,
+        node: fx.Node,
+        dense: ValueStore | Walker,
+        pruned: Walker,
+        chosen: Sequence[Tensor | slice],
     ) -> list[Tensor]:
         """What the pruned layer should output: the dense output, corrected by the residual sum it closes."""
-        outputs = [_rows(module, output, part) for output in dense.value(node)]
+        outputs = [_rows(module, output, part) for output in _picked(dense.value(node), chosen)]
         if layer.closing is None:
             return outputs
         norm_name, other = layer.closing
@@ -216,7 +222,9 @@ class SequentialRefitter:
             return outputs
         errors = [
             _rows(module, wanted, part) - carried
-            for wanted, carried in zip(dense.value(other), pruned.value(other), strict=True)
+            for wanted, carried in zip(
+                _picked(dense.value(other), chosen), _picked(pruned.value(other), chosen), strict=True
+            )
         ]
         if norm_name is not None:
             gain = _inverse_gain(pruned.modules[norm_name])
@@ -270,8 +278,15 @@ def _inverse_gain(norm: Any) -> Tensor:
     return torch.where(gain.abs() > 1e-3, 1.0 / gain, torch.zeros_like(gain))
 
 
+def _picked(batches: Sequence[Tensor], chosen: Sequence[Tensor | slice]) -> list[Tensor]:
+    return [batch[at] for batch, at in zip(batches, chosen, strict=True)]
+
+
+def _channel_axis(module: nn.Module, output: Tensor) -> int:
+    return output.ndim - 1 if isinstance(module, nn.Linear) else 1
+
+
 def _rows(module: nn.Module, output: Tensor, part: ModuleSlice) -> Tensor:
     if part.rows is None:
         return output
-    axis = output.ndim - 1 if isinstance(module, nn.Linear) else 1
-    return output.index_select(axis, part.rows.to(output.device))
+    return output.index_select(_channel_axis(module, output), part.rows.to(output.device))

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from prune_gym.pruner import PhysicalPruner
     from prune_gym.pruning_task import task_from_loaders
     from prune_gym.tasks import PruningTask, make_task, register_task, task_names
+    from prune_gym.vector_env import HOBSPruneVectorEnv
 
 __version__ = "0.1.0"
 
 __all__ = [
     "HOBSPruneEnv",
     "HOBSPruneLayerwiseEnv",
+    "HOBSPruneVectorEnv",
     "PhysicalPruner",
     "PruningProblem",
     "PruningTask",
@@ -43,6 +45,7 @@ __all__ = [
 _LOCATIONS = {
     "HOBSPruneEnv": "env",
     "HOBSPruneLayerwiseEnv": "layerwise",
+    "HOBSPruneVectorEnv": "vector_env",
     "PhysicalPruner": "pruner",
     "PruningProblem": "problem",
     "PruningTask": "tasks",
@@ -57,16 +60,16 @@ _LOCATIONS = {
 }
 
 _ENVIRONMENTS = {
-    "HOBSPrune-v0": "prune_gym.env:HOBSPruneEnv",
-    "HOBSPruneLayerwise-v0": "prune_gym.layerwise:HOBSPruneLayerwiseEnv",
+    "HOBSPrune-v0": ("prune_gym.env:HOBSPruneEnv", "prune_gym.vector_env:HOBSPruneVectorEnv"),
+    "HOBSPruneLayerwise-v0": ("prune_gym.layerwise:HOBSPruneLayerwiseEnv", None),
 }
 
 
 def register_envs() -> None:
     """Register the environments with Gymnasium; a second call changes nothing."""
-    for name, entry_point in _ENVIRONMENTS.items():
+    for name, (entry_point, vector_entry_point) in _ENVIRONMENTS.items():
         if name not in gymnasium.registry:
-            gymnasium.register(id=name, entry_point=entry_point)
+            gymnasium.register(id=name, entry_point=entry_point, vector_entry_point=vector_entry_point)
 
 
 def __getattr__(name: str) -> Any:

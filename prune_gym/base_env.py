@@ -12,8 +12,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from prune_gym.evaluator import Evaluation
+from prune_gym.features import BOUND, FeatureSet
+from prune_gym.fidelity import Archive, Fidelity, MeasuredFidelity, make_fidelity
 from prune_gym.limits import FloatArray, IntArray
-from prune_gym.observation import BOUND, GLOBALS, ObservationLayout
+from prune_gym.observation import GLOBALS, ObservationLayout
 from prune_gym.problem import START_NAMES, PruningProblem
 from prune_gym.render import RENDER_MODES, PlanPicture
 from prune_gym.reward import Reward, make_reward, unknown, violation
@@ -22,8 +24,8 @@ from prune_gym.targets import TargetRange
 if TYPE_CHECKING:
     from torch import nn
 
-FIDELITY_NAMES = ("measured", "predicted")
-"""How plans are scored: by running the small network, or from the predicted loss curves."""
+SHARED_SETTINGS = ("task", "repair", "device", "cache_dir", "task_options")
+"""Arguments that make the problem, which forks share."""
 
 Observation = NDArray[np.float32]
 Info = dict[str, Any]
@@ -56,11 +58,12 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
 
     Args:
         layout: the observation's layout.
+        features: its features of the layers.
         actions: number of entries of an action.
         problem: what is pruned.
         target_flops_reduction: required reduction, or a range sampled at reset; None means the task's default.
         reward: name or object, see :mod:`prune_gym.reward`.
-        fidelity: ``"measured"`` or ``"predicted"``.
+        fidelity: ``"measured"`` or ``"predicted"`` (:mod:`prune_gym.fidelity`).
         start: ``"knapsack"`` or ``"uniform"``.
         max_pruning_ratio: largest pruning ratio of a layer.
         min_channels: channels every layer keeps at least.
@@ -78,11 +81,12 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
     def __init__(
         self,
         layout: ObservationLayout,
+        features: FeatureSet,
         actions: int,
         problem: PruningProblem,
         target_flops_reduction: float | Sequence[float] | None,
         reward: str | Reward,
-        fidelity: str,
+        fidelity: str | Fidelity,
         start: str,
         max_pruning_ratio: float,
         min_channels: int,
@@ -91,9 +95,8 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
         tau: float,
         render_mode: str | None,
     ) -> None:
-        for kind, name, known in (("fidelity", fidelity, FIDELITY_NAMES), ("start", start, START_NAMES)):
-            if name not in known:
-                raise ValueError(unknown(kind, name, known))
+        if start not in START_NAMES:
+            raise ValueError(unknown("start", start, START_NAMES))
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise ValueError(unknown("render_mode", render_mode, RENDER_MODES))
         self.problem = problem
@@ -101,22 +104,29 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
         self.limits = problem.cost.limits(max_pruning_ratio, min_channels=min_channels, round_to=round_to)
         self.targets = TargetRange.of(target_flops_reduction, problem.default_target)
         problem.cost.check_target(np.array([self.targets.low, self.targets.high]), self.limits)
-        self.fidelity = fidelity
+        self._fidelity = make_fidelity(fidelity)
+        self.features = features
         self.start = start
         self.render_mode = render_mode
         self.layout = layout
         self.observation_space = spaces.Box(-BOUND, BOUND, (layout.size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
-        self.archive: dict[tuple[int, ...], Evaluation] = {}
+        self.archive: Archive = {}
         self._settings: dict[str, Any] = {}
         self._lambda = self.reward.schedule.lambda_0
         self._target = self.targets.low
         self._steps = 0
         self._state: PlanState | None = None
+        self._past: list[tuple[PlanState, IntArray]] = []
         self._start_score = 0.0
         self._template = np.zeros(layout.size, dtype=np.float32)
 
     # ------------------------------------------------------------------ plans
+
+    @property
+    def fidelity(self) -> str:
+        """``"measured"`` or ``"predicted"``."""
+        return self._fidelity.name
 
     @property
     def kept(self) -> IntArray:
@@ -142,19 +152,22 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
         """The pruned network now: physically small, repaired, in evaluation mode."""
         return self.problem.evaluator.export(self._current.kept.tolist())
 
-    def score_of(self, evaluations: FloatArray, reductions: FloatArray) -> FloatArray:
+    def score_of(self, evaluations: FloatArray, reductions: FloatArray, kept: IntArray | None = None) -> FloatArray:
         """Scores of plans under the current target and lambda.
 
         Args:
             evaluations: [...], what plans measure in the reward's metric (soft accuracy by default).
             reductions: [...], their FLOPs reductions.
+            kept: int [..., L], the plans; only rewards that weigh latency need them.
 
         Returns:
             float64 [...].
+
+        Raises:
+            ValueError: the reward weighs latency and the plans are not given.
         """
         evaluations, reductions = np.asarray(evaluations, dtype=np.float64), np.asarray(reductions, dtype=np.float64)
-        flops = (1.0 - reductions) * self.problem.cost.dense_flops
-        value = self.reward.value(evaluations, flops)
+        value = self.reward.value(evaluations, self.cost_of(reductions, kept))
         return np.asarray(value - self._lambda * violation(reductions, np.float64(self._target)))
 
     def best_plan(self, tolerance: float = 0.02) -> tuple[IntArray, Evaluation]:
@@ -171,14 +184,14 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
         """
         self.problem.load()
         start = self.problem.start_plan(self.start, self._target, limits=self.limits)
-        self._measure(start)
+        MeasuredFidelity().evaluate(self.problem, self.archive, start)
         plans = np.array(list(self.archive))
         reductions = self.problem.cost.reduction(plans)
         meets = (reductions >= self._target) & (reductions <= self._target + tolerance)
         # The start plan stays in the race where whole units cannot come within the tolerance.
         meets |= (plans == start).all(axis=1)
         qualities = np.array([getattr(evaluation, self.reward.metric) for evaluation in self.archive.values()])
-        best = int(np.where(meets, self.score_of(qualities, reductions), -np.inf).argmax())
+        best = int(np.where(meets, self.score_of(qualities, reductions, plans), -np.inf).argmax())
         return plans[best].astype(np.int64), list(self.archive.values())[best]
 
     def fork(self: Self, **overrides: Any) -> Self:
@@ -188,26 +201,49 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
 
         Args:
             **overrides: arguments of the constructor to change, for example ``fidelity="predicted"``.
+
+        Raises:
+            ValueError: an override of what makes the problem (the task, its repair, its device).
         """
+        shared = [name for name in overrides if name in SHARED_SETTINGS]
+        if shared:
+            raise ValueError(f"a fork shares the problem, so {shared[0]!r} cannot differ; make another environment")
         other = type(self)(**{**self._settings, **overrides, "problem": self.problem})
         other.archive = self.archive
         other._lambda, other._target, other._steps = self._lambda, self._target, self._steps
         other._start_score, other._template = self._start_score, self._template.copy()
-        other._state = self._state
+        other._state, other._past = self._state, list(self._past)
         other.np_random.bit_generator.state = self.np_random.bit_generator.state
         return other
+
+    def undo(self) -> tuple[Observation, Info]:
+        """Take back the last step of this episode; what was measured stays known.
+
+        Returns:
+            The observation and the information there were before that step.
+
+        Raises:
+            RuntimeError: no step was made since the last ``reset``.
+        """
+        if not self._past:
+            raise RuntimeError("there is no step to take back: none was made since the last reset()")
+        self._state, draft = self._past.pop()
+        self._steps -= 1
+        return self._restored(draft), self._info({"accuracy": 0.0, "violation": 0.0})
 
     def render(self) -> Any:
         """The plan as a table of bars (text), or as a picture (uint8 [H, W, 3]), as ``render_mode`` says; else None."""
         if self.render_mode is None:
             return None
-        picture = PlanPicture(
-            self.problem.layer_names,
-            self._current.kept,
-            self.problem.cost.units,
-            f"accuracy {self._current.evaluation.accuracy:.4f}   FLOPs reduction {self._current.reduction:.4f} "
-            f"(target {self._target:.4f})   score {self._current.score:+.4f}",
+        state = self._current
+        return self.picture(state.kept, state.evaluation.accuracy, state.reduction, self._target, state.score)
+
+    def picture(self, kept: IntArray, accuracy: float, reduction: float, target: float, score: float) -> Any:
+        """A plan in this environment's ``render_mode``: text, or uint8 [H, W, 3]."""
+        caption = (
+            f"accuracy {accuracy:.4f}   FLOPs reduction {reduction:.4f} (target {target:.4f})   score {score:+.4f}"
         )
+        picture = PlanPicture(self.problem.layer_names, kept, self.problem.cost.units, caption)
         return picture.text() if self.render_mode == "ansi" else picture.pixels()
 
     # ------------------------------------------------------------------ for the environments
@@ -216,14 +252,19 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
         """Load, set lambda and the target, and look at the start plan."""
         self.problem.load()
         self._adapt_lambda(restart=seed is not None)
-        self._target = self._next_target(options or {})
+        self._target = self.next_target(options or {}, self.np_random)
         self._steps = 0
+        self._past = []
         start = self.problem.start_plan(self.start, self._target, limits=self.limits)
         self._state = self._visit(start)
         self._start_score = self._state.score
         features = self.layout.features(self._template)
-        features[:, : self.problem.features.shape[1]] = self.problem.features
+        features[:, : len(self.features.names)] = self.problem.features_of(self.features)
         return self._state
+
+    def _restored(self, draft: IntArray) -> Observation:
+        """The observation after a step was taken back to these counts."""
+        raise NotImplementedError
 
     @property
     def _current(self) -> PlanState:
@@ -239,12 +280,17 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
             raise ValueError(f"an action's entries are finite numbers in [-1, 1]; got {moves}")
         return moves
 
-    def _next_target(self, options: Mapping[str, Any]) -> float:
+    def next_target(self, options: Mapping[str, Any], generator: np.random.Generator) -> float:
+        """The target of an episode: from the reset options, or drawn.
+
+        Raises:
+            ValueError: an unknown option, or a target out of reach.
+        """
         for name in options:
             if name != "target":
                 raise ValueError(unknown("reset option", name, ("target",)))
         if options.get("target") is None:
-            return self.targets.sample(self.np_random)
+            return self.targets.sample(generator)
         target = TargetRange.of(options["target"], self.targets.low)
         if target.low != target.high:
             raise ValueError(f"options['target'] is a single FLOPs reduction; got {options['target']!r}")
@@ -263,21 +309,21 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
         return getattr(self.problem.dense, metric) - getattr(state.evaluation, metric)
 
     def _visit(self, kept: IntArray) -> PlanState:
-        evaluation = self._measure(kept) if self.fidelity == "measured" else self._predict(kept)
+        evaluation = self._fidelity.evaluate(self.problem, self.archive, kept)
         reduction = float(self.problem.cost.reduction(kept))
         short = float(violation(reduction, self._target))
-        flops = (1.0 - reduction) * self.problem.cost.dense_flops
-        value = float(self.reward.value(getattr(evaluation, self.reward.metric), flops))
+        value = float(self.reward.value(getattr(evaluation, self.reward.metric), self.cost_of(reduction, kept)))
         return PlanState(kept, evaluation, reduction, short, value, value - self._lambda * short)
 
-    def _measure(self, kept: IntArray) -> Evaluation:
-        key = tuple(kept.tolist())
-        if key not in self.archive:
-            self.archive[key] = self.problem.evaluator.evaluate(key)
-        return self.archive[key]
-
-    def _predict(self, kept: IntArray) -> Evaluation:
-        return Evaluation(*self.problem.predicted_metrics(kept).tolist())
+    def cost_of(self, reductions: Any, kept: IntArray | None) -> Any:
+        """What the reward weighs accuracy against: FLOPs, or latency relative to the dense network's, [...]."""
+        if self.reward.cost == "flops":
+            return (1.0 - reductions) * self.problem.cost.dense_flops
+        if kept is None:
+            raise ValueError(
+                "this reward weighs latency, which needs the plans: score_of(evaluations, reductions, kept)"
+            )
+        return self.problem.latency_table.relative(kept)
 
     def _observation(self, kept: IntArray, progress: float) -> Observation:
         """The observation of a plan, a fresh array."""
@@ -285,6 +331,10 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
         observation = self._template.copy()
         tail = self.layout.size - len(GLOBALS)
         observation[tail - self.problem.num_layers : tail] = 1.0 - kept / self.problem.cost.units
+        if self.features.plan_columns:
+            table = self.layout.features(observation)
+            for column, values in self.features.of_plans(kept, self.problem.cost):
+                table[:, column] = values
         observation[tail:] = (
             self._accuracy_drop(state),
             1.0 - self.problem.cost.flops_form(kept) / self.problem.cost.dense_flops,

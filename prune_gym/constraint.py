@@ -15,7 +15,7 @@ class SoftConstraint:
 
     projects = False
 
-    def plan(self, logits: FloatArray, cost: CostModel, limits: CountLimits, target: float) -> IntArray:
+    def plan(self, logits: FloatArray, cost: CostModel, limits: CountLimits, target: float | FloatArray) -> IntArray:
         """Kept counts int64 [..., L] of pruning ratios given in logit space [..., L]."""
         return limits.from_logits(logits)
 
@@ -26,7 +26,7 @@ class HardConstraint:
 
     projects = True
 
-    def plan(self, logits: FloatArray, cost: CostModel, limits: CountLimits, target: float) -> IntArray:
+    def plan(self, logits: FloatArray, cost: CostModel, limits: CountLimits, target: float | FloatArray) -> IntArray:
         """Kept counts int64 [..., L], on the target, of pruning ratios given in logit space [..., L]."""
         return cost.project_logits(logits, target, limits)
 

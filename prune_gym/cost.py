@@ -9,6 +9,7 @@ counts. All entries are whole numbers far below 2**53, so float64 arithmetic on 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 
 from hessian.modes import modes_restored
 from prune_gym.limits import CountLimits, FloatArray, IntArray
+from prune_gym.projection import project
 from prune_gym.quadratic import FormBuilder
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class CostModel:
         units: int64 [L], units of every layer.
         flops_form: the FLOPs as a :class:`QuadraticCost`.
         params_form: the parameters as a :class:`QuadraticCost`.
+        input_shapes: shape of one input [C, ...] of every convolution and linear layer, by qualified name.
         dense_flops: FLOPs of the dense network.
         dense_params: parameters of the dense network.
 
@@ -52,14 +55,18 @@ class CostModel:
         self.groups = tuple(groups)
         self.units: IntArray = np.array([group.num_units for group in groups], dtype=np.int64)
         widths = _PositionTable(self.groups)
-        positions = _output_positions(model, example_input)
+        positions, self.input_shapes = _calls(model, example_input)
         flops, params = FormBuilder(self.units), FormBuilder(self.units)
         for name, module in model.named_modules():
             _add_module(flops, params, name, module, positions.get(name, 0), widths)
         self.flops_form, self.params_form = flops.form(), params.form()
+        self._extents = {
+            name: _ModuleExtents(*_extents(dict(model.named_modules())[name]), widths.rows(name), widths.columns(name))
+            for name in positions
+        }
+        self._positions = positions
         self.dense_flops = int(self.flops(self.units))
         self.dense_params = int(self.params(self.units))
-        self._bracket = 2.0 * float(np.log(4.0 * self.units.max())) + 1.0
 
     def flops(self, kept: IntArray) -> IntArray:
         """FLOPs of plans for one input: kept int [..., L] -> int64 [...]."""
@@ -72,6 +79,20 @@ class CostModel:
     def reduction(self, kept: IntArray) -> FloatArray:
         """FLOPs reduction of plans, fraction in [0, 1): kept int [..., L] -> float64 [...]."""
         return 1.0 - self.flops_form(kept) / self.dense_flops
+
+    def module_sizes(self, name: str, kept: IntArray) -> tuple[IntArray, IntArray]:
+        """Outputs and inputs a convolution or linear layer keeps: kept int [..., L] -> two int64 [...]."""
+        extents = self._extents[name]
+        removed = self.units - np.asarray(kept)
+        sizes = extents.outputs - removed @ extents.rows, extents.inputs - removed @ extents.columns
+        return sizes[0].astype(np.int64), sizes[1].astype(np.int64)
+
+    def module_flops(self, name: str, kept: IntArray) -> FloatArray:
+        """FLOPs of one convolution or linear layer: kept int [..., L] -> float64 [...]."""
+        outputs, inputs = self.module_sizes(name, kept)
+        extents = self._extents[name]
+        # A depthwise convolution counts all inputs as kept: it loses groups, and each output sees as many as before.
+        return 2.0 * self._positions[name] * extents.taps * outputs * inputs / extents.groups
 
     def limits(self, max_ratio: float = 0.95, *, min_channels: int = 1, round_to: int = 1) -> CountLimits:
         """Legal kept counts under the given bounds (see :meth:`prune_gym.limits.CountLimits.of`)."""
@@ -102,7 +123,7 @@ class CostModel:
     ) -> IntArray:
         """Move plans onto a FLOPs target: one common shift of all ratios in logit space, then whole units.
 
-        The shift is the smallest one (found by bisection) whose rounded plan reduces FLOPs by at least the target. What
+        The shift is the smallest one whose rounded plan reduces FLOPs by at least the target. What
         rounding overshoots is given back, unit by unit, to the layer rounded down furthest among those that still fit;
         so no single unit of the result can be given back, and projecting twice changes nothing.
 
@@ -131,59 +152,20 @@ class CostModel:
     def project_logits(self, logits: FloatArray, target: float | FloatArray, limits: CountLimits) -> IntArray:
         """:meth:`project` for ratios given in logit space [..., L], without checks."""
         odds = np.exp(logits).reshape(-1, len(self.units))
-        leading = np.shape(logits)[:-1]
-        targets = np.broadcast_to(np.asarray(target, dtype=np.float64), leading).reshape(-1)
-        kept = self._bisect(odds, targets, limits)
-        return self._fill(kept, self._unrounded(kept, odds, limits), targets, limits).reshape(*leading, -1)
-
-    def _bisect(self, odds: FloatArray, targets: FloatArray, limits: CountLimits) -> IntArray:
-        """Rounded counts [B, L] at the smallest feasible shift of every row.
-
-        Every round tries several shifts at once, more of them the fewer the rows: what costs is the number of numpy
-        calls, not the arithmetic. It ends when no row has a plan left between the two sides of its bracket.
-        """
-        tries = max(1, min(32, 256 // len(odds)))
-        fractions = np.arange(1, tries + 1) / (tries + 1)
-        low = np.full(len(odds), -self._bracket)
-        width = np.full(len(odds), 2.0 * self._bracket)
-        below, kept = (np.broadcast_to(edge, odds.shape) for edge in (limits.units, limits.minimum))
-        rows = np.arange(len(odds))
-        while width[0] > _SHIFT_RESOLUTION and (((below - kept) / limits.step).sum(axis=1) > 1.0).any():
-            shifts = low[:, None] + width[:, None] * fractions
-            tried = limits.round(self.units / (1.0 + odds[:, None, :] * np.exp(shifts)[:, :, None]))
-            feasible = self.reduction(tried) >= targets[:, None]
-            short = tries - feasible.sum(axis=1)
-            kept = np.where((short < tries)[:, None], tried[rows, np.minimum(short, tries - 1)], kept)
-            below = np.where((short > 0)[:, None], tried[rows, np.maximum(short, 1) - 1], below)
-            width = width / (tries + 1)
-            low = low + width * short
-        return kept
-
-    def _unrounded(self, kept: IntArray, odds: FloatArray, limits: CountLimits) -> FloatArray:
-        """Counts [B, L] before rounding, at the very shift where the rounded plan becomes ``kept``."""
-        rounding_edge = self.units / (kept + 0.5 * limits.step) - 1.0
-        shift = np.maximum(rounding_edge / odds, 0.0).max(axis=1, keepdims=True)
-        return self.units / (1.0 + odds * shift)
-
-    def _fill(self, kept: IntArray, unrounded: FloatArray, targets: FloatArray, limits: CountLimits) -> IntArray:
-        """Give back units while the target holds, the layer rounded down furthest first."""
-        kept = kept.copy()
-        active = np.arange(len(kept))
-        while len(active):
-            plans = kept[active]
-            larger = limits.one_more(plans)
-            after = self.flops_form(plans)[:, None] + self.flops_form.change(plans, larger)
-            fits = (larger > plans) & (1.0 - after / self.dense_flops >= targets[active, None])
-            shortfall = np.where(fits, unrounded[active] - plans, -np.inf)
-            layer = shortfall.argmax(axis=1)
-            going = fits.any(axis=1)
-            active, layer = active[going], layer[going]
-            kept[active, layer] = larger[going, layer]
-        return kept
+        targets = np.broadcast_to(np.asarray(target, dtype=np.float64), np.shape(logits)[:-1]).reshape(-1)
+        return project(odds, targets, self.flops_form, self.dense_flops, limits).reshape(np.shape(logits))
 
 
-_SHIFT_RESOLUTION = 1e-9
-"""Two units whose rounding points are closer than this in logit space leave together."""
+@dataclass(frozen=True, eq=False)
+class _ModuleExtents:
+    """Sizes of a weighted module, and the positions a unit of every layer owns of them."""
+
+    outputs: int
+    inputs: int
+    taps: int
+    groups: int
+    rows: FloatArray
+    columns: FloatArray
 
 
 class _PositionTable:
@@ -247,9 +229,10 @@ def _extents(module: Any) -> tuple[int, int, int, int]:
     return module.out_channels, module.in_channels, int(np.prod(module.kernel_size)), module.groups
 
 
-def _output_positions(model: nn.Module, example_input: Any) -> dict[str, int]:
-    """How often each weighted module's kernel is applied to one input, over all its calls."""
+def _calls(model: nn.Module, example_input: Any) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """How often each weighted module's kernel is applied to one input over all its calls, and its input's shape."""
     positions: dict[str, int] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
@@ -258,6 +241,7 @@ def _output_positions(model: nn.Module, example_input: Any) -> dict[str, int]:
             else:
                 applied = (inputs[0] if isinstance(module, TRANSPOSED) else output).shape[2:].numel()
             positions[name] = positions.get(name, 0) + applied
+            shapes[name] = tuple(inputs[0].shape[1:])
 
         return hook
 
@@ -273,4 +257,4 @@ def _output_positions(model: nn.Module, example_input: Any) -> dict[str, int]:
     finally:
         for handle in handles:
             handle.remove()
-    return positions
+    return positions, shapes

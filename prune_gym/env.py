@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from prune_gym.base_env import Info, Observation, PruningEnv
 from prune_gym.constraint import Constraint, make_constraint
+from prune_gym.features import FeatureSet
+from prune_gym.fidelity import Fidelity
 from prune_gym.limits import FloatArray, IntArray
 from prune_gym.observation import ObservationLayout
 from prune_gym.problem import PruningProblem
@@ -48,7 +50,7 @@ class HOBSPruneEnv(PruningEnv):
 
     | Index | Meaning | Min | Max |
     | --- | --- | --- | --- |
-    | l * F + f | feature f of layer l, standardised across layers (:data:`prune_gym.observation.FEATURES`) | -10 | 10 |
+    | l * F + f | feature f of layer l, standardised across layers (`features`) | -10 | 10 |
     | L * F + l | pruning ratio of layer l now | 0 | 1 |
     | L * F + L | accuracy lost against the dense network | -1 | 1 |
     | L * F + L + 1 | FLOPs reduction now | 0 | 1 |
@@ -94,8 +96,10 @@ class HOBSPruneEnv(PruningEnv):
     | `task` | str or PruningTask | `"digits-resnet20"` | what is pruned; names survive `spec.to_json()` |
     | `target_flops_reduction` | float or (low, high) | the task's | required reduction, or a range sampled at reset |
     | `constraint` | str | `"soft"` | `"soft"`: a penalty; `"hard"`: every plan is projected onto the target |
-    | `reward` | str | `"accuracy_flops"` | or `accuracy_flops_fixed`, `top1_flops`, `amc_accuracy`, `amc_flops` |
+    | `reward` | str | `"accuracy_flops"` | `..._fixed`, `top1_flops`, `amc_accuracy`, `amc_flops`, `latency` |
     | `fidelity` | str | `"measured"` | `"predicted"`: microseconds a step, from the predicted loss curves |
+    | `repair` | str | `"sequential"` | of the weights that stay; or `sequential_fast`, `closed_form` |
+    | `features` | str or names | `"kfac"` | `"cost"` (no curvature), `"amc"` (AMC's eleven), or names |
     | `horizon` | int | 1 | moves an episode |
     | `start` | str | `"knapsack"` | or `"uniform"` |
     | `action_scale` | float | 2.0 | logits an action of 1 moves |
@@ -105,7 +109,8 @@ class HOBSPruneEnv(PruningEnv):
     | `lambda_0`, `tau` | float | see :mod:`prune_gym.reward` | penalty weight and its rate of adaptation |
     | `device` | str or int | the only GPU, else CPU | where candidates are measured |
     | `cache_dir` | str | the user's cache | folder of the computed curvature |
-    | `problem` | PruningProblem | None | share a loaded problem between environments; overrules `task` |
+    | `task_options` | dict | None | arguments of `make_task`, for example `{"data_dir": ...}` |
+    | `problem` | PruningProblem | None | a loaded problem to share; overrules what makes one (`task`, `repair`, ...) |
     | `render_mode` | str | None | `"ansi"`: the plan as a table of bars; `"rgb_array"`: as a picture |
 
     ## Version History
@@ -119,7 +124,9 @@ class HOBSPruneEnv(PruningEnv):
         target_flops_reduction: float | Sequence[float] | None = None,
         constraint: str | Constraint = "soft",
         reward: str | Reward = "accuracy_flops",
-        fidelity: str = "measured",
+        fidelity: str | Fidelity = "measured",
+        repair: str = "sequential",
+        features: str | Sequence[str] | FeatureSet = "kfac",
         horizon: int = 1,
         start: str = "knapsack",
         action_scale: float = 2.0,
@@ -130,6 +137,7 @@ class HOBSPruneEnv(PruningEnv):
         tau: float = TAU,
         device: str | int | None = None,
         cache_dir: str | None = None,
+        task_options: Mapping[str, Any] | None = None,
         problem: PruningProblem | None = None,
         render_mode: str | None = None,
     ) -> None:
@@ -138,9 +146,12 @@ class HOBSPruneEnv(PruningEnv):
             raise ValueError(f"horizon is a number of moves, at least 1; got {horizon!r}")
         if not (np.isfinite(action_scale) and action_scale > 0.0):
             raise ValueError(f"action_scale is a positive number of logits; got {action_scale!r}")
-        problem = problem if problem is not None else PruningProblem(task, device=device, cache_dir=cache_dir)
+        chosen = FeatureSet.of(features)
+        if problem is None:
+            problem = PruningProblem(task, device=device, cache_dir=cache_dir, repair=repair, task_options=task_options)
         super().__init__(
-            ObservationLayout(problem.num_layers),
+            ObservationLayout(problem.num_layers, chosen.names),
+            chosen,
             problem.num_layers,
             problem,
             target_flops_reduction,
@@ -190,11 +201,16 @@ class HOBSPruneEnv(PruningEnv):
         before = self._current
         if self._steps >= self.horizon:
             raise RuntimeError("the episode is over; call reset() before the next step()")
-        after = self._state = self._visit(self.decode(self._checked(action)))
+        after = self._visit(self.decode(self._checked(action)))
+        self._past.append((before, before.kept))
+        self._state = after
         self._steps += 1
         observation = self._observation(after.kept, self._steps / self.horizon)
         info = self._info(self._gains(before, after))
         return observation, after.score - before.score, self._steps >= self.horizon, False, info
+
+    def _restored(self, draft: IntArray) -> Observation:
+        return self._observation(draft, self._steps / self.horizon)
 
     def decode(self, actions: FloatArray | NDArray[np.float32], kept: IntArray | None = None) -> IntArray:
         """The plans actions lead to, without measuring anything.

@@ -20,12 +20,18 @@ from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.slicing import NetworkSlicer, installed
 from prune_gym.device import module_device
 from prune_gym.repair import make_repair
+from prune_gym.reward import Metric
 
 if TYPE_CHECKING:
     from prune_gym.pruning_task import PruningTask
 
 BATCH_SIZE = 512
 """Images a forward pass."""
+
+RACE_BLOCK = 128
+"""Images between two looks at whether a plan can still reach its rival."""
+
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,37 @@ class Evaluator:
         return [self.evaluate(kept) for kept in candidates]
 
     @torch.no_grad()
+    def race(self, kept: Sequence[int], rival: float, metric: Metric = "soft_accuracy") -> Evaluation | None:
+        """Score a plan, but stop as soon as it is certain to stay below a rival.
+
+        It is certain when even full marks on all images not seen yet would not reach the rival; no plan that does reach
+        it is ever stopped. A stopped plan has no score and enters no archive: evaluating it later measures it whole.
+
+        Args:
+            kept: kept units a layer.
+            rival: what the plan has to reach, in the metric.
+            metric: ``"soft_accuracy"`` or ``"accuracy"``.
+
+        Returns:
+            What :meth:`evaluate` returns, or None where the plan was stopped.
+        """
+        key = tuple(int(count) for count in kept)
+        if key in self.archive:
+            return self.archive[key]
+        plan = self.hobs.plan(key)
+        outputs: list[Tensor] = []
+        seen, total, images = 0, 0.0, len(self._labels)
+        with installed(self._model, self._repair.state(plan), self._slicer.attributes(plan)):
+            for part, labels in zip(self._images.split(RACE_BLOCK), self._labels.split(RACE_BLOCK), strict=True):
+                outputs.append(self._model(part))
+                seen += len(part)
+                total += getattr(_evaluation(outputs[-1], labels), metric) * len(part)
+                if (total + images - seen) / images < rival - _ROUNDING:
+                    return None
+        self.archive[key] = _evaluation(torch.cat(outputs), self._labels)
+        return self.archive[key]
+
+    @torch.no_grad()
     def logits(self, kept: Sequence[int], images: Tensor) -> Tensor:
         """Outputs of the pruned and repaired network, [N, classes]."""
         plan = self.hobs.plan(kept)
@@ -108,10 +145,13 @@ class Evaluator:
         return small.eval()
 
     def _measure(self, kept: tuple[int, ...]) -> Evaluation:
-        outputs = self.logits(kept, self._images)
-        truth = F.log_softmax(outputs.double(), dim=1).gather(1, self._labels[:, None])[:, 0]
-        return Evaluation(
-            accuracy=float((outputs.argmax(dim=1) == self._labels).double().mean()),
-            soft_accuracy=float(truth.exp().mean()),
-            loss=float(-truth.mean()),
-        )
+        return _evaluation(self.logits(kept, self._images), self._labels)
+
+
+def _evaluation(outputs: Tensor, labels: Tensor) -> Evaluation:
+    truth = F.log_softmax(outputs.double(), dim=1).gather(1, labels[:, None])[:, 0]
+    return Evaluation(
+        accuracy=float((outputs.argmax(dim=1) == labels).double().mean()),
+        soft_accuracy=float(truth.exp().mean()),
+        loss=float(-truth.mean()),
+    )

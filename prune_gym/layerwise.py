@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prune_gym.base_env import Info, Observation, PruningEnv
+from prune_gym.features import FeatureSet
+from prune_gym.fidelity import Fidelity
 from prune_gym.limits import IntArray
-from prune_gym.observation import FEATURES, ObservationLayout
+from prune_gym.observation import ObservationLayout
 from prune_gym.problem import PruningProblem
 from prune_gym.reward import LAMBDA_0, TAU, Reward
 
@@ -73,7 +75,9 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         task: str | PruningTask = "digits-resnet20",
         target_flops_reduction: float | Sequence[float] | None = None,
         reward: str | Reward = "accuracy_flops",
-        fidelity: str = "measured",
+        fidelity: str | Fidelity = "measured",
+        repair: str = "sequential",
+        features: str | Sequence[str] | FeatureSet = "kfac",
         start: str = "knapsack",
         max_pruning_ratio: float = 0.95,
         min_channels: int = 1,
@@ -82,13 +86,17 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         tau: float = TAU,
         device: str | int | None = None,
         cache_dir: str | None = None,
+        task_options: Mapping[str, Any] | None = None,
         problem: PruningProblem | None = None,
         render_mode: str | None = None,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__", "problem")}
-        problem = problem if problem is not None else PruningProblem(task, device=device, cache_dir=cache_dir)
+        chosen = FeatureSet.of(features)
+        if problem is None:
+            problem = PruningProblem(task, device=device, cache_dir=cache_dir, repair=repair, task_options=task_options)
         super().__init__(
-            ObservationLayout(problem.num_layers, (*FEATURES, "current")),
+            ObservationLayout(problem.num_layers, (*chosen.names, "current")),
+            chosen,
             1,
             problem,
             target_flops_reduction,
@@ -136,6 +144,7 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         share = (float(np.clip(self._checked(action)[0], -1.0, 1.0)) + 1.0) / 2.0
         choices = self.limits.choices(self._steps)
         choices = choices[(choices >= least) & (choices <= most)]
+        self._past.append((before, self._draft.copy()))
         self._draft[self._steps] = choices[np.abs(choices - (most + share * (least - most))).argmin()]
         self._steps += 1
         finished = self._steps == self.problem.num_layers
@@ -163,6 +172,10 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         cost = self.problem.cost
         reductions = 1.0 - cost.flops_form.along(plan, self._steps, choices) / cost.dense_flops
         return choices[reductions >= target]
+
+    def _restored(self, draft: IntArray) -> Observation:
+        self._draft = draft
+        return self._look()
 
     def _look(self) -> Observation:
         marker = self.layout.features(self._template)[:, -1]

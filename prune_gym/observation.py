@@ -1,66 +1,22 @@
-"""What an agent sees: the layout of the flat observation, and the per-layer features in it.
+"""What an agent sees: the layout of the flat observation.
 
-Features say what is known of a layer before anything is measured: predicted loss at several ratios, the size and
-spread of its Kronecker factors, how much of a removal can be repaired, its share of the cost. What spans orders of
-magnitude is taken on a log scale, and all are standardised *across* the layers of the network, so that their order of
-magnitude carries over from one network to another.
+The features of the layers are named and computed in :mod:`prune_gym.features`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from prune_gym.cost import CostModel
-from prune_gym.limits import FloatArray, IntArray
+from prune_gym.features import BOUND, FEATURES
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from hessian import HOBSSensitivityAnalyzer
-    from hessian.channels import ChannelGroup
-
-BOUND = 10.0
-"""Observations are clipped to [-BOUND, BOUND]."""
+__all__ = ["BOUND", "FEATURES", "GLOBALS", "ObservationLayout"]
 
 GLOBALS = ("accuracy_drop", "flops_reduction", "target_flops_reduction", "lambda", "progress")
 """Names of the entries behind the layers' blocks."""
-
-FEATURES = (
-    "log_price_25",
-    "log_price_50",
-    "log_price_75",
-    "log_unit_price",
-    "log_input_trace",
-    "log_gradient_trace",
-    "input_effective_rank",
-    "compensability_50",
-    "log_flops_share",
-    "log_params_share",
-    "log_units",
-    "depth",
-)
-"""Names of a layer's features, in order:
-
-========================  ==========================================================================================
-``log_price_25/50/75``    log predicted loss increase of removing 25, 50, 75 % of the units, repaired
-``log_unit_price``        log predicted loss increase of the first unit removed
-``log_input_trace``       log mean diagonal of A, averaged over the consumers
-``log_gradient_trace``    log mean diagonal of G, averaged over the consumers
-``input_effective_rank``  participation ratio ``tr(A)^2 / (d |A|^2)``, log, averaged over the consumers
-``compensability_50``     1 - (price with repair) / (price without), half the units removed
-``log_flops_share``       log share of the network's FLOPs saved by removing half the units
-``log_params_share``      the same for parameters
-``log_units``             log number of units
-``depth``                 position in execution order
-========================  ==========================================================================================
-"""
-
-_TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -107,80 +63,3 @@ class ObservationLayout:
         if name not in self.feature_names:
             raise KeyError(f"unknown feature {name!r}; there are {', '.join(self.feature_names)}")
         return self.features(observation)[..., self.feature_names.index(name)]
-
-
-def layer_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel) -> FloatArray:
-    """The features of every layer, standardised across layers.
-
-    Args:
-        hobs: an analysed network.
-        cost: its cost model.
-
-    Returns:
-        float64 [L, F], columns as in :data:`FEATURES`, each of mean 0 and variance 1 (or all 0 where the layers do not
-        differ), clipped to [-10, 10].
-    """
-    columns = raw_features(hobs, cost)
-    table = np.stack([columns[name] for name in FEATURES], axis=-1)
-    spread = table.std(axis=0)
-    constant = spread <= 1e-9 * np.maximum(1.0, np.abs(table).max(axis=0))
-    standard = (table - table.mean(axis=0)) / np.where(constant, 1.0, spread)
-    return np.clip(np.where(constant, 0.0, standard), -BOUND, BOUND)
-
-
-def raw_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel) -> dict[str, FloatArray]:
-    """The features before standardisation: name -> float64 [L]."""
-    groups = hobs.groups
-    curves = [_positive(hobs.curves[group.name]) for group in groups]
-    unrepaired = [_positive(hobs.obd_curves[group.name]) for group in groups]
-    statistics = {name: _factor_statistics(factors) for name, factors in hobs.factors.items()}
-    input_trace, gradient_trace, rank = np.array([_consumer_mean(group, statistics) for group in groups]).T
-    half = [len(curve) // 2 for curve in curves]
-    prices = {
-        f"log_price_{percent}": np.log([curve[_units(curve, percent)] for curve in curves]) for percent in (25, 50, 75)
-    }
-    return prices | {
-        "log_unit_price": np.log([curve[1] for curve in curves]),
-        "log_input_trace": input_trace,
-        "log_gradient_trace": gradient_trace,
-        "input_effective_rank": rank,
-        "compensability_50": np.array(
-            [1.0 - min(1.0, obs[k] / obd[k]) for obs, obd, k in zip(curves, unrepaired, half, strict=True)]
-        ),
-        "log_flops_share": np.log(_half_shares(cost.flops_form.change, cost.units, cost.dense_flops)),
-        "log_params_share": np.log(_half_shares(cost.params_form.change, cost.units, cost.dense_params)),
-        "log_units": np.log(cost.units.astype(np.float64)),
-        "depth": np.arange(len(groups), dtype=np.float64),
-    }
-
-
-def _positive(curve: Tensor) -> FloatArray:
-    return np.maximum(curve.double().cpu().numpy(), _TINY)
-
-
-def _units(curve: Sequence[float] | FloatArray, percent: int) -> int:
-    """Units that make up a percentage of a layer, at least one and fewer than all."""
-    return min(max(1, round(percent / 100 * len(curve))), len(curve) - 1)
-
-
-def _half_shares(change: Any, units: IntArray, total: int) -> FloatArray:
-    half = np.maximum(units - units // 2, 1)
-    return np.maximum(-change(units, half) / total, _TINY)
-
-
-def _factor_statistics(factors: Any) -> tuple[float, float, float]:
-    """Log mean diagonals of A and G, log participation ratio of A (groups of a grouped convolution averaged)."""
-    inputs, gradients = factors.A.double(), factors.G.double()
-    trace = inputs.diagonal(dim1=-2, dim2=-1).sum(-1)
-    frobenius = inputs.square().sum(dim=(-2, -1))
-    rank = (trace.square() / (frobenius * inputs.shape[-1]).clamp_min(_TINY)).mean().item()
-    gradient = gradients.diagonal(dim1=-2, dim2=-1).mean().item()
-    return (
-        float(np.log(max(trace.mean().item() / inputs.shape[-1], _TINY))),
-        float(np.log(max(gradient, _TINY))),
-        float(np.log(max(rank, _TINY))),
-    )
-
-
-def _consumer_mean(group: ChannelGroup, statistics: Mapping[str, tuple[float, float, float]]) -> FloatArray:
-    return np.mean([statistics[member.module] for member in group.consumers], axis=0)

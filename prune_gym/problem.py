@@ -19,11 +19,12 @@ from prune_gym.cost import CostModel
 from prune_gym.curvature_cache import CurvatureSettings, analyse, analysis_key
 from prune_gym.device import module_device, resolve_device
 from prune_gym.evaluator import Evaluation, Evaluator
+from prune_gym.features import FeatureSet
 from prune_gym.files import cache_dir as default_cache_dir
 from prune_gym.files import sha256_of
 from prune_gym.knapsack import knapsack
+from prune_gym.latency import LatencyTable, latency_table
 from prune_gym.limits import CountLimits, FloatArray, IntArray
-from prune_gym.observation import layer_features
 from prune_gym.repair import REPAIRS
 from prune_gym.reward import unknown
 from prune_gym.tasks import PruningTask, TaskStructure, make_task, task_structure
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 START_NAMES = ("knapsack", "uniform")
 """Start plans :meth:`PruningProblem.start_plan` knows."""
 
-_MEASURING_CODE = ("evaluator", "repair", "predicted", "knapsack", "cost", "quadratic", "limits")
+_MEASURING_CODE = ("evaluator", "repair", "predicted", "knapsack", "cost", "quadratic", "limits", "projection")
 
 
 class PruningProblem:
@@ -98,6 +99,7 @@ class PruningProblem:
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None
         self._loaded: _Loaded | None = None
         self._predictor: predicted.PredictedMetrics | None = None
+        self._latency: LatencyTable | None = None
         self._starts: dict[tuple[Any, ...], IntArray] = {}
 
     # ------------------------------------------------------------------ structure
@@ -173,8 +175,25 @@ class PruningProblem:
 
     @property
     def features(self) -> FloatArray:
-        """Standardised features of the layers, float64 [L, F] (:mod:`prune_gym.observation`)."""
-        return self._parts.features
+        """The default features of the layers, standardised, float64 [L, F] (:mod:`prune_gym.features`)."""
+        return self.features_of(FeatureSet())
+
+    def features_of(self, features: FeatureSet) -> FloatArray:
+        """Features of the layers that no plan changes, float64 [L, F]; not to be modified."""
+        parts = self._parts
+        if features not in parts.features:
+            parts.features[features] = features.fixed(parts.hobs, self.cost)
+        return parts.features[features]
+
+    @property
+    def latency_table(self) -> LatencyTable:
+        """Latencies of plans on :attr:`device`, measured once (seconds) and kept on disk."""
+        if self._latency is None:
+            task = self.task
+            self._latency = latency_table(
+                task.model, task.example_input, self.cost, self.name, self._folder, self.progress
+            )
+        return self._latency
 
     # ------------------------------------------------------------------ predictions
 
@@ -293,7 +312,7 @@ class _Loaded:
         # One table for all layers: the entry at offset + kept is the loss of a layer that keeps so many units.
         self.table = np.concatenate([np.append(np.nan, curve[::-1]) for curve in self.curves])
         self.offsets = np.cumsum([0, *(len(curve) + 1 for curve in self.curves[:-1])])
-        self.features = layer_features(hobs, cost)
+        self.features: dict[FeatureSet, FloatArray] = {}
 
     def _measure_dense(self, cost: CostModel) -> Evaluation:
         """The unpruned network, measured apart so that it does not count as a plan someone asked for."""

@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
 BATCH_SIZE = 512
 """Largest calibration batch; splits of at most this many images are recalibrated in one pass."""
 
+RECALIBRATION_IMAGES = 256
+"""Calibration images the closed-form repair takes BatchNorm statistics from.
+
+On Fashion-MNIST (ResNet-20, half the FLOPs removed) 256 images give a mean true-class probability of 0.8917 and all
+1,024 give 0.8916; a search pays for them with every candidate.
+"""
+
 
 class Repair(Protocol):
     """Weights of a pruned network."""
@@ -44,12 +52,23 @@ class SequentialRepair:
     Args:
         task: dense network and calibration split.
         hobs: an analysis of the network.
+        images: calibration images to refit on, evenly spaced; None takes all.
+        samples_per_input: see :class:`hessian.sequential.SequentialRefitter`.
     """
 
-    def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> None:
-        images = task.calibration.images.to(module_device(task.model))
-        parts = [images[part] for part in equal_parts(torch.arange(len(images)), BATCH_SIZE)]
-        self._refitter = SequentialRefitter(task.model, hobs.groups, parts, hobs.damping)
+    def __init__(
+        self,
+        task: PruningTask,
+        hobs: HOBSSensitivityAnalyzer,
+        *,
+        images: int | None = None,
+        samples_per_input: int = 200,
+    ) -> None:
+        chosen = _spread(task.calibration.images, images).to(module_device(task.model))
+        parts = [chosen[part] for part in equal_parts(torch.arange(len(chosen)), BATCH_SIZE)]
+        self._refitter = SequentialRefitter(
+            task.model, hobs.groups, parts, hobs.damping, samples_per_input=samples_per_input
+        )
 
     def state(self, plan: Plan) -> dict[str, Tensor]:
         """Repaired state dict at the pruned shapes."""
@@ -57,7 +76,7 @@ class SequentialRepair:
 
 
 class ClosedFormRepair:
-    """Least squares on the dense inputs, then BatchNorm recalibration.
+    """Least squares on the dense inputs, then BatchNorm recalibration in one pass over a few calibration images.
 
     Args:
         task: dense network and calibration split.
@@ -67,7 +86,7 @@ class ClosedFormRepair:
     def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> None:
         self._hobs = hobs
         self._model = copy.deepcopy(task.model).eval().requires_grad_(False)
-        self._images = task.calibration.images.to(module_device(task.model))
+        self._images = _spread(task.calibration.images, RECALIBRATION_IMAGES).to(module_device(task.model))
         self._norms = {
             name: module
             for name, module in self._model.named_modules()
@@ -103,10 +122,16 @@ class ClosedFormRepair:
                 norm.momentum = momenta[name]
 
 
-REPAIRS: dict[str, type[SequentialRepair] | type[ClosedFormRepair]] = {
+REPAIRS: dict[str, Callable[[PruningTask, HOBSSensitivityAnalyzer], Repair]] = {
     "sequential": SequentialRepair,
+    "sequential_fast": partial(SequentialRepair, images=256, samples_per_input=50),
     "closed_form": ClosedFormRepair,
 }
+"""Repairs by name. ``"sequential_fast"`` is ``"sequential"`` on fewer images: about half the time of a candidate.
+
+ResNet-20, knapsack plans, reward loss of ``"sequential"``, ``"sequential_fast"``, ``"closed_form"``: on Fashion-MNIST
+with half the FLOPs removed 0.198, 0.199, 0.207; with 84 % removed 0.293, 0.290, 0.489.
+"""
 
 
 def make_repair(name: str, task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> Repair:
@@ -118,6 +143,13 @@ def make_repair(name: str, task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> 
     if name not in REPAIRS:
         raise ValueError(f"unknown repair {name!r}; choose one of {_names(list(REPAIRS))}")
     return REPAIRS[name](task, hobs)
+
+
+def _spread(images: Tensor, count: int | None) -> Tensor:
+    """So many images, evenly spaced, or all."""
+    if count is None or count >= len(images):
+        return images
+    return images[torch.linspace(0, len(images) - 1, count).long().to(images.device)]
 
 
 def _names(names: Sequence[str]) -> str:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 FloatOrArray = float | NDArray[np.float64]
 Metric = Literal["soft_accuracy", "accuracy"]
+Cost = Literal["flops", "latency"]
+"""What a reward weighs accuracy against: FLOPs, or latency relative to the dense network's."""
 
 LAMBDA_0 = 3.0
 TAU = 1.0
@@ -73,9 +75,10 @@ class AccuracyFlops:
 
     metric: Metric = "soft_accuracy"
     schedule: LambdaSchedule = field(default_factory=LambdaSchedule)
+    cost: Cost = "flops"
     needs_hard_constraint = False
 
-    def value(self, quality: FloatOrArray, flops: FloatOrArray) -> FloatOrArray:
+    def value(self, quality: FloatOrArray, cost: FloatOrArray) -> FloatOrArray:
         """What plans are worth by themselves, given their :attr:`metric` and FLOPs, [...]."""
         return quality
 
@@ -86,9 +89,10 @@ class AMCAccuracy:
 
     metric: Metric = "accuracy"
     schedule: LambdaSchedule = field(default_factory=lambda: LambdaSchedule(0.0, 0.0))
+    cost: Cost = "flops"
     needs_hard_constraint = True
 
-    def value(self, quality: FloatOrArray, flops: FloatOrArray) -> FloatOrArray:
+    def value(self, quality: FloatOrArray, cost: FloatOrArray) -> FloatOrArray:
         """Top-1 accuracy, a fraction, [...]."""
         return quality
 
@@ -99,16 +103,42 @@ class AMCFlops:
 
     metric: Metric = "accuracy"
     schedule: LambdaSchedule = field(default_factory=lambda: LambdaSchedule(0.0, 0.0))
+    cost: Cost = "flops"
     needs_hard_constraint = False
 
-    def value(self, quality: FloatOrArray, flops: FloatOrArray) -> FloatOrArray:
+    def value(self, quality: FloatOrArray, cost: FloatOrArray) -> FloatOrArray:
         """``-(1 - accuracy) * log(FLOPs)``, [...]."""
-        return -(1.0 - quality) * np.log(flops)
+        return -(1.0 - quality) * np.log(cost)
 
 
-Reward = AccuracyFlops | AMCAccuracy | AMCFlops
+@dataclass(frozen=True)
+class Latency:
+    """Accuracy times a power of the latency: MnasNet's objective (Tan et al., CVPR 2019, equation 2).
 
-REWARD_NAMES = ("accuracy_flops", "accuracy_flops_fixed", "top1_flops", "amc_accuracy", "amc_flops")
+    Latencies come from a table measured once (:mod:`prune_gym.latency`), relative to the dense network's. MnasNet's
+    reference latency is a constant factor of the value and is left out; missing the FLOPs target is penalised as in
+    :class:`AccuracyFlops`.
+
+    Attributes:
+        exponent: MnasNet's w: twice the speed is worth ``2 ** -w`` times the accuracy, about 5 %.
+        metric: what accuracy means.
+        schedule: the penalty weight.
+    """
+
+    exponent: float = -0.07
+    metric: Metric = "soft_accuracy"
+    schedule: LambdaSchedule = field(default_factory=LambdaSchedule)
+    cost: Cost = "latency"
+    needs_hard_constraint = False
+
+    def value(self, quality: FloatOrArray, cost: FloatOrArray) -> FloatOrArray:
+        """``accuracy * (latency / dense latency) ** exponent``, [...]."""
+        return quality * cost**self.exponent
+
+
+Reward = AccuracyFlops | AMCAccuracy | AMCFlops | Latency
+
+REWARD_NAMES = ("accuracy_flops", "accuracy_flops_fixed", "top1_flops", "amc_accuracy", "amc_flops", "latency")
 """Rewards :func:`make_reward` knows by name."""
 
 
@@ -117,14 +147,15 @@ def make_reward(name: str | Reward, lambda_0: float = LAMBDA_0, tau: float = TAU
 
     Args:
         name: ``"accuracy_flops"`` (adaptive lambda), ``"accuracy_flops_fixed"`` (lambda stays at ``lambda_0``),
-            ``"top1_flops"`` (adaptive lambda, top-1 accuracy), ``"amc_accuracy"`` or ``"amc_flops"`` (no lambda).
+            ``"top1_flops"`` (adaptive lambda, top-1 accuracy), ``"amc_accuracy"`` or ``"amc_flops"`` (no lambda), or
+            ``"latency"`` (MnasNet's, adaptive lambda).
         lambda_0: initial penalty weight.
         tau: rate of its adaptation.
 
     Raises:
         ValueError: unknown name (the known ones are listed), or lambda_0 or tau out of range.
     """
-    if isinstance(name, (AccuracyFlops, AMCAccuracy, AMCFlops)):
+    if isinstance(name, (AccuracyFlops, AMCAccuracy, AMCFlops, Latency)):
         return name
     adaptive = LambdaSchedule(lambda_0, tau)
     rewards: dict[str, Reward] = {
@@ -133,6 +164,7 @@ def make_reward(name: str | Reward, lambda_0: float = LAMBDA_0, tau: float = TAU
         "top1_flops": AccuracyFlops("accuracy", adaptive),
         "amc_accuracy": AMCAccuracy(),
         "amc_flops": AMCFlops(),
+        "latency": Latency(schedule=adaptive),
     }
     if name not in rewards:
         raise ValueError(unknown("reward", name, REWARD_NAMES))

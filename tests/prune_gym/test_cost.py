@@ -10,6 +10,7 @@ from hessian.channels import find_channel_groups
 from prune_gym.cost import CostModel
 from prune_gym.limits import CountLimits
 from prune_gym.models import resnet20
+from prune_gym.projection import project
 from prune_gym.pruner import PhysicalPruner
 
 
@@ -107,6 +108,17 @@ def test_a_batch_of_plans_costs_what_its_plans_cost_one_by_one(cost):
         np.testing.assert_array_equal(function(kept), one_by_one)
 
 
+def test_modules_add_up_to_the_network(network):
+    _, _, cost = network
+    kept = np.random.default_rng(6).integers(1, cost.units + 1, size=(5, len(cost.units)))
+    total = sum(cost.module_flops(name, kept) for name in cost.input_shapes)
+    np.testing.assert_array_equal(total, cost.flops(kept))
+    for name, shape in cost.input_shapes.items():
+        outputs, inputs = cost.module_sizes(name, cost.units)
+        assert int(inputs) in shape
+        assert int(outputs) >= 1
+
+
 def test_cost_change_of_one_layer_equals_the_difference_of_two_costs(cost):
     rng = np.random.default_rng(2)
     kept, other = rng.integers(1, cost.units + 1), rng.integers(1, cost.units + 1)
@@ -144,7 +156,7 @@ def test_projection_before_the_fill_is_the_first_feasible_plan_of_the_path(cost)
     rng = np.random.default_rng(3)
     for target in (0.3, 0.6, 0.9):
         logits = rng.normal(size=len(cost.units))
-        kept = cost._bisect(np.exp(logits)[None], np.array([target]), limits)
+        kept = project(np.exp(logits)[None], np.array([target]), cost.flops_form, cost.dense_flops, limits, fill=False)
         path = limits.from_logits(logits + np.linspace(-15, 15, 200_001)[:, None])
         feasible = cost.reduction(path) >= target
         np.testing.assert_array_equal(kept[0], path[feasible.argmax()])

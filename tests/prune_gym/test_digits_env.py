@@ -47,3 +47,14 @@ def test_the_knapsack_start_beats_the_uniform_one_and_moves_make_a_difference(pr
         scores.append(env.step(action.astype(np.float32))[4]["score"])
     assert len(set(scores)) == 4
     assert np.std(scores) > 1e-3
+
+
+def test_random_moves_around_the_start_change_the_score_at_the_default_target(problem):
+    env = HOBSPruneEnv(problem=problem, constraint="hard")
+    _, start = env.reset(seed=0)
+    scores = []
+    for action in np.random.default_rng(0).uniform(-0.3, 0.3, (6, 12)):
+        env.reset()
+        scores.append(env.step(action.astype(np.float32))[4]["score"])
+    assert len({start["score"], *scores}) == 7
+    assert np.std(scores) > 5e-4

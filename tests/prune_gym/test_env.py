@@ -316,6 +316,69 @@ def test_render_shows_every_layer(problem):
     assert (env.render() != whole).any()
 
 
+@pytest.mark.parametrize("constraint", ["soft", "hard"])
+def test_undo_goes_back_a_step(problem, constraint):
+    env = make(problem, constraint=constraint, horizon=3)
+    observation, info = env.reset(seed=0)
+    seen = [(observation, info)]
+    for action in random_actions(env, 3):
+        observation, _, _, _, info = env.step(0.5 * action)
+        seen.append((observation, info))
+    for observation, info in seen[-2::-1]:
+        back, information = env.undo()
+        np.testing.assert_array_equal(back, observation)
+        np.testing.assert_array_equal(information["kept"], info["kept"])
+        assert information["score"] == info["score"]
+    with pytest.raises(RuntimeError, match="no step to take back"):
+        env.undo()
+    assert env.step(random_actions(env, 1)[0])[2] is False
+
+
+@pytest.mark.parametrize("features", ["kfac", "cost", "amc", ("log_price_50", "previous_ratio")])
+def test_features_are_chosen_by_name(problem, features):
+    env = make(problem, features=features, fidelity="predicted")
+    observation, _ = env.reset(seed=0)
+    names = env.layout.feature_names
+    assert observation.shape == (3 * (len(names) + 1) + 5,)
+    assert env.observation_space.contains(observation)
+    if "previous_ratio" in names:
+        ratios = observation[env.layout.slices["ratios"]]
+        np.testing.assert_array_equal(env.layout.feature(observation, "previous_ratio"), [0.0, *ratios[:-1]])
+    if features == "amc":
+        assert len(names) == 11
+        rest = env.layout.feature(observation, "rest_flops")
+        assert (np.diff(rest) < 0).all()
+        assert rest[-1] == 0.0
+        flops = [problem.cost.module_flops(group.name, problem.cost.units) for group in problem.groups]
+        assert rest[0] == pytest.approx(sum(flops[1:]) / sum(flops))
+
+
+def test_the_latency_reward_is_mnasnets_on_a_table_measured_once(problem, monkeypatch):
+    env = make(problem, reward="latency", constraint="hard")
+    _, info = env.reset(seed=0)
+    table = problem.latency_table
+    relative = table(info["kept"]) / table(problem.cost.units)
+    assert info["score"] == pytest.approx(info["soft_accuracy"] * relative**-0.07)
+    assert env.best_plan()[0].tolist() == info["kept"].tolist()
+    with pytest.raises(ValueError, match="needs the plans"):
+        env.score_of(np.array([0.5]), np.array([0.7]))
+    monkeypatch.setattr("prune_gym.latency.measure", lambda *given: pytest.fail("measured again"))
+    other = PruningProblem(tiny_task(), cache_dir=problem._cache_dir)
+    np.testing.assert_array_equal(other.latency_table(info["kept"]), table(info["kept"]))
+
+
+def test_the_repair_is_a_keyword(tmp_path):
+    scores = {}
+    for repair in ("sequential", "closed_form"):
+        env = HOBSPruneEnv(task=tiny_task(), repair=repair, cache_dir=str(tmp_path), constraint="hard")
+        env.reset(seed=0)
+        assert env.problem.repair == repair
+        scores[repair] = env.step(np.full(3, 0.4, dtype=np.float32))[4]["score"]
+    assert scores["sequential"] != scores["closed_form"]
+    with pytest.raises(ValueError, match="a fork shares the problem"):
+        env.fork(repair="sequential")
+
+
 # ---------------------------------------------------------------------- bad input
 
 
@@ -326,6 +389,10 @@ def test_render_shows_every_layer(problem):
         ({"reward": "amc"}, "unknown reward 'amc'"),
         ({"fidelity": "predict"}, "did you mean 'predicted'"),
         ({"start": "knap"}, "unknown start 'knap'"),
+        ({"features": "kfca"}, "did you mean 'kfac'"),
+        ({"features": ("log_unit", "depth")}, "unknown feature 'log_unit'; did you mean 'log_unit"),
+        ({"features": ("depth", "depth")}, "named once each"),
+        ({"reward": "latancy"}, "did you mean 'latency'"),
         ({"render_mode": "human"}, "unknown render_mode 'human'"),
         ({"horizon": 0}, "horizon is a number of moves"),
         ({"action_scale": -1.0}, "action_scale is a positive number"),

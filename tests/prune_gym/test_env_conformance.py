@@ -10,19 +10,23 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import prune_gym
 from prune_gym.env import HOBSPruneEnv
 from prune_gym.files import CACHE_VARIABLE
-from tests.prune_gym.tiny import make_tiny_env, register_tiny
+from prune_gym.tasks import register_task
+from tests.prune_gym.tiny import make_tiny_env, register_tiny, tiny_task
 
 VARIANTS = [
     {},
     {"constraint": "hard"},
     {"fidelity": "predicted"},
     {"horizon": 3, "target_flops_reduction": [0.5, 0.7]},
+    {"features": "amc", "horizon": 2},
+    {"features": "cost", "reward": "latency", "fidelity": "predicted"},
     {"env_id": "HOBSPruneLayerwise-v0"},
     {"env_id": "HOBSPruneLayerwise-v0", "fidelity": "predicted", "target_flops_reduction": [0.5, 0.7]},
 ]
@@ -79,10 +83,10 @@ def test_stable_baselines_checker_finds_nothing(kwargs):
         sb3_check_env(make_tiny_env(**kwargs))
 
 
-def test_two_makes_give_matching_environments():
+@pytest.mark.parametrize("kwargs", VARIANTS)
+def test_two_makes_give_matching_environments(kwargs):
     from gymnasium.utils.env_match import check_environments_match
 
-    kwargs = {"horizon": 3, "target_flops_reduction": (0.5, 0.7)}
     check_environments_match(make_tiny_env(**kwargs), make_tiny_env(**kwargs), num_steps=12, seed=3)
 
 
@@ -182,9 +186,90 @@ def test_vector_environments_equal_single_ones(mode):
         np.testing.assert_array_equal(observations[0], expected[0])
 
 
-def test_make_vec_by_id():
-    vector = gym.make_vec("HOBSPrune-v0", num_envs=2, task="tiny", fidelity="predicted")
-    assert vector.reset(seed=0)[0].shape == (2, *vector.single_observation_space.shape)
+@pytest.mark.parametrize("env_id", ["HOBSPrune-v0", "HOBSPruneLayerwise-v0"])
+def test_make_vec_in_spawned_processes(env_id):
+    """By the module-qualified id, on the package's own task: a spawned process knows no other."""
+    vector = gym.make_vec(
+        f"prune_gym:{env_id}",
+        num_envs=2,
+        vectorization_mode="async",
+        vector_kwargs={"context": "spawn"},
+        task="digits-resnet20",
+        fidelity="predicted",
+    )
+    vector.close()
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "A2C", "SAC", "TD3", "DDPG"])
+@pytest.mark.parametrize("env_id", ["HOBSPrune-v0", "HOBSPruneLayerwise-v0"])
+def test_stable_baselines_agents_train(env_id, algorithm):
+    import stable_baselines3
+
+    env = make_tiny_env(env_id=env_id, fidelity="predicted")
+    options = {"n_steps": 8} if algorithm in ("PPO", "A2C") else {"learning_starts": 8}
+    options |= {"batch_size": 8} if algorithm == "PPO" else {}
+    model = getattr(stable_baselines3, algorithm)("MlpPolicy", env, seed=0, **options)
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    model.learn(total_timesteps=24)
+    after = list(model.policy.parameters())
+    assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+    action, _ = model.predict(env.reset(seed=0)[0], deterministic=True)
+    assert env.action_space.contains(action)
+
+
+# ---------------------------------------------------------------------- what can go wrong outside
+
+
+def test_a_factory_that_fails_is_heard_and_can_be_mended(tmp_path):
+    def broken():
+        raise FileNotFoundError("images are at another place")
+
+    register_task("broken", broken, structure=lambda: structure_of_tiny(), default_target=0.7, overwrite=True)
+    env = gym.make("HOBSPrune-v0", task="broken", cache_dir=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="another place"):
+        env.reset(seed=0)
+    with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
+        env.step(env.action_space.sample())
+    register_task("broken", tiny_task, structure=lambda: structure_of_tiny(), default_target=0.7, overwrite=True)
+    assert env.reset(seed=0)[1]["target_flops_reduction"] == 0.7
+
+
+def structure_of_tiny():
+    task = tiny_task()
+    return task.model, task.example_input
+
+
+def test_damaged_caches_are_computed_again_with_a_warning(tmp_path, caplog):
+    first = make_tiny_env(cache_dir=str(tmp_path), fidelity="predicted")
+    observation, _ = first.reset(seed=0)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert {"curvature", "predictor"} <= {part for file in files for part in file.name.split("-")}
+    for file in files:
+        data = bytearray(file.read_bytes())
+        data[-3] ^= 0xFF
+        file.write_bytes(bytes(data))
+    again, _ = make_tiny_env(cache_dir=str(tmp_path), fidelity="predicted").reset(seed=0)
+    np.testing.assert_array_equal(again, observation)
+    assert caplog.text.count("computed again") == len(files)
+
+
+def test_two_processes_fill_one_cache(tmp_path):
+    code = (
+        "from tests.prune_gym.tiny import make_tiny_env; import sys; "
+        "env = make_tiny_env(cache_dir=sys.argv[1], fidelity='predicted'); print(env.reset(seed=0)[0].tobytes().hex())"
+    )
+    root = Path(prune_gym.__file__).parent.parent
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], cwd=root, env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs[0] == outputs[1]
+    assert not [file for file in tmp_path.iterdir() if file.suffix != ".safetensors"]
 
 
 def test_spawned_environments_equal_those_of_this_process():

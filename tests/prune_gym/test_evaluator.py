@@ -121,3 +121,21 @@ def test_a_network_without_batch_norm_needs_no_statistics():
             return self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean(dim=(2, 3)))
 
     assert evaluator_of(Plain, "closed_form").evaluate([2, 2]).loss > 0
+
+
+def test_a_race_stops_only_what_cannot_win_and_keeps_nothing_of_it(monkeypatch):
+    monkeypatch.setattr("prune_gym.evaluator.RACE_BLOCK", 10)
+    full, racing = (evaluator_of(networks.Residual, "sequential") for _ in range(2))
+    plans = [[1, 1, 1, 1], half(full), [group.num_units for group in full.hobs.groups]]
+    for plan in plans:
+        whole = full.evaluate(plan)
+        for metric in ("soft_accuracy", "accuracy"):
+            score = getattr(whole, metric)
+            racing.archive.clear()
+            assert racing.race(plan, score + 0.7, metric) is None
+            assert racing.num_measured == 0
+            result = racing.race(plan, score, metric)
+            assert result is not None
+            assert result.soft_accuracy == pytest.approx(whole.soft_accuracy, abs=1e-6)
+            assert racing.race(plan, 2.0, metric) is result
+    assert racing.evaluate(plans[0]).loss == pytest.approx(full.evaluate(plans[0]).loss, abs=1e-6)

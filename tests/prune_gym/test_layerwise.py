@@ -121,3 +121,15 @@ def test_bad_use_is_explained(problem):
     finish(env, np.zeros(3))
     with pytest.raises(RuntimeError, match="episode is over"):
         env.step(np.zeros(1))
+
+
+def test_undo_goes_back_a_layer(problem):
+    env = make(problem, features="amc")
+    first, _ = env.reset(seed=0)
+    second = env.step(np.array([0.3], dtype=np.float32))[0]
+    env.step(np.array([-0.6], dtype=np.float32))
+    np.testing.assert_array_equal(env.undo()[0], second)
+    np.testing.assert_array_equal(env.undo()[0], first)
+    with pytest.raises(RuntimeError, match="no step to take back"):
+        env.undo()
+    assert finish(env, np.zeros(3))["violation"] == 0.0

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from prune_gym.observation import FEATURES, GLOBALS, ObservationLayout, layer_features, raw_features
+from prune_gym.features import FEATURES, layer_features, raw_features
+from prune_gym.observation import GLOBALS, ObservationLayout
 from prune_gym.problem import PruningProblem
 from tests.prune_gym.tiny import tiny_task
 

@@ -1,0 +1,68 @@
+"""How plans are scored: by running the small network, or from the predicted loss curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from prune_gym.evaluator import Evaluation
+from prune_gym.limits import FloatArray, IntArray
+from prune_gym.problem import PruningProblem
+from prune_gym.reward import unknown
+
+Archive = dict[tuple[int, ...], Evaluation]
+"""Plans measured so far: kept units -> what they score."""
+
+
+@dataclass(frozen=True)
+class MeasuredFidelity:
+    """Plans are repaired, run on the reward split, and remembered in an archive."""
+
+    name = "measured"
+
+    def evaluate(self, problem: PruningProblem, archive: Archive, kept: IntArray) -> Evaluation:
+        """What one plan [L] scores; adds it to the archive."""
+        key = tuple(kept.tolist())
+        if key not in archive:
+            archive[key] = problem.evaluator.evaluate(key)
+        return archive[key]
+
+    def metrics(self, problem: PruningProblem, kept: IntArray) -> FloatArray:
+        """Accuracy, soft accuracy and loss of plans: kept int [B, L] -> float64 [B, 3]; equal plans are run once."""
+        evaluations = problem.evaluator.evaluate_many(kept.tolist())
+        return np.array([(found.accuracy, found.soft_accuracy, found.loss) for found in evaluations])
+
+
+@dataclass(frozen=True)
+class PredictedFidelity:
+    """Plans score what their predicted losses map to (:mod:`prune_gym.predicted`); nothing is measured."""
+
+    name = "predicted"
+
+    def evaluate(self, problem: PruningProblem, archive: Archive, kept: IntArray) -> Evaluation:
+        """What one plan [L] is expected to score; the archive stays as it is."""
+        return Evaluation(*problem.predicted_metrics(kept).tolist())
+
+    def metrics(self, problem: PruningProblem, kept: IntArray) -> FloatArray:
+        """Expected accuracy, soft accuracy and loss of plans: kept int [B, L] -> float64 [B, 3]."""
+        return problem.predicted_metrics(kept)
+
+
+Fidelity = MeasuredFidelity | PredictedFidelity
+
+FIDELITY_NAMES = ("measured", "predicted")
+"""Fidelities :func:`make_fidelity` knows by name."""
+
+
+def make_fidelity(name: str | Fidelity) -> Fidelity:
+    """A fidelity by its name (an object passes through).
+
+    Raises:
+        ValueError: unknown name; the known ones are listed.
+    """
+    if isinstance(name, (MeasuredFidelity, PredictedFidelity)):
+        return name
+    if name not in FIDELITY_NAMES:
+        raise ValueError(unknown("fidelity", name, FIDELITY_NAMES))
+    return MeasuredFidelity() if name == "measured" else PredictedFidelity()
