@@ -43,6 +43,7 @@ class CostModel:
         params_form: the parameters as a :class:`QuadraticCost`.
         dense_flops: FLOPs of the dense network.
         dense_params: parameters of the dense network.
+        positions: weighted module -> how often its kernel is applied to one input.
 
     Raises:
         ValueError: a layer's units own unequal numbers of positions, so that counts alone do not fix the cost.
@@ -52,10 +53,10 @@ class CostModel:
         self.groups = tuple(groups)
         self.units: IntArray = np.array([group.num_units for group in groups], dtype=np.int64)
         widths = _PositionTable(self.groups)
-        positions = _output_positions(model, example_input)
+        self.positions = _output_positions(model, example_input)
         flops, params = FormBuilder(self.units), FormBuilder(self.units)
         for name, module in model.named_modules():
-            _add_module(flops, params, name, module, positions.get(name, 0), widths)
+            _add_module(flops, params, name, module, self.positions.get(name, 0), widths)
         self.flops_form, self.params_form = flops.form(), params.form()
         self.dense_flops = int(self.flops(self.units))
         self.dense_params = int(self.params(self.units))
