@@ -1,4 +1,8 @@
-"""The ways budgets are found, by name: what ``pruning.method`` and ``--method`` accept."""
+"""The ways to prune, by name: what ``pruning.method`` and ``--method`` accept.
+
+A :class:`Method` searches for budgets on the environment and leaves selection and repair to H-OBS. Published methods
+(:mod:`baselines`) do everything themselves, under the names of their own registry.
+"""
 
 from __future__ import annotations
 
@@ -87,5 +91,7 @@ METHODS = {
 
 
 def method_names() -> list[str]:
-    """Return the names of all methods."""
-    return list(METHODS)
+    """Return the names of all methods, searches first."""
+    import baselines
+
+    return [*METHODS, *baselines.available()]

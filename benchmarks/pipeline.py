@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import nn
 
 from benchmarks import stages
 from benchmarks.config import Config
+from benchmarks.methods import METHODS
 from benchmarks.progress import ProgressCallback, StageProgress
 from benchmarks.report import measure_networks
 from benchmarks.run_folder import RunFolder
@@ -87,22 +89,14 @@ class _Run:
             problem = stages.make_problem(self.config, task)
         with self._stage("test dense network"):
             dense = self._once("dense", lambda: stages.accuracy_on_test(task.model, task))
-        with self._stage("H-OBS") as report:
-            stages.analyse(problem, report)
-        with self._stage(f"search: {self.config.pruning.method}") as report:
-            budgets = self._search(problem, report)
-        with self._stage("cut and repair"):
-            pruned = self._network(
-                self.folder.unfinished / "cut.safetensors",
-                problem,
-                budgets,
-                lambda: stages.cut(self.config, problem, budgets),
-            )
+        prune = self._search_and_cut if self.config.pruning.method in METHODS else self._prune_by_baseline
+        budgets, pruned = prune(task, problem)
         with self._stage("test one-shot"):
             one_shot = self._once("one_shot", lambda: stages.accuracy_on_test(pruned, task))
         with self._stage("fine-tune with KD") as report:
             final = self._network(
                 self.folder.checkpoint,
+                task,
                 problem,
                 budgets,
                 lambda: stages.tune(self.config, self.seed, task, pruned, report),
@@ -115,6 +109,36 @@ class _Run:
         result["seconds"] = self._seconds
         self.folder.finish(result)
         return result
+
+    # ------------------------------------------------------------------ two ways to a pruned network
+
+    def _search_and_cut(self, task: PruningTask, problem: PruningProblem) -> tuple[stages.Budgets, nn.Module]:
+        """Search for budgets on the environment; H-OBS selects and repairs."""
+        with self._stage("H-OBS") as report:
+            stages.analyse(problem, report)
+        with self._stage(f"search: {self.config.pruning.method}") as report:
+            budgets = self._search(problem, report)
+        with self._stage("cut and repair"):
+            make = partial(stages.cut, self.config, problem, budgets)
+            return budgets, self._network(self._cut_path, task, problem, budgets, make)
+
+    def _prune_by_baseline(self, task: PruningTask, problem: PruningProblem) -> tuple[stages.Budgets, nn.Module]:
+        """A published method decides, cuts and trains as it does; no curvature is computed."""
+        with self._stage(f"prune: {self.config.pruning.method}") as report:
+            stored = self.folder.read_json("unfinished/budgets.json")
+            if stored is None:
+                budgets, network = stages.prune_by_baseline(self.config, self.seed, task, report)
+                stages.save_network(self._cut_path, network, task, problem, budgets)
+                self.folder.write_json("unfinished/budgets.json", asdict(budgets))
+            else:
+                budgets = stages.Budgets(**stored)
+            self.folder.write_json("budgets.json", stages.budget_table(problem, budgets))
+            return budgets, stages.load_network(self._cut_path, task).to(self.device)
+
+    @property
+    def _cut_path(self) -> Path:
+        """Where the pruned network waits for fine-tuning."""
+        return self.folder.unfinished / "cut.safetensors"
 
     # ------------------------------------------------------------------ stages with a memory
 
@@ -157,12 +181,17 @@ class _Run:
         return budgets
 
     def _network(
-        self, path: Path, problem: PruningProblem, budgets: stages.Budgets, make: Callable[[], nn.Module]
+        self,
+        path: Path,
+        task: PruningTask,
+        problem: PruningProblem,
+        budgets: stages.Budgets,
+        make: Callable[[], nn.Module],
     ) -> nn.Module:
         """Make a pruned network and keep it, or read it back."""
         if not path.with_suffix(".json").is_file():
-            stages.save_network(path, make(), problem, budgets)
-        return stages.load_network(path, problem.task).to(self.device)
+            stages.save_network(path, make(), task, problem, budgets)
+        return stages.load_network(path, task).to(self.device)
 
     # ------------------------------------------------------------------ the result
 

@@ -24,11 +24,13 @@ def save_plots(folder: Path, result: Mapping[str, Any], budgets: Budgets, proble
         folder: where the PNG files go.
         result: what ``result.json`` holds.
         budgets: what the search decided, with its history.
-        problem: the analysed problem.
+        problem: the problem; analysed where H-OBS chose the channels.
     """
+    plot_summary(result, save_path=folder / "summary.png")
+    if not problem.is_loaded:
+        return  # a published method: no prices, no episodes
     history = budgets.history
     prices = {name: price.cpu() for name, price in problem.hobs.channel_prices().items()}
-    plot_summary(result, save_path=folder / "summary.png")
     plot_training_curves(history, save_path=folder / "training.png")
     plot_budgets(result["budgets"], prices, save_path=folder / "budgets.png")
     plot_lambda_evolution(

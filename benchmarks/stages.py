@@ -12,6 +12,7 @@ import gymnasium as gym
 import torch
 from torch import nn
 
+import baselines
 from benchmarks.config import Config
 from benchmarks.config_source import ConfigError
 from benchmarks.methods import METHODS
@@ -40,10 +41,11 @@ Archive = dict[tuple[int, ...], Evaluation]
 
 @dataclass(frozen=True)
 class Budgets:
-    """What a search decided.
+    """What a search or a published method decided.
 
     Attributes:
         kept: kept units of every layer, in the problem's order.
+        plan: layer name -> removed channel indices.
         accuracy: of the plan on the reward split, a fraction.
         soft_accuracy: mean probability of the true class there.
         flops_reduction: of the plan, a fraction.
@@ -52,6 +54,7 @@ class Budgets:
     """
 
     kept: list[int]
+    plan: dict[str, list[int]]
     accuracy: float
     soft_accuracy: float
     flops_reduction: float
@@ -177,6 +180,7 @@ def search_budgets(
         remember(problem.evaluator.archive)
     return Budgets(
         kept=kept.tolist(),
+        plan=problem.hobs.plan(kept.tolist()),
         accuracy=evaluation.accuracy,
         soft_accuracy=evaluation.soft_accuracy,
         flops_reduction=float(problem.cost.reduction(kept)),
@@ -207,7 +211,40 @@ def cut(config: Config, problem: PruningProblem, budgets: Budgets) -> nn.Module:
     pruner = PhysicalPruner(
         task.model, task.example_input, ignored_layers=tuple(task.ignored_layers), damping=config.pruning.hobs.damping
     )
-    return pruner.prune(problem.hobs.plan(budgets.kept), refit=REFIT, calibration=task.calibration)
+    return pruner.prune(budgets.plan, refit=REFIT, calibration=task.calibration)
+
+
+def prune_by_baseline(
+    config: Config, seed: int, task: PruningTask, report: ProgressCallback
+) -> tuple[Budgets, nn.Module]:
+    """Return what a published method decided, and its network: its own weights, without our repair."""
+    pruning, baseline = config.pruning, baselines.get(config.pruning.method)
+    episodes = {"episodes": pruning.rspar.num_episodes} if "episodes" in baseline.options else {}
+    network, info = baseline.prune(
+        task.model,
+        task.calibration if task.train is None else task.train,
+        target_of(config, task),
+        ratio_of="flops",
+        seed=seed,
+        validation=task.reward,
+        max_pruning_ratio=pruning.max_pruning_ratio,
+        ignored_layers=tuple(task.ignored_layers),
+        augment=Augmentation(**pruning.finetune.augmentation.model_dump()),
+        progress=report,
+        return_info=True,
+        **episodes,
+    )
+    score = evaluate_model(network, task.reward)
+    budgets = Budgets(
+        kept=list(info.kept.values()),
+        plan=info.plan,
+        accuracy=score.accuracy,
+        soft_accuracy=score.soft_accuracy,
+        flops_reduction=info.flops_reduction,
+        measured_evaluations=info.evaluations,
+        history=[],
+    )
+    return budgets, network
 
 
 def tune(config: Config, seed: int, task: PruningTask, pruned: nn.Module, report: ProgressCallback) -> nn.Module:
@@ -234,10 +271,9 @@ def tune(config: Config, seed: int, task: PruningTask, pruned: nn.Module, report
 
 def budget_table(problem: PruningProblem, budgets: Budgets) -> dict[str, dict[str, Any]]:
     """Return what ``budgets.json`` holds: for every layer its ratio, units, and kept and removed channels."""
-    plan = problem.hobs.plan(budgets.kept)
     table = {}
     for group, kept in zip(problem.groups, budgets.kept, strict=True):
-        removed = sorted(plan.get(group.name, []))
+        removed = sorted(budgets.plan.get(group.name, []))
         table[group.name] = {
             "pruning_ratio": 1 - kept / group.num_units,
             "channels": group.size,
@@ -247,9 +283,8 @@ def budget_table(problem: PruningProblem, budgets: Budgets) -> dict[str, dict[st
     return table
 
 
-def save_network(path: Path, network: nn.Module, problem: PruningProblem, budgets: Budgets) -> None:
+def save_network(path: Path, network: nn.Module, task: PruningTask, problem: PruningProblem, budgets: Budgets) -> None:
     """Write a pruned network and its manifest."""
-    task = problem.task
     save_pruned(
         path,
         network,

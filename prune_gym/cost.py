@@ -46,6 +46,7 @@ class CostModel:
         input_shapes: shape of one input [C, ...] of every convolution and linear layer, by qualified name.
         dense_flops: FLOPs of the dense network.
         dense_params: parameters of the dense network.
+        positions: weighted module -> how often its kernel is applied to one input.
 
     Raises:
         ValueError: a layer's units own unequal numbers of positions, so that counts alone do not fix the cost.
@@ -55,16 +56,15 @@ class CostModel:
         self.groups = tuple(groups)
         self.units: IntArray = np.array([group.num_units for group in groups], dtype=np.int64)
         widths = _PositionTable(self.groups)
-        positions, self.input_shapes = _calls(model, example_input)
+        self.positions, self.input_shapes = _calls(model, example_input)
         flops, params = FormBuilder(self.units), FormBuilder(self.units)
         for name, module in model.named_modules():
-            _add_module(flops, params, name, module, positions.get(name, 0), widths)
+            _add_module(flops, params, name, module, self.positions.get(name, 0), widths)
         self.flops_form, self.params_form = flops.form(), params.form()
         self._extents = {
             name: _ModuleExtents(*_extents(dict(model.named_modules())[name]), widths.rows(name), widths.columns(name))
-            for name in positions
+            for name in self.positions
         }
-        self._positions = positions
         self.dense_flops = int(self.flops(self.units))
         self.dense_params = int(self.params(self.units))
 
@@ -92,7 +92,7 @@ class CostModel:
         outputs, inputs = self.module_sizes(name, kept)
         extents = self._extents[name]
         # A depthwise convolution counts all inputs as kept: it loses groups, and each output sees as many as before.
-        return 2.0 * self._positions[name] * extents.taps * outputs * inputs / extents.groups
+        return 2.0 * self.positions[name] * extents.taps * outputs * inputs / extents.groups
 
     def limits(self, max_ratio: float = 0.95, *, min_channels: int = 1, round_to: int = 1) -> CountLimits:
         """Legal kept counts under the given bounds (see :meth:`prune_gym.limits.CountLimits.of`)."""

@@ -28,7 +28,7 @@ def test_a_task_that_cannot_be_built_does_not_keep_the_others_from_being_listed(
     def factory():
         raise RuntimeError("no such luck")
 
-    tasks.register_task("broken", factory)
+    tasks.register_task("unlucky", factory)
     assert cli.main(["tasks"]) == 0
     shown = capsys.readouterr().out
     assert "RuntimeError: no such luck" in shown

@@ -191,6 +191,28 @@ def test_every_method_meets_the_target(tmp_path, method):
     assert (folder.path / "plots" / "training.png").is_file()
 
 
+@pytest.mark.filterwarnings("ignore:.*more than 1 % off the target")
+def test_published_methods_run_without_curvature_and_resume(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "analyse", lambda *_: pytest.fail("a published method needs no H-OBS"))
+    config = config_in(tmp_path, "pruning.method=dep-graph")
+    monkeypatch.setattr(stages, "tune", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    monkeypatch.undo()
+    monkeypatch.setattr(stages, "prune_by_baseline", lambda *_: pytest.fail("that stage was finished"))
+    result, folder = run(config)
+    assert result["method"] == "dep-graph"
+    assert 0.6 <= result["flops_reduction"] <= 0.65  # one channel of this network is up to 5 % of its FLOPs
+    assert result["search"]["measured_evaluations"] == 0
+    removed = json.loads((folder.path / "budgets.json").read_text())
+    assert all(row["removed_channels"] for row in removed.values() if row["pruning_ratio"] > 0)
+    assert (folder.path / "plots" / "summary.png").is_file()
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def test_uniform_budgets_are_uniform_and_knapsack_ones_are_not(tmp_path):
     uniform, _ = run(config_in(tmp_path / "u", "pruning.method=hobs-uniform"))
     knapsack, _ = run(config_in(tmp_path / "k", "pruning.method=hobs-knapsack"))

@@ -1,0 +1,212 @@
+"""AMC: DDPG chooses layer after layer (He et al., ECCV 2018), on this project's layerwise environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from baselines.registry import register
+from baselines.removal import keep_best
+from baselines.workbench import Outcome, Workbench
+from hessian.feature_error import filter_norms
+from prune_gym.cost import CostModel
+from prune_gym.layerwise import HOBSPruneLayerwiseEnv
+from prune_gym.limits import FloatArray
+from prune_gym.problem import PruningProblem
+from prune_gym.pruning_task import PruningTask
+
+LARGEST_RATIO = 0.8
+"""AMC keeps at least a fifth of every layer."""
+NOISE, NOISE_DECAY = 0.5, 0.95
+NUM_FEATURES = 11
+
+
+@register("amc", "AMC: DDPG over layer rates, one layer a step (needs stable-baselines3)")
+def amc_prune(
+    bench: Workbench, *, episodes: int = 100, warmup_episodes: int | None = None, lr: float = 1e-3
+) -> Outcome:
+    """AMC (He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018).
+
+    DDPG (stable-baselines3's) walks the layers of ``HOBSPruneLayerwise-v0``. Its state is AMC's: index, output and
+    input channels, height and width, stride, kernel, FLOPs of the layer, FLOPs reduced before it, FLOPs left after
+    it, and the last action, scaled to [0, 1]. The action is the layer's pruning ratio; it is capped so that the
+    target stays in reach with all later layers at their smallest, which keeps a fifth of every layer. Filters go by
+    magnitude, the layers that read them are refitted by least squares on cached features, and the reward is the
+    accuracy on the validation images. It is given to every step of its episode, with gamma 1. Exploration is
+    Gaussian, 0.5 at first, and decays by 0.95 an episode after a warm-up of random ones. The best plan of all
+    episodes is returned, cut from the dense network.
+
+    Deviations: 100 episodes, 25 of them warm-up, where the authors take 800 and 100; noise is added to an action in
+    [-1, 1], which spans the ratios that are left, and clipped there, where AMC's is a truncated normal in the ratio;
+    the smallest layer keeps a fifth unless the target needs less, then ``max_pruning_ratio`` holds; BatchNorm
+    statistics are recalibrated with the refit; rewards have no moving baseline. Under ``ratio_of="channels"`` the
+    search runs at the FLOPs target that the uniform plan of that channel ratio has, and the plan found is moved onto
+    the channel target.
+
+    Args:
+        bench: the workbench.
+        episodes: plans measured, at most.
+        warmup_episodes: random ones before learning starts; a quarter by default.
+        lr: learning rate of actor and critic.
+
+    Raises:
+        ImportError: stable-baselines3 is not installed.
+    """
+    warmup = episodes // 4 if warmup_episodes is None else warmup_episodes
+    if episodes < 1 or not 0 <= warmup <= episodes:
+        raise ValueError(f"episodes is at least 1 and warmup_episodes at most that; got {episodes} and {warmup}")
+    try:
+        from baselines.amc_agent import learn
+    except ImportError as error:
+        raise ImportError("amc needs stable-baselines3: pip install 'prune-gym[sb3]'") from error
+    env = AMCEnv(bench)
+    learn(env, episodes, warmup, lr, bench.seed, lambda done: bench.report("episodes", done, episodes))
+    scores = [filter_norms(group, bench.modules) for group in bench.groups]
+    rewards, plans = zip(*env.finished, strict=True)
+    kept = np.array(plans[int(np.argmax(rewards))])
+    bench.spent.evaluations += len(set(plans))
+    bench.spent.images += len(set(plans)) * (len(bench.validation) + len(bench.data))
+    if bench.target.ratio_of == "channels":
+        kept = bench.target.project(1.0 - kept / bench.target.limits.units)
+    return Outcome(keep_best(scores, kept), details={"rewards": list(rewards)})
+
+
+class AMCEnv(gym.Wrapper):
+    """The layerwise environment as AMC sees it: eleven numbers about the layer in turn, magnitude selection.
+
+    Args:
+        bench: network, images and target.
+
+    Attributes:
+        finished: (reward, kept counts) of every episode.
+    """
+
+    def __init__(self, bench: Workbench) -> None:
+        flops_target = bench.target.ratio
+        if bench.target.ratio_of == "channels":
+            flops_target = float(bench.cost.reduction(bench.target.uniform()))
+        largest = _largest_ratio(bench, flops_target)
+        self._problem = magnitude_problem(bench)
+        inner = HOBSPruneLayerwiseEnv(
+            problem=self._problem,
+            target_flops_reduction=flops_target,
+            reward="amc_accuracy",
+            start="uniform",
+            max_pruning_ratio=largest,
+        )
+        super().__init__(inner)
+        self._inner = inner
+        self._fixed = layer_table(bench)
+        self._flops = self._fixed[:, 7]
+        self._scale = np.maximum(self._fixed.max(axis=0), 1e-9)
+        self.observation_space = spaces.Box(0.0, 1.0, (NUM_FEATURES,), np.float32)
+        self.finished: list[tuple[float, tuple[int, ...]]] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start with no layer decided."""
+        observation, info = self._inner.reset(seed=seed, options=options)
+        return self._state(observation), info
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Decide one layer; the reward at the end is the accuracy, not the gain over a start plan."""
+        observation, _, terminated, truncated, info = self._inner.step(action)
+        reward = 0.0
+        if terminated:
+            reward = float(info["accuracy"])
+            self.finished.append((reward, tuple(self._inner.kept.tolist())))
+        return self._state(observation), reward, terminated, truncated, info
+
+    def _state(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """AMC's state of the layer in turn (after the last one, of that one)."""
+        layout = self._inner.layout
+        marker = layout.features(observation)[:, -1]
+        layer = int(marker.argmax()) if marker.any() else len(marker) - 1
+        ratios = observation[layout.slices["ratios"]].astype(np.float64)
+        return amc_state(self._fixed / self._scale, self._flops, ratios, layer)
+
+
+def amc_state(table: FloatArray, flops: FloatArray, ratios: FloatArray, layer: int) -> NDArray[np.float32]:
+    """The eleven numbers of AMC's state, in [0, 1].
+
+    Args:
+        table: [L, 8], the scaled first eight of every layer (:func:`layer_table`).
+        flops: [L], dense FLOPs of the layers.
+        ratios: [L], pruning ratios; only those of earlier layers count.
+        layer: the layer in turn.
+    """
+    reduced = float((flops * ratios)[:layer].sum() / flops.sum())
+    rest = float(flops[layer + 1 :].sum() / flops.sum())
+    last = float(ratios[layer - 1]) if layer else 0.0
+    return np.array([*table[layer], reduced, rest, last], dtype=np.float32).clip(0.0, 1.0)
+
+
+def layer_table(bench: Workbench) -> FloatArray:
+    """What does not change of AMC's state, [L, 8].
+
+    Columns: index, output channels, input channels, height, width, stride, kernel, FLOPs of the layer's convolution.
+    """
+    sizes = _input_sizes(bench)
+    rows = []
+    for index, group in enumerate(bench.groups):
+        module = bench.modules[group.name]
+        height, width = sizes[group.name]
+        stride = getattr(module, "stride", (1,))[0]
+        kernel = getattr(module, "kernel_size", (1,))[0]
+        inputs = getattr(module, "in_channels", 0) or getattr(module, "in_features", 0)
+        flops = 2 * module.weight.numel() * bench.cost.positions[group.name]
+        rows.append([index, group.size, inputs, height, width, stride, kernel, flops])
+    return np.array(rows, dtype=np.float64)
+
+
+def _input_sizes(bench: Workbench) -> dict[str, tuple[int, int]]:
+    """Height and width of the input of every layer's convolution; 1 x 1 for a linear layer."""
+    sizes: dict[str, tuple[int, int]] = {}
+
+    def record(name: str) -> Any:
+        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+            shape = tuple(inputs[0].shape[2:])
+            sizes[name] = (shape[0], shape[-1]) if shape else (1, 1)
+
+        return hook
+
+    handles = [bench.modules[group.name].register_forward_pre_hook(record(group.name)) for group in bench.groups]
+    try:
+        with torch.no_grad():
+            bench.dense(bench.example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sizes
+
+
+def magnitude_problem(bench: Workbench) -> PruningProblem:
+    """The pruning problem of the bench's network in which units leave by magnitude instead of by H-OBS prices.
+
+    Repair is the closed-form least squares on the dense network's features, as in AMC.
+    """
+    task = PruningTask(
+        name="amc",
+        model=bench.dense,
+        example_input=bench.example,
+        calibration=bench.data,
+        reward=bench.validation,
+        test=None,
+        ignored_layers=bench.ignored_layers,
+    )
+    problem = PruningProblem(task, repair="closed_form").load()
+    for group in problem.groups:
+        problem.hobs.orders[group.name] = torch.argsort(filter_norms(group, bench.modules), stable=True)
+    problem.evaluator.archive.clear()
+    return problem
+
+
+def _largest_ratio(bench: Workbench, target: float) -> float:
+    """AMC's bound of a layer's ratio, or the caller's where the target is out of reach with it."""
+    cost: CostModel = bench.cost
+    reachable = cost.largest_reduction(cost.limits(LARGEST_RATIO))
+    return LARGEST_RATIO if target <= reachable else bench.max_pruning_ratio

@@ -1,0 +1,249 @@
+"""Published methods against H-OBS and R-SPAR: same network, images, targets and budgets, every stage of repair apart.
+
+    python -m benchmarks.compare_methods --task digits-resnet20 --out DIR [--methods NAME ...] [--targets 0.5 0.76 0.9]
+        [--seeds 0 1 2 3 4] [--weights FILE ...] [--minutes 55] [--part 1/2]
+
+Every (method, target, seed) is a file of its own in ``DIR/cells``: a killed or stopped run goes on where it was with
+the same command, and several can share the work. ``--weights`` gives every seed a dense network of its own. When
+cells are there, the table of what is finished is printed and ``DIR/comparison.json`` and ``.csv`` are written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.main import default_threads
+from benchmarks.method_cells import Budget, measure, method_names
+from benchmarks.method_tables import comparison_table, summarise, write_csv
+from benchmarks.pipeline import versions
+from hessian.channels import suggest
+from prune_gym.augmentation import Augmentation
+from prune_gym.device import resolve_device
+from prune_gym.files import write_json_atomic
+from prune_gym.named_tasks import named_task
+from prune_gym.problem import PruningProblem
+from prune_gym.tasks import task_names
+
+BAD_INPUT, INTERRUPTED = 2, 130
+TARGETS = (0.5, 0.76, 0.9)
+TABLE_WIDTH = 150
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared.
+
+    Attributes:
+        task: name of a task.
+        methods: names.
+        targets: FLOPs reductions.
+        seeds: of methods and fine-tuning.
+        weights: a file of dense weights a seed, or nothing for the task's own.
+        budget: what every method may spend.
+    """
+
+    task: str
+    methods: tuple[str, ...]
+    targets: tuple[float, ...]
+    seeds: tuple[int, ...]
+    weights: tuple[str, ...]
+    budget: Budget
+
+    def cells(self) -> list[tuple[int, float, str]]:
+        """(seed, target, method) of every cell; seeds outermost, so that an unfinished table has whole seeds first."""
+        return [(seed, target, method) for seed in self.seeds for target in self.targets for method in self.methods]
+
+    def weights_of(self, seed: int) -> str | None:
+        """Dense weights of a seed."""
+        return self.weights[self.seeds.index(seed)] if self.weights else None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison, or what is left of it.
+
+    Args:
+        argv: arguments; absent means those of the process.
+
+    Returns:
+        Exit code: 0 done (or out of time), 1 some cells failed, 2 bad input, 130 interrupted.
+    """
+    options = _parser().parse_args(argv)
+    errors = Console(stderr=True)
+    try:
+        study = _study(options)
+        torch.set_num_threads(options.threads or default_threads())
+        _open_folder(options.out, study, overwrite=options.overwrite)
+        console = Console()
+        _run(study, options, console)
+        # Where nobody looks at a terminal, no column is cut off.
+        return _report(study, options.out, console if console.is_terminal else Console(width=TABLE_WIDTH))
+    except (OSError, ValueError, KeyError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        errors.print("interrupted: the same command goes on with the next cell", style="yellow")
+        return INTERRUPTED
+
+
+def _study(options: argparse.Namespace) -> Study:
+    known = method_names()
+    methods = tuple(options.methods or known)
+    for name in methods:
+        if name not in known:
+            raise ValueError(f"unknown method {name!r}{suggest(name, known)}")
+    weights = tuple(str(path) for path in options.weights or ())
+    if weights and len(weights) != len(options.seeds):
+        raise ValueError(f"--weights gives every seed a dense network: {len(options.seeds)} files, got {len(weights)}")
+    if len(set(options.seeds)) < len(options.seeds):
+        raise ValueError(f"--seeds are different numbers; got {options.seeds}")
+    budget = Budget(
+        options.images, options.own_training, options.evaluations, options.finetune_epochs, options.finetune_lr
+    )
+    return Study(options.task, methods, tuple(options.targets), tuple(options.seeds), weights, budget)
+
+
+def _open_folder(folder: Path, study: Study, *, overwrite: bool) -> None:
+    """Refuse to mix cells of different studies; more methods, targets or seeds of the same one are welcome."""
+    path, same = folder / "study.json", {"task": study.task, "budget": asdict(study.budget)}
+    if path.is_file() and not overwrite:
+        stored = json.loads(path.read_text())
+        if {key: stored[key] for key in same} != same:
+            raise ValueError(
+                f"{folder} holds cells of another task or budget ({stored}); choose another --out, or --overwrite"
+            )
+    if overwrite:
+        for cell in (folder / "cells").glob("*.json"):
+            cell.unlink()
+    write_json_atomic(path, {**same, "versions": versions(), "threads": torch.get_num_threads()})
+
+
+def _run(study: Study, options: argparse.Namespace, console: Console) -> None:
+    part, parts = options.part
+    mine = [cell for number, cell in enumerate(study.cells()) if number % parts == part - 1]
+    todo = [cell for cell in mine if not _finished(_cell_path(options.out, study, *cell))]
+    console.print(f"{len(mine) - len(todo)} of {len(mine)} cells finished before", highlight=False)
+    device, started = resolve_device(options.gpu), time.monotonic()
+    problems: dict[str | None, PruningProblem] = {}
+    for number, (seed, target, method) in enumerate(todo, start=1):
+        if options.minutes is not None and time.monotonic() - started > 60 * options.minutes:
+            console.print(f"{options.minutes:g} minutes are over; the same command goes on", highlight=False)
+            return
+        weights = study.weights_of(seed)
+        if weights not in problems:
+            problems = {weights: _problem(study.task, weights, device)}  # one at a time: data and curvature are large
+        path = _cell_path(options.out, study, seed, target, method)
+        began = time.monotonic()
+        write_json_atomic(path, _cell(problems[weights], study, seed, target, method))
+        console.print(
+            f"[{number}/{len(todo)}] {method}, target {target:g}, seed {seed}: {time.monotonic() - began:.0f} s",
+            highlight=False,
+            markup=False,
+        )
+
+
+def _problem(task: str, weights: str | None, device: torch.device) -> PruningProblem:
+    options = {} if weights is None else {"weights": weights}
+    problem = PruningProblem(task, device=device, task_options=options).load()
+    if problem.task.test is None or problem.task.train is None:
+        raise ValueError(f"the task {task!r} lacks a test or a train split, which the comparison needs")
+    return problem
+
+
+def _cell(problem: PruningProblem, study: Study, seed: int, target: float, method: str) -> dict[str, Any]:
+    """The measured cell, or why there is none: one failure must not cost the others."""
+    try:
+        return measure(problem, method, target, seed, study.budget, _augmentation(study.task))
+    except (ValueError, RuntimeError, ArithmeticError) as error:
+        return {"method": method, "target": target, "seed": seed, "error": f"{type(error).__name__}: {error}"}
+
+
+def _augmentation(task: str) -> Augmentation:
+    """The random changes the dense network was trained with; none where the task is not the package's."""
+    try:
+        recipe = named_task(task).recipe
+    except KeyError:
+        return Augmentation()
+    return Augmentation(recipe.max_shift, recipe.max_rotation, recipe.flip)
+
+
+def _cell_path(folder: Path, study: Study, seed: int, target: float, method: str) -> Path:
+    weights = study.weights_of(seed)
+    dense = "" if weights is None else f"-{Path(weights).stem}"
+    return folder / "cells" / f"{method}-{target:g}-seed{seed}{dense}.json"
+
+
+def _finished(path: Path) -> bool:
+    """Whether a cell is there and is no failure, which is tried again."""
+    return path.is_file() and "error" not in json.loads(path.read_text())
+
+
+def _report(study: Study, folder: Path, console: Console) -> int:
+    """Print and write what is there; 1 if a cell failed."""
+    paths = [_cell_path(folder, study, *cell) for cell in study.cells()]
+    cells = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    failed = [cell for cell in cells if "error" in cell]
+    done = [cell for cell in cells if "error" not in cell]
+    for cell in failed:
+        text = f"failed: {cell['method']}, target {cell['target']:g}, seed {cell['seed']}: {cell['error']}"
+        console.print(text, style="red", markup=False)
+    if done:
+        rows = summarise(done)
+        for target in study.targets:
+            console.print(comparison_table(target, [row for row in rows if row["target"] == target]))
+        content = {"task": study.task, "budget": asdict(study.budget), "versions": versions(), "rows": rows}
+        content["failed"] = failed
+        write_json_atomic(folder / "comparison.json", content)
+        write_csv(folder / "comparison.csv", done)
+    console.print(f"{len(done)} of {len(paths)} cells; results: {folder}", highlight=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    budget = Budget()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare_methods",
+        description="Compare published methods with H-OBS at equal budgets.",
+    )
+    add = parser.add_argument
+    add("--task", required=True, choices=task_names(), metavar="NAME", help=", ".join(task_names()))
+    add("--out", required=True, type=Path, metavar="DIR", help="where cells and tables go")
+    add("--methods", nargs="+", metavar="NAME", help=f"default all: {', '.join(method_names())}")
+    add("--targets", nargs="+", type=float, default=TARGETS, metavar="X", help="FLOPs reductions")
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N")
+    add("--weights", nargs="+", type=Path, metavar="FILE", help="dense weights, a file a seed (default: the task's)")
+    add("--images", type=int, default=budget.images, help="training images drawn from (default: %(default)s)")
+    add("--own-training", type=int, default=budget.own_training, help="images a method may train on by itself")
+    add("--evaluations", type=int, default=budget.evaluations, help="plans a search may measure")
+    add("--finetune-epochs", type=int, default=budget.finetune_epochs, help="of the equal fine-tuning")
+    add("--finetune-lr", type=float, default=budget.finetune_lr, help="its peak learning rate")
+    add("--minutes", type=float, help="start no new cell after so long")
+    add("--part", type=_part, default=(1, 1), metavar="I/N", help="only every N-th cell, starting at the I-th")
+    add("--overwrite", action="store_true", help="forget the cells that are there")
+    add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
+    add("--threads", type=int, metavar="N", help="CPU threads (default: one a core, at most 8)")
+    return parser
+
+
+def _part(text: str) -> tuple[int, int]:
+    try:
+        part, parts = (int(number) for number in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write it as 1/2; got {text!r}") from None
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"parts are counted from 1 to N; got {text!r}")
+    return part, parts
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""The comparison of methods as rows with intervals and tests, a table and a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from benchmarks.method_cells import OURS, STAGES, mean_over, number
+from benchmarks.stat_tests import run_statistical_analysis
+from prune_gym.files import write_atomic
+
+REFERENCE = OURS[-1]
+"""Methods are tested against this one, R-SPAR, where it is among them."""
+
+NUMBERS = (
+    "flops",
+    "flops_reduction",
+    "parameters",
+    "speedup",
+    "evaluations",
+    "images",
+    "backward_passes",
+    "seconds",
+)
+HEADINGS = ("raw", "+ BN", "+ refit", "fine-tuned", "p", "FLOPs cut", "parameters", "speed-up", "plans", "seconds")
+
+Cell = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+def summarise(cells: Sequence[Cell]) -> list[Row]:
+    """One row a (target, method): means over seeds, spread, bootstrap intervals, paired tests against R-SPAR.
+
+    Args:
+        cells: finished cells.
+
+    Returns:
+        Rows with ``accuracy`` (stage -> mean, std, confidence_interval, comparison) and means of everything else.
+        Intervals and comparisons are None below two seeds; comparisons also for seeds the reference lacks.
+    """
+    rows = []
+    for target in sorted({cell["target"] for cell in cells}):
+        at_target = [cell for cell in cells if cell["target"] == target]
+        methods = list(dict.fromkeys(cell["method"] for cell in at_target))
+        groups = {method: [cell for cell in at_target if cell["method"] == method] for method in methods}
+        accuracies = {stage: _analysis(groups, stage) for stage in STAGES}
+        for method, group in groups.items():
+            row: Row = {"target": target, "method": method, "seeds": sorted(cell["seed"] for cell in group)}
+            row["accuracy"] = {stage: accuracies[stage][method] for stage in STAGES}
+            row["dense_accuracy"] = mean_over(list(group), "dense_accuracy")
+            row.update({key: mean_over(list(group), key) for key in NUMBERS})
+            rows.append(row)
+    return rows
+
+
+def _analysis(groups: Mapping[str, Sequence[Cell]], stage: str) -> dict[str, dict[str, Any]]:
+    results = {
+        method: {cell["seed"]: number(cell, f"accuracy.{stage}") for cell in group} for method, group in groups.items()
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for method, values in results.items():
+        sample = list(values.values())
+        spread = statistics.stdev(sample) if len(sample) > 1 else 0.0
+        found[method] = {"mean": statistics.fmean(sample), "std": spread}
+        found[method].update(confidence_interval=None, comparison=None)
+    reference = results.get(REFERENCE, {})
+    paired = {method: values for method, values in results.items() if set(values) == set(reference)}
+    if len(reference) >= 2 and len(paired) >= 2:
+        with warnings.catch_warnings():  # the number of seeds stands in the table
+            warnings.simplefilter("ignore", UserWarning)
+            for method, entry in run_statistical_analysis(paired, REFERENCE).items():
+                found[method].update(_finite(entry))
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """A value as JSON holds it: a difference without any spread has an infinite t-statistic, which becomes None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def comparison_table(target: float, rows: Sequence[Row]) -> Table:
+    """The rows of one target; accuracies in percent, mean and standard deviation over seeds."""
+    seeds = max((len(row["seeds"]) for row in rows), default=0)
+    dense = 100 * statistics.fmean(row["dense_accuracy"] for row in rows) if rows else float("nan")
+    title = f"{100 * target:g} % of the FLOPs removed, {seeds} seed{'s' * (seeds != 1)}, dense {dense:.1f} %"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("method", no_wrap=True)
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(
+            row["method"],
+            *(_accuracy(row["accuracy"][stage], len(row["seeds"])) for stage in STAGES),
+            _p_value(row["accuracy"]["finetuned"]["comparison"]),
+            f"{100 * row['flops_reduction']:.1f} %",
+            f"{row['parameters'] / 1e3:,.1f} k",
+            f"{row['speedup']:.2f} x",
+            f"{row['evaluations']:.0f}",
+            f"{row['seconds']:.1f}",
+        )
+    table.caption = f"p: fine-tuned against {REFERENCE}, paired over seeds, Holm-corrected"
+    table.caption_justify = "left"
+    return table
+
+
+def _accuracy(entry: Mapping[str, Any], seeds: int) -> str:
+    mean = f"{100 * entry['mean']:.1f}"
+    return mean if seeds < 2 else f"{mean} ± {100 * entry['std']:.1f}"
+
+
+def _p_value(comparison: Mapping[str, Any] | None) -> str:
+    return "" if comparison is None else f"{comparison['p_value_holm']:.3f}"
+
+
+def write_csv(path: Path, cells: Sequence[Cell]) -> None:
+    """Write one line a cell, whole or not at all."""
+    columns = ["target", "method", "seed", *(f"accuracy_{stage}" for stage in STAGES), "dense_accuracy", *NUMBERS]
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for cell in cells:
+        accuracies = [cell["accuracy"][stage] for stage in STAGES]
+        rest = [cell[key] for key in ("dense_accuracy", *NUMBERS)]
+        writer.writerow([cell["target"], cell["method"], cell["seed"], *accuracies, *rest])
+    write_atomic(path, text.getvalue())
