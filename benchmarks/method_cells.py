@@ -21,7 +21,7 @@ from benchmarks.config_schema import PruningConfig, RSPARConfig
 from benchmarks.methods import METHODS
 from benchmarks.metrics import SystemMetrics
 from prune_gym.augmentation import Augmentation
-from prune_gym.datasets import TensorSplit
+from prune_gym.datasets import ImageSplit
 from prune_gym.env import HOBSPruneEnv
 from prune_gym.problem import PruningProblem
 from prune_gym.pruner import PhysicalPruner
@@ -179,7 +179,7 @@ def _baseline(
     target: float,
     seed: int,
     budget: Budget,
-    train: TensorSplit,
+    train: ImageSplit,
     augment: Augmentation,
 ) -> Pruned:
     task = problem.task
