@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from torch import Tensor
 
 from hessian.products import shifted_products
-from hessian.tap_geometry import Geometry, Indices, Phase, PhasePair, SharedSum, axis_phases, phase_pair
+from hessian.tap_geometry import Geometry, Indices, Phase, PhasePair, SharedSum, Term, axis_phases, phase_pair
 
 Block = Callable[[Indices, Indices], Tensor]
 
@@ -123,17 +123,14 @@ def _fill(moment: Tensor, pair: PhasePair, products: Sequence[Tensor]) -> None:
     """
     zero = moment.new_zeros(()).expand(moment.shape[0], moment.shape[1], moment.shape[1])
 
-    def forth(t: Indices, u: Indices) -> Tensor:
-        return _block(pair, products, t, u, zero)
-
-    def back(u: Indices, t: Indices) -> Tensor:
-        return _block(pair, products, t, u, zero).mT
+    def block(t: Indices, u: Indices) -> Tensor:
+        return _total(pair.terms[t, u], products, zero)
 
     if pair.left == pair.right:
-        _write(moment, pair.left, pair.left, lambda t, u: forth(t, u) if t <= u else back(t, u))
+        _write(moment, pair.left, pair.left, lambda t, u: block(t, u) if t <= u else block(u, t).mT)
     else:
-        _write(moment, pair.left, pair.right, forth)
-        _write(moment, pair.right, pair.left, back)
+        _write(moment, pair.left, pair.right, block)
+        _write(moment, pair.right, pair.left, lambda u, t: block(t, u).mT)
 
 
 def _write(moment: Tensor, rows: tuple[Phase, ...], columns: tuple[Phase, ...], block: Block) -> None:
@@ -146,16 +143,13 @@ def _write(moment: Tensor, rows: tuple[Phase, ...], columns: tuple[Phase, ...], 
             moment[place] = block(t, u)
 
 
-def _block(pair: PhasePair, products: Sequence[Tensor], t: Indices, u: Indices, zero: Tensor) -> Tensor:
-    """The block of two taps, [groups, c, c], ``zero`` without a sum; indices of taps count inside their phases."""
-    lag = [b.starts[j] - a.starts[i] for a, b, i, j in zip(pair.left, pair.right, t, u, strict=True)]
-    total: Tensor | None = None
-    for shared, product in zip(pair.sums, products, strict=True):
-        place = shared.place(t, lag)
-        if place is None:
-            continue
-        if total is None:
-            total = product[place] if shared.sign > 0 else -product[place]
-        else:
-            total = total.add(product[place], alpha=shared.sign)
-    return zero if total is None else total
+def _total(terms: Sequence[Term], products: Sequence[Tensor], zero: Tensor) -> Tensor:
+    """The sum of some products, [groups, c, c], ``zero`` without any."""
+    if not terms:
+        return zero
+    signed = [(products[term.sum][term.place], term.sign) for term in terms]
+    (total, sign), *rest = signed
+    total = total if sign > 0 else -total
+    for product, sign in rest:
+        total = total.add(product, alpha=sign)
+    return total

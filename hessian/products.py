@@ -30,6 +30,12 @@ CONVOLUTION_WIDTH = 32
 CONVOLUTION_POSITIONS = 4
 """The same for the number of positions."""
 
+SYMMETRIC_WIDTH = 1024
+"""From this length on, only the upper part of a symmetric sum is formed, in so many ..."""
+
+SYMMETRIC_PARTS = 4
+"""... rows of blocks: narrower ones lose more by reordering than they save."""
+
 
 def outer_sum(columns: Tensor, other: Tensor | None = None) -> Tensor:
     """Sum over images and positions of ``c o^T``: [N, groups, d, S] (and [N, groups, e, S]) -> [groups, d, e].
@@ -38,8 +44,10 @@ def outer_sum(columns: Tensor, other: Tensor | None = None) -> Tensor:
         columns: c.
         other: o; c itself by default.
     """
-    other = columns if other is None else other
     images, groups, width, positions = columns.shape
+    if other is None and width >= SYMMETRIC_WIDTH and _suits_convolution(columns):
+        return _symmetric_sum(columns.view(images, width, 1, positions))[None]
+    other = columns if other is None else other
     if _suits_convolution(columns) and _suits_convolution(other):
         left, right = (part.view(images, -1, 1, positions) for part in (columns, other))
         return shifted_products(left, right, [range(1), range(1)])[:, :, :, 0, 0]
@@ -50,6 +58,19 @@ def outer_sum(columns: Tensor, other: Tensor | None = None) -> Tensor:
         part.permute(1, 2, 0, 3).reshape(groups, part.shape[2], images * positions) for part in (columns, other)
     )
     return left @ right.transpose(1, 2)
+
+
+def _symmetric_sum(maps: Tensor) -> Tensor:
+    """Sum over images and positions of ``c c^T``, [N, d, 1, S] -> [d, d]; the lower part is the upper one's mirror."""
+    width = maps.shape[1]
+    total = maps.new_empty(width, width)
+    step = -(-width // SYMMETRIC_PARTS)
+    for start in range(0, width, step):
+        stop = min(width, start + step)
+        rows = shifted_products(maps[:, start:stop], maps[:, start:], [range(1), range(1)])[0, :, :, 0, 0]
+        total[start:stop, start:] = rows
+        total[stop:, start:stop] = rows[:, stop - start :].T
+    return total
 
 
 def _suits_convolution(columns: Tensor) -> bool:

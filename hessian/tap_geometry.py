@@ -22,6 +22,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 Indices = tuple[int, ...]
 
@@ -149,6 +150,21 @@ class SharedSum:
 
 
 @dataclass(frozen=True)
+class Term:
+    """One product in a block.
+
+    Attributes:
+        sum: index of the :class:`SharedSum` among those of its pair of phases.
+        place: index of the product among the sum's lags.
+        sign: +1 or -1.
+    """
+
+    sum: int
+    place: tuple[int, ...]
+    sign: int
+
+
+@dataclass(frozen=True)
 class PhasePair:
     """All blocks between the taps of two phases.
 
@@ -161,6 +177,21 @@ class PhasePair:
     left: tuple[Phase, ...]
     right: tuple[Phase, ...]
     sums: tuple[SharedSum, ...]
+
+    @cached_property
+    def terms(self) -> dict[tuple[Indices, Indices], tuple[Term, ...]]:
+        """What the block of a left and a right tap is made of; taps are counted inside their phases."""
+        taps = [
+            list(itertools.product(*(range(len(phase.taps)) for phase in side))) for side in (self.left, self.right)
+        ]
+        return {(t, u): tuple(self._terms(t, u)) for t, u in itertools.product(*taps)}
+
+    def _terms(self, t: Indices, u: Indices) -> Iterator[Term]:
+        lag = [b.starts[j] - a.starts[i] for a, b, i, j in zip(self.left, self.right, t, u, strict=True)]
+        for index, shared in enumerate(self.sums):
+            place = shared.place(t, lag)
+            if place is not None:
+                yield Term(index, place, shared.sign)
 
 
 def phase_pair(left: tuple[Phase, ...], right: tuple[Phase, ...]) -> PhasePair:

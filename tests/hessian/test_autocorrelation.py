@@ -159,3 +159,11 @@ def test_outer_sums_agree_with_einsum_in_single_precision(width, positions, grou
     torch.testing.assert_close(outer_sum(columns.float(), other.float()), expected, atol=1e-4, rtol=1e-4)
     expected = torch.einsum("ngis,ngjs->gij", columns, columns).float()
     torch.testing.assert_close(outer_sum(columns.float()), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("width", [32, 33, 47])
+def test_the_mirrored_half_of_a_wide_sum_is_the_other_one(width, monkeypatch):
+    monkeypatch.setattr("hessian.products.SYMMETRIC_WIDTH", 32)
+    columns = randn(3, 1, width, 6)
+    expected = torch.einsum("ngis,ngjs->gij", columns, columns).float()
+    torch.testing.assert_close(outer_sum(columns.float()), expected, atol=1e-4, rtol=1e-4)
