@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hessian.batches import model_device, read_batches
+from hessian.batches import fast_layout, model_device, read_batches
 from hessian.channels import suggest
 from hessian.checks import check_inputs, check_model, layers_to_watch
 from hessian.distributed import Workers, current_workers
@@ -231,7 +231,7 @@ class KFACHessianApproximator:
     ) -> None:
         """Forward and backward pass over one batch."""
         check_inputs(self.model, inputs)
-        outputs = self._forward(inputs, labels, criterion)
+        outputs = self._forward(fast_layout(inputs), labels, criterion)
         vectors = list(backpropagated_vectors(outputs, labels, criterion, fisher, generator))
         for index, vector in enumerate(vectors):
             outputs.backward(vector, retain_graph=index + 1 < len(vectors))

@@ -81,7 +81,7 @@ def _suits_convolution(columns: Tensor) -> bool:
         and groups == 1
         and width >= CONVOLUTION_WIDTH
         and positions >= CONVOLUTION_POSITIONS
-        and columns.is_contiguous()
+        and (columns.is_contiguous() or columns.transpose(2, 3).is_contiguous())
         and torch.backends.mkldnn.is_available()
     )
 

@@ -167,3 +167,13 @@ def test_the_mirrored_half_of_a_wide_sum_is_the_other_one(width, monkeypatch):
     columns = randn(3, 1, width, 6)
     expected = torch.einsum("ngis,ngjs->gij", columns, columns).float()
     torch.testing.assert_close(outer_sum(columns.float()), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("width", [48, 64])
+def test_channels_last_maps_give_the_same_sums(width, monkeypatch):
+    monkeypatch.setattr("hessian.products.SYMMETRIC_WIDTH", 64)
+    maps = randn(3, width, 4, 5).float()
+    columns = maps.contiguous(memory_format=torch.channels_last).reshape(3, 1, width, 20)
+    assert not columns.is_contiguous()
+    expected = torch.einsum("ncs,nds->cd", maps.flatten(2), maps.flatten(2))[None]
+    torch.testing.assert_close(outer_sum(columns), expected, atol=1e-4, rtol=1e-4)
