@@ -211,10 +211,11 @@ def _write_patch_moment(module: Any, inputs: Tensor, out: Tensor) -> None:
 
 
 def matrix_width(module: Any) -> int:
-    """Columns of a module's weight matrix without the bias, d_in."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    return module.in_channels // module.groups * math.prod(module.kernel_size)
+    """Columns of a module's weight matrix without the bias, d_in; read off the weight, which may be cut."""
+    shape = tuple(module.weight.shape)
+    if isinstance(module, TRANSPOSED_TYPES):
+        return shape[0] // module.groups * math.prod(shape[2:])
+    return math.prod(shape[1:])
 
 
 def num_positions(module: Any, inputs: Tensor) -> int:

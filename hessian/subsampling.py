@@ -54,10 +54,14 @@ class Lattice:
         window = (slice(None), slice(None), *(slice(first, None) for first in start))
         return coarse, inputs[window]
 
+    def outputs(self, module: nn.Module, outputs: Tensor) -> Tensor:
+        """A layer's outputs (or what else has their shape) at the lattice's positions."""
+        leading = 1 if isinstance(module, nn.Linear) else 2
+        return outputs[(slice(None),) * leading + self._window()]
+
     def gradients(self, module: nn.Module, gradients: Tensor) -> Tensor:
         """Output gradients at the lattice's positions, scaled so that sums of squares stand for all positions."""
-        leading = 1 if isinstance(module, nn.Linear) else 2
-        kept = gradients[(slice(None),) * leading + self._window()]
+        kept = self.outputs(module, gradients)
         return kept * math.sqrt(gradients.numel() / kept.numel())
 
     def _window(self) -> tuple[slice, ...]:
