@@ -40,8 +40,9 @@ from hessian.kfac import Progress
 from hessian.lockstep import ValueStore, Walker, closing_sum, execution_order, trace
 from hessian.modes import modes_restored
 from hessian.norms import shift_absorbing_norms
+from hessian.position_sample import PositionSample
 from hessian.slicing import ModuleSlice, NetworkSlicer, Plan, installed
-from hessian.subsampling import Lattice, position_extents
+from hessian.subsampling import position_extents
 
 STORE_BYTES = 2 << 30
 """Dense activations kept between refits; past this they are computed anew for every plan."""
@@ -71,8 +72,8 @@ class SequentialRefitter:
         groups: its prunable layers.
         batches: calibration inputs: tensors or (inputs, labels) batches.
         damping: ridge towards the sliced weights, relative to the mean diagonal of ``X X^T``.
-        samples_per_input: a layer is solved on a lattice of at least this many positions an unknown of a row, spread
-            over all images; None uses all positions.
+        samples_per_input: a layer is solved on this many random positions an unknown of a row, spread over all images;
+            None uses all positions.
         store_bytes: memory for dense activations; where they need more they are recomputed for every plan.
 
     Raises:
@@ -176,15 +177,14 @@ class SequentialRefitter:
     ) -> None:
         """Solve one layer of the private network in place."""
         norm = pruned.modules[self._norms[layer.name]] if layer.name in self._norms else None
-        lattice = self._lattice(module, dense.value(node))
-        targets = self._targets(module, layer, part, node, dense, pruned, lattice)
+        sample = self._sample(module, dense.value(node))
+        targets = self._targets(module, layer, part, node, dense, pruned, sample)
         shift = module.bias
         if norm is not None:
             shift = torch.zeros_like(norm.running_mean)
         inputs, solved = pruned.value(node.all_input_nodes[0]), module
-        if lattice is not None:
-            seen = [lattice.inputs(module, given) for given in inputs]
-            solved, inputs = seen[0][0], [given for _, given in seen]
+        if sample is not None:
+            solved, inputs = sample.inputs(module, inputs)
         matrix = ridge_refit(solved, shift, inputs, targets, self.damping)
         weight, shift = from_matrix(module, matrix, bias=shift is not None)
         module.weight.copy_(weight)
@@ -193,17 +193,13 @@ class SequentialRefitter:
         elif shift is not None:
             module.bias.copy_(shift)
 
-    def _lattice(self, module: Any, outputs: Sequence[Tensor]) -> Lattice | None:
-        """Output positions a layer is solved on: a lattice over every image, or None for all of them."""
-        extents = position_extents(module, outputs[0])
-        if self.samples_per_input is None or not extents or isinstance(module, TRANSPOSED_TYPES):
+    def _sample(self, module: Any, outputs: Sequence[Tensor]) -> PositionSample | None:
+        """Output positions a layer is solved on, or None for all of them."""
+        if self.samples_per_input is None or isinstance(module, TRANSPOSED_TYPES):
             return None
-        positions = sum(len(output) for output in outputs) * math.prod(extents)
+        positions = sum(len(output) for output in outputs) * math.prod(position_extents(module, outputs[0]))
         wanted = max(self.samples_per_input * matrix_width(module), MIN_POSITIONS)
-        stride = min(int((positions / wanted) ** (1.0 / len(extents))), *extents)
-        if stride <= 1:
-            return None
-        return Lattice(tuple((extent - 1) % stride // 2 for extent in extents), stride)
+        return PositionSample(module, outputs, wanted) if wanted < positions else None
 
     def _targets(
         self,
@@ -213,10 +209,10 @@ class SequentialRefitter:
         node: fx.Node,
         dense: ValueStore | Walker,
         pruned: Walker,
-        lattice: Lattice | None,
+        sample: PositionSample | None,
     ) -> list[Tensor]:
         """What the pruned layer should output: the dense output, corrected by the residual sum it closes."""
-        outputs = [_rows(module, output, part) for output in _at(lattice, module, dense.value(node))]
+        outputs = [_rows(module, output, part) for output in _at(sample, dense.value(node))]
         if layer.closing is None:
             return outputs
         norm_name, other = layer.closing
@@ -224,9 +220,7 @@ class SequentialRefitter:
             return outputs
         errors = [
             _rows(module, wanted, part) - carried
-            for wanted, carried in zip(
-                _at(lattice, module, dense.value(other)), _at(lattice, module, pruned.value(other)), strict=True
-            )
+            for wanted, carried in zip(_at(sample, dense.value(other)), _at(sample, pruned.value(other)), strict=True)
         ]
         if norm_name is not None:
             gain = _inverse_gain(pruned.modules[norm_name])
@@ -254,6 +248,8 @@ def ridge_refit(
     gram = weight.new_zeros(weight.shape[0], size, size)
     cross = torch.zeros_like(weight)
     for given, wanted in zip(inputs, targets, strict=True):
+        if len(given) == 0:
+            continue
         images = max(1, CHUNK_ELEMENTS // 4 // max(1, given[0].numel() * _kernel(module)))
         for part, target in zip(given.split(images), wanted.split(images), strict=True):
             X, Y = patches(module, part), output_columns(module, target)
@@ -280,8 +276,8 @@ def _inverse_gain(norm: Any) -> Tensor:
     return torch.where(gain.abs() > 1e-3, 1.0 / gain, torch.zeros_like(gain))
 
 
-def _at(lattice: Lattice | None, module: nn.Module, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    return outputs if lattice is None else [lattice.outputs(module, output) for output in outputs]
+def _at(sample: PositionSample | None, outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    return outputs if sample is None else sample.outputs(outputs)
 
 
 def _channel_axis(module: nn.Module, output: Tensor) -> int:

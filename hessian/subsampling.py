@@ -45,7 +45,7 @@ class Lattice:
         if isinstance(module, nn.Linear):
             whole = (slice(None),)
             return module, inputs[whole + tuple(self._window())]
-        inputs = _padded(module, inputs)
+        inputs = padded(module, inputs)
         start = (offset * step for offset, step in zip(self.offsets, module.stride, strict=True))
         coarse = copy.copy(module)
         coarse.stride = tuple(step * self.stride for step in module.stride)
@@ -54,14 +54,10 @@ class Lattice:
         window = (slice(None), slice(None), *(slice(first, None) for first in start))
         return coarse, inputs[window]
 
-    def outputs(self, module: nn.Module, outputs: Tensor) -> Tensor:
-        """A layer's outputs (or what else has their shape) at the lattice's positions."""
-        leading = 1 if isinstance(module, nn.Linear) else 2
-        return outputs[(slice(None),) * leading + self._window()]
-
     def gradients(self, module: nn.Module, gradients: Tensor) -> Tensor:
         """Output gradients at the lattice's positions, scaled so that sums of squares stand for all positions."""
-        kept = self.outputs(module, gradients)
+        leading = 1 if isinstance(module, nn.Linear) else 2
+        kept = gradients[(slice(None),) * leading + self._window()]
         return kept * math.sqrt(gradients.numel() / kept.numel())
 
     def _window(self) -> tuple[slice, ...]:
@@ -89,7 +85,8 @@ def position_extents(module: nn.Module, output: Tensor) -> tuple[int, ...]:
     return tuple(output.shape[1:-1] if isinstance(module, nn.Linear) else output.shape[2:])
 
 
-def _padded(module: Any, inputs: Tensor) -> Tensor:
+def padded(module: Any, inputs: Tensor) -> Tensor:
+    """A convolution's inputs with its padding around them."""
     amounts = module._reversed_padding_repeated_twice
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     return F.pad(inputs, amounts, mode=mode) if any(amounts) else inputs
