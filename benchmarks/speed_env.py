@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.speed_rows import SpeedRow, interleaved, median_ratio, seconds_of
-from prune_gym.device import memory_format
+from hessian.layout import preferred_layout
 from prune_gym.env import HOBSPruneEnv
 from prune_gym.evaluator import CPU_BATCH_SIZE, Evaluator
 from prune_gym.folding import FoldedNetwork
@@ -98,10 +98,8 @@ class _Bench:
 
 def _against_masked(bench: _Bench, name: str) -> Iterator[SpeedRow]:
     """Every repair, and the bound of all: the small network's pass alone, already repaired and folded."""
-    layout = memory_format(bench.problem.device)
-    masked = partial(
-        bench.masked, copy.deepcopy(bench.problem.task.model).eval().to(memory_format=layout), bench.images
-    )
+    dense = _laid_out(copy.deepcopy(bench.problem.task.model).eval())
+    masked = partial(bench.masked, dense, bench.images)
     baseline = "candidates a second of the masked network, one forward pass, same dtype and memory format"
     for repair in REPAIRS:
         plans = cycle(bench.candidates(TARGETS[name]))
@@ -111,11 +109,16 @@ def _against_masked(bench: _Bench, name: str) -> Iterator[SpeedRow]:
         row = f"measured_vs_masked_{name}{suffix}"
         yield SpeedRow(row, 1.0 / median(times), "candidates/s", baseline, median_ratio(whole, times))
     small = bench.evaluator("closed_form").export(bench.candidates(TARGETS[name])[0].tolist())
-    bare: Any = FoldedNetwork(small, bench.problem.task.example_input).model
-    bare = bare.to(memory_format=layout)
+    bare = _laid_out(FoldedNetwork(small, bench.problem.task.example_input).model)
     times, whole = interleaved(partial(bench.masked, bare, bench.images), masked, bench.repeats)
     row = f"measured_vs_masked_{name}_without_repair"
     yield SpeedRow(row, 1.0 / median(times), "candidates/s", baseline, median_ratio(whole, times))
+
+
+def _laid_out(model: nn.Module) -> nn.Module:
+    """The network with its weights as the evaluator lays them out."""
+    model.load_state_dict({name: preferred_layout(tensor) for name, tensor in model.state_dict().items()}, assign=True)
+    return model
 
 
 def measured_vs_floor(bench: _Bench) -> Iterator[SpeedRow]:

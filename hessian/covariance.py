@@ -115,6 +115,8 @@ def patches(module: Any, inputs: Tensor) -> Tensor:
         inputs = _padded(module, inputs)
         stride = module.stride
     images = inputs.shape[0]
+    if tuple(inputs.shape[2:]) == tuple(module.kernel_size):
+        return inputs.reshape(images, groups, -1, 1)
     if all(size == 1 for size in module.kernel_size):
         window = (slice(None), slice(None), *(slice(None, None, step) for step in stride))
         return inputs[window].reshape(images, groups, inputs.shape[1] // groups, -1)

@@ -61,27 +61,35 @@ class PositionSample:
         single.stride = single.dilation = (1,) * axes
         single.padding, single.padding_mode = (0,) * axes, "zeros"
         single._reversed_padding_repeated_twice = [0] * (2 * axes)
-        return single, self._picked([_windows(module, given) for given in inputs])
+        return single, [
+            _windows(module, given, image, place) for given, (image, *place) in zip(inputs, self._places, strict=True)
+        ]
 
     def outputs(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Outputs of the layer, or what else has their shape, at the positions: [S, out, 1, ...] (or [S, out])."""
         if self._linear:
             return [given[places] for given, places in zip(outputs, self._places, strict=True)]
         ones = [1] * (outputs[0].ndim - 2)
-        return [picked.reshape(*picked.shape, *ones) for picked in self._picked(outputs)]
-
-    def _picked(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps [N, C, *positions, ...] at the positions: [S, C, ...] a batch."""
-        chosen = []
-        for given, (image, *place) in zip(maps, self._places, strict=True):
-            at: Any = (image, slice(None), *place)
-            chosen.append(given[at])
-        return chosen
+        picked = [_rows(given, image, place) for given, (image, *place) in zip(outputs, self._places, strict=True)]
+        return [rows.view(*rows.shape, *ones) for rows in picked]
 
 
-def _windows(module: Any, inputs: Tensor) -> Tensor:
-    """What every output position reads, as a view [N, in, *positions, *kernel] of the padded inputs."""
-    windows = padded(module, inputs)
-    for axis, (size, step, dilation) in enumerate(zip(module.kernel_size, module.stride, module.dilation, strict=True)):
-        windows = windows.unfold(2 + axis, dilation * (size - 1) + 1, step)[..., ::dilation]
-    return windows
+def _windows(module: Any, inputs: Tensor, image: Tensor, place: Sequence[Tensor]) -> Tensor:
+    """What the layer reads at some positions: [S, in, *kernel]."""
+    kernel = tuple(module.kernel_size)
+    taps = torch.unravel_index(torch.arange(math.prod(kernel), device=image.device), kernel)
+    corners = [
+        first[:, None] * step + tap * dilation
+        for first, step, tap, dilation in zip(place, module.stride, taps, module.dilation, strict=True)
+    ]
+    rows = _rows(padded(module, inputs), image[:, None].expand_as(corners[0]), corners)
+    rows = rows.view(len(image), len(taps[0]), inputs.shape[1])
+    return rows.transpose(1, 2).reshape(len(image), inputs.shape[1], *kernel)
+
+
+def _rows(maps: Tensor, image: Tensor, place: Sequence[Tensor]) -> Tensor:
+    """Channels of maps [N, C, *extents] at places, [S, C]: rows of memory where channels lie last."""
+    index = image
+    for extent, axis in zip(maps.shape[2:], place, strict=True):
+        index = index * extent + axis
+    return maps.movedim(1, -1).reshape(-1, maps.shape[1]).index_select(0, index.flatten())

@@ -37,6 +37,7 @@ from hessian.covariance import (
     to_matrix,
 )
 from hessian.kfac import Progress
+from hessian.layout import preferred_layout
 from hessian.lockstep import ValueStore, Walker, closing_sum, execution_order, trace
 from hessian.modes import modes_restored
 from hessian.norms import shift_absorbing_norms
@@ -126,7 +127,9 @@ class SequentialRefitter:
             f"{name}.bias" for name in self._layers_by_name
         }
         touched |= {f"{norm}.running_mean" for norm in self._norms.values()}
-        state = {name: tensor.clone() if name in touched else tensor for name, tensor in state.items()}
+        state = {
+            name: preferred_layout(tensor.clone()) if name in touched else tensor for name, tensor in state.items()
+        }
         with torch.no_grad(), installed(self._private, state, self.slicer.attributes(plan)):
             self._walk(slices, progress)
         return state

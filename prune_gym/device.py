@@ -80,11 +80,6 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if device.type == "cpu" else None
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """How convolution weights [out, in, height, width] are laid out where networks are small: channels last on CPUs."""
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
-
-
 def module_device(model: nn.Module) -> torch.device:
     """The device all parameters and buffers of ``model`` share; the CPU for a model without any.
 

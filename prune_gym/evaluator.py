@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessian.hobs import HOBSSensitivityAnalyzer
+from hessian.layout import preferred_layout
 from hessian.slicing import NetworkSlicer, Plan, installed
-from prune_gym.device import memory_format, module_device
+from prune_gym.device import module_device
 from prune_gym.folding import FoldedNetwork
 from prune_gym.repair import make_repair
 from prune_gym.reward import Metric
@@ -153,11 +154,7 @@ class Evaluator:
     def _candidate(self, plan: Plan) -> Iterator[nn.Module]:
         """The pruned and repaired network, ready to run: batch norms folded, laid out as the device likes it."""
         state = self._folded.fold(self._repair.state(plan))
-        layout = memory_format(self.device)
-        state = {
-            name: tensor.contiguous(memory_format=layout) if tensor.ndim == 4 else tensor
-            for name, tensor in state.items()
-        }
+        state = {name: preferred_layout(tensor) for name, tensor in state.items()}
         with installed(self._folded.model, state, self._slicer.attributes(plan)):
             yield self._folded.model
 
