@@ -33,8 +33,8 @@ BATCH_SIZE = 512
 RECALIBRATION_IMAGES = 256
 """Calibration images the closed-form repair takes BatchNorm statistics from.
 
-On two plans for Fashion-MNIST (ResNet-20, half the FLOPs removed) 256 images give a mean true-class probability of 0.8917 and all
-1,024 give 0.8916; a search pays for them with every candidate.
+On two plans for Fashion-MNIST (ResNet-20, half the FLOPs removed) 256 images give a mean true-class probability of
+0.8917 and all 1,024 give 0.8916; a search pays for them with every candidate.
 """
 
 
@@ -130,8 +130,8 @@ REPAIRS: dict[str, Callable[[PruningTask, HOBSSensitivityAnalyzer], Repair]] = {
 """Repairs by name. ``"sequential_fast"`` is ``"sequential"`` on fewer images and positions.
 
 ResNet-20 on Fashion-MNIST, 84 % of the FLOPs removed, mean reward loss of 8 random plans around the knapsack plan:
-``"sequential"`` 0.313, ``"sequential_fast"`` 0.345, ``"closed_form"`` 0.567. On the same plans the Spearman correlation of
-``"sequential_fast"`` with ``"sequential"`` is 0.93.
+``"sequential"`` 0.313, ``"sequential_fast"`` 0.345, ``"closed_form"`` 0.567. On the same plans the
+Spearman correlation of ``"sequential_fast"`` with ``"sequential"`` is 0.93.
 """
 
 
