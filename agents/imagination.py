@@ -62,7 +62,7 @@ class Imagination:
         """Scores [K, N] of moves at each of K `deviations` from the expected accuracy."""
         prediction = self.experience.model.predict(damage(self.env.problem, moves.kept))
         accuracies = prediction.accuracy(deviations[:, None])
-        return self.env.score_of(accuracies, np.broadcast_to(moves.reductions, accuracies.shape))
+        return self.env.score_of(accuracies, np.broadcast_to(moves.reductions, accuracies.shape), moves.kept)
 
     def meets_target(self, reductions: np.ndarray) -> np.ndarray:
         """Whether reductions [...] reach the target without passing it by more than the tolerance."""
@@ -113,7 +113,9 @@ class Imagination:
         metric = self.env.reward.metric
         qualities = np.array([getattr(self.experience.plans[plan], metric) for plan in plans])
         reductions = self.env.problem.cost.reduction(np.array(plans))
-        return np.where(self.meets_target(reductions), self.env.score_of(qualities, reductions), -np.inf)
+        return np.where(
+            self.meets_target(reductions), self.env.score_of(qualities, reductions, np.array(plans)), -np.inf
+        )
 
 
 def _shifted(actions: np.ndarray, shift: np.ndarray) -> np.ndarray:

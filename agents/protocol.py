@@ -75,8 +75,8 @@ class PlannableEnv(Protocol):
         """Plans [..., L] that `actions` [..., L] would lead to from the plan `kept` [L]; measures nothing."""
         ...
 
-    def score_of(self, evaluations: np.ndarray, reductions: np.ndarray) -> np.ndarray:
-        """Scores [...] of plans with these metrics and FLOPs reductions, under the current target and penalty."""
+    def score_of(self, evaluations: np.ndarray, reductions: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
+        """Scores [...] of plans `kept` [..., L] with these metrics and FLOPs reductions, under the current target."""
         ...
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

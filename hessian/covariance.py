@@ -115,6 +115,8 @@ def patches(module: Any, inputs: Tensor) -> Tensor:
         inputs = _padded(module, inputs)
         stride = module.stride
     images = inputs.shape[0]
+    if tuple(inputs.shape[2:]) == tuple(module.kernel_size):
+        return inputs.reshape(images, groups, -1, 1)
     if all(size == 1 for size in module.kernel_size):
         window = (slice(None), slice(None), *(slice(None, None, step) for step in stride))
         return inputs[window].reshape(images, groups, inputs.shape[1] // groups, -1)
@@ -211,10 +213,11 @@ def _write_patch_moment(module: Any, inputs: Tensor, out: Tensor) -> None:
 
 
 def matrix_width(module: Any) -> int:
-    """Columns of a module's weight matrix without the bias, d_in."""
-    if isinstance(module, nn.Linear):
-        return module.in_features
-    return module.in_channels // module.groups * math.prod(module.kernel_size)
+    """Columns of a module's weight matrix without the bias, d_in; read off the weight, which may be cut."""
+    shape = tuple(module.weight.shape)
+    if isinstance(module, TRANSPOSED_TYPES):
+        return shape[0] // module.groups * math.prod(shape[2:])
+    return math.prod(shape[1:])
 
 
 def num_positions(module: Any, inputs: Tensor) -> int:

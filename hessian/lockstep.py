@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from hessian.channels import MIXING_TYPES, UnsupportedStructureError
+from hessian.layout import preferred_layout
 
 ADDITIONS = ("add", "add_", "iadd")
 TRANSPARENT_NAMES = ("Dropout", "Identity", "StochasticDepth")
@@ -206,7 +207,7 @@ class ValueStore:
             walker.step(node)
             if node in wanted:
                 # Cloned: later in-place operations may overwrite the tensor.
-                self._kept[node] = [value.clone() for value in walker.value(node)]
+                self._kept[node] = [preferred_layout(value.clone()) for value in walker.value(node)]
                 size += sum(value.numel() * value.element_size() for value in self._kept[node])
             walker.release(node)
             if size > limit:

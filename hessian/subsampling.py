@@ -45,7 +45,7 @@ class Lattice:
         if isinstance(module, nn.Linear):
             whole = (slice(None),)
             return module, inputs[whole + tuple(self._window())]
-        inputs = _padded(module, inputs)
+        inputs = padded(module, inputs)
         start = (offset * step for offset, step in zip(self.offsets, module.stride, strict=True))
         coarse = copy.copy(module)
         coarse.stride = tuple(step * self.stride for step in module.stride)
@@ -85,7 +85,8 @@ def position_extents(module: nn.Module, output: Tensor) -> tuple[int, ...]:
     return tuple(output.shape[1:-1] if isinstance(module, nn.Linear) else output.shape[2:])
 
 
-def _padded(module: Any, inputs: Tensor) -> Tensor:
+def padded(module: Any, inputs: Tensor) -> Tensor:
+    """A convolution's inputs with its padding around them."""
     amounts = module._reversed_padding_repeated_twice
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     return F.pad(inputs, amounts, mode=mode) if any(amounts) else inputs

@@ -7,8 +7,8 @@ same outputs (tested).
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,16 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessian.hobs import HOBSSensitivityAnalyzer
-from hessian.slicing import NetworkSlicer, installed
+from hessian.layout import preferred_layout
+from hessian.slicing import NetworkSlicer, Plan, installed
 from prune_gym.device import module_device
+from prune_gym.folding import FoldedNetwork
 from prune_gym.repair import make_repair
 from prune_gym.reward import Metric
 
 if TYPE_CHECKING:
     from prune_gym.pruning_task import PruningTask
 
+CPU_BATCH_SIZE = 128
+"""Images a forward pass on a CPU: few enough for a layer's maps to stay in its cache."""
+
 BATCH_SIZE = 512
-"""Images a forward pass."""
+"""Images a forward pass elsewhere."""
 
 RACE_BLOCK = 128
 """Images between two looks at whether a plan can still reach its rival."""
@@ -59,6 +64,7 @@ class Evaluator:
 
     Attributes:
         archive: kept vector -> :class:`Evaluation`, every distinct plan measured, in order.
+        batch_size: images a forward pass.
 
     Raises:
         ValueError: unknown repair.
@@ -69,9 +75,10 @@ class Evaluator:
         self.hobs = hobs
         self.archive: dict[tuple[int, ...], Evaluation] = {}
         self.device = module_device(task.model)
+        self.batch_size = CPU_BATCH_SIZE if self.device.type == "cpu" else BATCH_SIZE
         self._repair = make_repair(repair, task, hobs)
         self._slicer = NetworkSlicer(task.model, hobs.groups)
-        self._model = copy.deepcopy(task.model).eval().requires_grad_(False)
+        self._folded = FoldedNetwork(task.model, task.example_input)
         self._images = task.reward.images.to(self.device)
         self._labels = task.reward.labels.to(self.device)
 
@@ -116,9 +123,9 @@ class Evaluator:
         plan = self.hobs.plan(key)
         outputs: list[Tensor] = []
         seen, total, images = 0, 0.0, len(self._labels)
-        with installed(self._model, self._repair.state(plan), self._slicer.attributes(plan)):
+        with self._candidate(plan) as model:
             for part, labels in zip(self._images.split(RACE_BLOCK), self._labels.split(RACE_BLOCK), strict=True):
-                outputs.append(self._model(part))
+                outputs.append(model(part))
                 seen += len(part)
                 total += getattr(_evaluation(outputs[-1], labels), metric) * len(part)
                 if (total + images - seen) / images < rival - _ROUNDING:
@@ -129,9 +136,8 @@ class Evaluator:
     @torch.no_grad()
     def logits(self, kept: Sequence[int], images: Tensor) -> Tensor:
         """Outputs of the pruned and repaired network, [N, classes]."""
-        plan = self.hobs.plan(kept)
-        with installed(self._model, self._repair.state(plan), self._slicer.attributes(plan)):
-            return torch.cat([self._model(part) for part in images.to(self.device).split(BATCH_SIZE)])
+        with self._candidate(self.hobs.plan(kept)) as model:
+            return torch.cat([model(part) for part in images.to(self.device).split(self.batch_size)])
 
     def export(self, kept: Sequence[int]) -> nn.Module:
         """The same network physically small, in evaluation mode."""
@@ -143,6 +149,14 @@ class Evaluator:
         )
         small.load_state_dict(self._repair.state(plan))
         return small.eval()
+
+    @contextmanager
+    def _candidate(self, plan: Plan) -> Iterator[nn.Module]:
+        """The pruned and repaired network, ready to run: batch norms folded, laid out as the device likes it."""
+        state = self._folded.fold(self._repair.state(plan))
+        state = {name: preferred_layout(tensor) for name, tensor in state.items()}
+        with installed(self._folded.model, state, self._slicer.attributes(plan)):
+            yield self._folded.model
 
     def _measure(self, kept: tuple[int, ...]) -> Evaluation:
         return _evaluation(self.logits(kept, self._images), self._labels)

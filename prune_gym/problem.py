@@ -35,7 +35,17 @@ if TYPE_CHECKING:
 START_NAMES = ("knapsack", "uniform")
 """Start plans :meth:`PruningProblem.start_plan` knows."""
 
-_MEASURING_CODE = ("evaluator", "repair", "predicted", "knapsack", "cost", "quadratic", "limits", "projection")
+_MEASURING_CODE = (
+    "evaluator",
+    "folding",
+    "repair",
+    "predicted",
+    "knapsack",
+    "cost",
+    "quadratic",
+    "limits",
+    "projection",
+)
 
 
 class PruningProblem:

@@ -33,8 +33,8 @@ BATCH_SIZE = 512
 RECALIBRATION_IMAGES = 256
 """Calibration images the closed-form repair takes BatchNorm statistics from.
 
-On Fashion-MNIST (ResNet-20, half the FLOPs removed) 256 images give a mean true-class probability of 0.8917 and all
-1,024 give 0.8916; a search pays for them with every candidate.
+On two plans for Fashion-MNIST (ResNet-20, half the FLOPs removed) 256 images give a mean true-class probability of
+0.8917 and all 1,024 give 0.8916; a search pays for them with every candidate.
 """
 
 
@@ -124,13 +124,14 @@ class ClosedFormRepair:
 
 REPAIRS: dict[str, Callable[[PruningTask, HOBSSensitivityAnalyzer], Repair]] = {
     "sequential": SequentialRepair,
-    "sequential_fast": partial(SequentialRepair, images=256, samples_per_input=50),
+    "sequential_fast": partial(SequentialRepair, images=128, samples_per_input=20),
     "closed_form": ClosedFormRepair,
 }
-"""Repairs by name. ``"sequential_fast"`` is ``"sequential"`` on fewer images: about half the time of a candidate.
+"""Repairs by name. ``"sequential_fast"`` is ``"sequential"`` on fewer images and positions.
 
-ResNet-20, knapsack plans, reward loss of ``"sequential"``, ``"sequential_fast"``, ``"closed_form"``: on Fashion-MNIST
-with half the FLOPs removed 0.198, 0.199, 0.207; with 84 % removed 0.293, 0.290, 0.489.
+ResNet-20 on Fashion-MNIST, 84 % of the FLOPs removed, mean reward loss of 8 random plans around the knapsack plan:
+``"sequential"`` 0.313, ``"sequential_fast"`` 0.345, ``"closed_form"`` 0.567. On the same plans the
+Spearman correlation of ``"sequential_fast"`` with ``"sequential"`` is 0.93.
 """
 
 

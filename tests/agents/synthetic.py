@@ -91,7 +91,7 @@ class SyntheticPruning(gym.Env):
         moved = np.log(ratio / (1 - ratio)) + 2.0 * np.asarray(actions, dtype=np.float64)
         return np.clip(np.rint(self.units / (1 + np.exp(moved))), 1, self.units).astype(np.int64)
 
-    def score_of(self, evaluations: np.ndarray, reductions: np.ndarray) -> np.ndarray:
+    def score_of(self, evaluations: np.ndarray, reductions: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
         return evaluations - self.penalty * np.maximum(0, self.target - reductions) / self.target
 
     def fork(self, start):

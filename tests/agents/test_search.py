@@ -8,6 +8,7 @@ from agents.imagination import Imagination
 from agents.monitor import best_feasible
 from agents.reward_model import RewardModel, from_log_odds
 from tests.agents.synthetic import FEATURES, IdentityEnv, SyntheticPruning
+from tests.prune_gym.tiny import make_tiny_env
 
 KEYS = {
     "episode",
@@ -167,3 +168,12 @@ def test_one_run_serves_many_targets_and_shares_what_it_measures():
         assert 0 <= record["flops_reduction"] - record["target_flops_reduction"] <= 0.02
     assert len(agent.experience.plans) == len(env.archive) == agent.history[-1]["measured_evaluations"]
     assert agent.best["target_flops_reduction"] == agent.history[-1]["target_flops_reduction"]
+
+
+def test_a_reward_that_weighs_latency_is_searched_too():
+    env = make_tiny_env(reward="latency")
+    assert env.unwrapped.reward.cost == "latency"
+    layout = env.unwrapped.layout
+    for search in (RSPARAgent(layout.num_layers, layout.feature_dim, hidden_dim=16), RandomSearch()):
+        search.learn(env, 4)
+        assert np.isfinite([record["score"] for record in search.history]).all()

@@ -1,12 +1,14 @@
 """Sequential refit: each layer against the dense network on the pruned network's own inputs."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from hessian import HOBSSensitivityAnalyzer, UnsupportedStructureError
+from hessian.covariance import weight_matrix
 from hessian.lockstep import Walker, closing_sum, execution_order, trace
 from hessian.sequential import SequentialRefitter, ridge_refit
 from hessian.slicing import NetworkSlicer, installed
@@ -54,19 +56,41 @@ def test_the_batch_split_does_not_matter(kind):
         torch.testing.assert_close(tensor, parts[name], atol=2e-3, rtol=2e-3)
 
 
-def test_layers_with_many_positions_are_solved_on_fewer_images(monkeypatch):
+def test_layers_with_many_positions_are_solved_on_some_of_them_in_every_image(monkeypatch):
     hobs, plan, (x, _) = pruned(count=400)
     seen = []
-    monkeypatch.setattr(
-        "hessian.sequential.ridge_refit",
-        lambda module, shift, inputs, targets, damping: (
-            seen.append(sum(map(len, inputs))),
-            ridge_refit(module, shift, inputs, targets, damping),
-        )[1],
+
+    def spy(module, shift, inputs, targets, damping):
+        seen.append(
+            (sum(map(len, targets)), math.prod(targets[0].shape[2:]), weight_matrix(module, bias=False).shape[2])
+        )
+        return ridge_refit(module, shift, inputs, targets, damping)
+
+    monkeypatch.setattr("hessian.sequential.ridge_refit", spy)
+    monkeypatch.setattr("hessian.sequential.MIN_POSITIONS", 1)
+    full, coarse = (
+        SequentialRefitter(hobs.model, hobs.groups, list(x.split(100)), samples_per_input=samples)
+        for samples in (None, 20)
     )
-    SequentialRefitter(hobs.model, hobs.groups, list(x.split(100)), samples_per_input=200).state(plan)
-    assert min(seen) < 400
-    assert max(seen) == 400
+    full.state(plan)
+    whole = list(seen)
+    seen.clear()
+    state = coarse.state(plan)
+    assert seen != whole
+    for (samples, positions, width), (images, all_positions, _) in zip(seen, whole, strict=True):
+        assert samples * positions == min(20 * width, images * all_positions)
+    assert output_error(hobs, plan, state, x) < output_error(hobs, plan, hobs.compensate(plan), x)
+
+
+def test_batches_too_small_for_a_position_are_passed_over(monkeypatch):
+    hobs, plan, (x, _) = pruned(count=400)
+    monkeypatch.setattr("hessian.sequential.MIN_POSITIONS", 1)
+    single, whole = (
+        SequentialRefitter(hobs.model, hobs.groups, parts, samples_per_input=5).state(plan)
+        for parts in (list(x.split(1)), [x])
+    )
+    for name, tensor in whole.items():
+        torch.testing.assert_close(single[name], tensor, atol=1e-4, rtol=1e-3)
 
 
 def test_the_first_refitted_layer_is_the_ridge_solution_on_the_pruned_inputs():

@@ -1,0 +1,44 @@
+"""The environment's speed rows: all of them, on a small task."""
+
+import json
+
+import pytest
+
+from benchmarks import speed, speed_env
+from prune_gym.repair import REPAIRS
+from tests.prune_gym.tiny import register_tiny
+
+MEASURED = {"050": 0.5, "084": 0.6}
+
+
+def run(tmp_path, *rows):
+    path = tmp_path / "rows.json"
+    arguments = ["--task", "tiny", "--images", "50", "--repeats", "1", "--threads", "1", "--gpu", "cpu"]
+    assert speed.main(["env", *arguments, "--json", str(path), *(("--rows", *rows) if rows else ())]) == 0
+    return json.loads(path.read_text())["rows"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    register_tiny()
+    monkeypatch.setattr(speed_env, "TARGETS", MEASURED)
+    monkeypatch.setattr(speed_env, "PREDICTED_BATCH", 64)
+    monkeypatch.setattr(speed_env, "STEPS", 60)
+
+
+def test_every_promised_row_is_measured(tmp_path):
+    rows = {row["name"]: row for row in run(tmp_path)}
+    promised = {"measured_vs_floor_050", "measured_vs_floor_084", "revisit_ms", "import_s"}
+    promised |= {f"predicted_{what}_{kind}" for what in ("steps_per_s", "batched_per_s") for kind in ("soft", "hard")}
+    for name in MEASURED:
+        suffixes = ["", "_without_repair", *(f"_{repair}" for repair in REPAIRS if repair != "sequential")]
+        promised |= {f"measured_vs_masked_{name}{suffix}" for suffix in suffixes}
+    assert promised <= set(rows)
+    for row in rows.values():
+        assert set(row) == {"name", "value", "unit", "baseline", "ratio"}
+        assert row["value"] > 0
+        assert bool(row["baseline"]) == (row["ratio"] is not None)
+
+
+def test_rows_can_be_chosen(tmp_path):
+    assert [row["name"] for row in run(tmp_path, "revisit_ms")] == ["revisit_ms"]
