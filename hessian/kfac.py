@@ -26,11 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hessian.batches import fast_layout, model_device, read_batches
+from hessian.batches import model_device, read_batches
 from hessian.channels import suggest
 from hessian.checks import check_inputs, check_model, layers_to_watch
 from hessian.distributed import Workers, current_workers
 from hessian.fisher_diagonal import fisher_diagonal
+from hessian.layout import preferred_layout
 from hessian.loss_curvature import FISHER_TYPES, Criterion, backpropagated_vectors, check_criterion
 from hessian.modes import modes_restored
 from hessian.moments import KroneckerFactors
@@ -231,7 +232,7 @@ class KFACHessianApproximator:
     ) -> None:
         """Forward and backward pass over one batch."""
         check_inputs(self.model, inputs)
-        outputs = self._forward(fast_layout(inputs), labels, criterion)
+        outputs = self._forward(preferred_layout(inputs), labels, criterion)
         vectors = list(backpropagated_vectors(outputs, labels, criterion, fisher, generator))
         for index, vector in enumerate(vectors):
             outputs.backward(vector, retain_graph=index + 1 < len(vectors))
