@@ -31,7 +31,7 @@ from hessian.channels import suggest
 from hessian.checks import check_inputs, check_model, layers_to_watch
 from hessian.distributed import Workers, current_workers
 from hessian.fisher_diagonal import fisher_diagonal
-from hessian.layout import preferred_layout
+from hessian.layout import Layout, preferred_layout, runs_on, unchanged
 from hessian.loss_curvature import FISHER_TYPES, Criterion, backpropagated_vectors, check_criterion
 from hessian.modes import modes_restored
 from hessian.moments import KroneckerFactors
@@ -132,6 +132,7 @@ class KFACHessianApproximator:
         self._gathering = True
         self._loss_scale = "mean"
         self._keep_last = True
+        self._layout: Layout | None = None
 
     # ------------------------------------------------------------------ feeding: your own passes
 
@@ -212,7 +213,7 @@ class KFACHessianApproximator:
         generator = torch.Generator(device)
         total = _length(dataloader) if num_batches is None else min(num_batches, _length(dataloader) or num_batches)
         self._statistics, self._last = self._fresh_statistics(max(1, total)), {}
-        self._gathering, self._loss_scale, self._keep_last = True, "sum", False
+        self._gathering, self._loss_scale, self._keep_last, self._layout = True, "sum", False, None
         workers = self._all_workers()
         try:
             with workers.together(), _frozen_evaluation(self.model), self:
@@ -232,7 +233,9 @@ class KFACHessianApproximator:
     ) -> None:
         """Forward and backward pass over one batch."""
         check_inputs(self.model, inputs)
-        outputs = self._forward(preferred_layout(inputs), labels, criterion)
+        if self._layout is None:
+            self._layout = preferred_layout if runs_on(self.model, preferred_layout(inputs[:1])) else unchanged
+        outputs = self._forward(self._layout(inputs), labels, criterion)
         vectors = list(backpropagated_vectors(outputs, labels, criterion, fisher, generator))
         for index, vector in enumerate(vectors):
             outputs.backward(vector, retain_graph=index + 1 < len(vectors))

@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+Layout = Callable[[Tensor], Tensor]
 
 
 def preferred_layout(tensor: Tensor) -> Tensor:
     """The same tensor as its device computes fastest on narrow layers: channels last for 4-D tensors on CPUs."""
     if tensor.ndim == 4 and tensor.device.type == "cpu":
         return tensor.contiguous(memory_format=torch.channels_last)
+    return tensor
+
+
+def runs_on(model: nn.Module, inputs: Tensor) -> bool:
+    """Whether a network runs on inputs as they lie in memory; a ``view`` in its forward may refuse channels last."""
+    try:
+        with torch.no_grad():
+            model(inputs)
+    except RuntimeError:
+        return False
+    return True
+
+
+def layout_for(model: nn.Module, example_input: Tensor) -> Layout:
+    """:func:`preferred_layout` where a network runs with maps and weights laid out so, else tensors as they are.
+
+    Args:
+        model: not modified.
+        example_input: a tensor it accepts.
+    """
+    trial = copy.deepcopy(model).eval()
+    for parameter in trial.parameters():
+        parameter.data = preferred_layout(parameter.data)
+    return preferred_layout if runs_on(trial, preferred_layout(example_input)) else unchanged
+
+
+def unchanged(tensor: Tensor) -> Tensor:
+    """The tensor itself."""
     return tensor

@@ -39,7 +39,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
     """
     try:
         return fx.GraphModule(model, _LayerTracer().trace(model))
-    except (fx.proxy.TraceError, TypeError, ValueError) as error:
+    except (fx.proxy.TraceError, RuntimeError, TypeError, ValueError) as error:
         raise UnsupportedStructureError(
             f"{type(model).__name__} cannot be traced into a graph of operations ({error}); use the closed-form refit"
         ) from error

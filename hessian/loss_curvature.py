@@ -123,7 +123,7 @@ def _isotropic_vectors(outputs: Tensor, scale: float, fisher: str, generator: to
         yield scale * noise
     elif fisher == "type-2":
         for index in range(outputs[0].numel()):
-            column = torch.zeros_like(outputs)
+            column = outputs.new_zeros(outputs.shape)
             column.view(len(outputs), -1)[:, index] = scale
             yield column
     else:

@@ -37,7 +37,7 @@ from hessian.covariance import (
     to_matrix,
 )
 from hessian.kfac import Progress
-from hessian.layout import preferred_layout
+from hessian.layout import layout_for
 from hessian.lockstep import ValueStore, Walker, closing_sum, execution_order, trace
 from hessian.modes import modes_restored
 from hessian.norms import shift_absorbing_norms
@@ -103,6 +103,7 @@ class SequentialRefitter:
         self.slicer = NetworkSlicer(model, groups)
         self._dense = model
         self._private = copy.deepcopy(model).eval().requires_grad_(False)
+        self._layout = layout_for(model, self.inputs[0][:1])
         with torch.no_grad(), modes_restored(model):
             model.eval()
             self._norms = shift_absorbing_norms(model, self.inputs[0][:1])
@@ -127,9 +128,7 @@ class SequentialRefitter:
             f"{name}.bias" for name in self._layers_by_name
         }
         touched |= {f"{norm}.running_mean" for norm in self._norms.values()}
-        state = {
-            name: preferred_layout(tensor.clone()) if name in touched else tensor for name, tensor in state.items()
-        }
+        state = {name: self._layout(tensor.clone()) if name in touched else tensor for name, tensor in state.items()}
         with torch.no_grad(), installed(self._private, state, self.slicer.attributes(plan)):
             self._walk(slices, progress)
         return state

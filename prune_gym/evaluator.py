@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessian.hobs import HOBSSensitivityAnalyzer
-from hessian.layout import preferred_layout
+from hessian.layout import layout_for
 from hessian.slicing import NetworkSlicer, Plan, installed
 from prune_gym.device import module_device
 from prune_gym.folding import FoldedNetwork
@@ -79,6 +79,7 @@ class Evaluator:
         self._repair = make_repair(repair, task, hobs)
         self._slicer = NetworkSlicer(task.model, hobs.groups)
         self._folded = FoldedNetwork(task.model, task.example_input)
+        self._layout = layout_for(task.model, task.example_input.to(self.device))
         self._images = task.reward.images.to(self.device)
         self._labels = task.reward.labels.to(self.device)
 
@@ -154,7 +155,7 @@ class Evaluator:
     def _candidate(self, plan: Plan) -> Iterator[nn.Module]:
         """The pruned and repaired network, ready to run: batch norms folded, laid out as the device likes it."""
         state = self._folded.fold(self._repair.state(plan))
-        state = {name: preferred_layout(tensor) for name, tensor in state.items()}
+        state = {name: self._layout(tensor) for name, tensor in state.items()}
         with installed(self._folded.model, state, self._slicer.attributes(plan)):
             yield self._folded.model
 
