@@ -20,7 +20,7 @@ class Insistent(nn.Module):
 
     def forward(self, x):
         maps = torch.relu(self.second(torch.relu(self.conv(x))))
-        return self.head(maps.view(-1, 5 * 6 * 6))
+        return self.head(maps.view(maps.shape[0], -1))
 
 
 class Easy(Insistent):
