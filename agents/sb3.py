@@ -234,7 +234,7 @@ def _with_noise(env: gym.Env, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reporter(monitor: Monitor, last: int) -> Any:
-    """A callback of SB3 that turns finished episodes into records and stops at the last step or when the monitor says so."""
+    """A callback of SB3: finished episodes become records; it stops at the last step or when the monitor says so."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Reporter(BaseCallback):
