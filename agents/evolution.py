@@ -108,19 +108,22 @@ class CMAESSearch(Search):
         """
         if self._strategy is None:
             self._begin(np.zeros(len(view.start)), self.sigma)
-        self._asked = self._strategy.ask()
-        return self._asked
+        asked: np.ndarray = self._strategy.ask()
+        self._asked = asked
+        return asked
 
     def observe(self, action: np.ndarray, score: float) -> None:
         """Collect the sample as it was drawn; update the strategy when the population is full."""
-        assert self._asked is not None
-        self._samples.append((self._asked, -score))
+        sample = np.asarray(action, dtype=np.float64) if self._asked is None else self._asked
+        self._samples.append((sample, -score))
+        self._asked = None
         if len(self._samples) == self._strategy.population_size:
             self._strategy.tell(self._samples)
             self._samples = []
 
     def restart(self) -> None:
         """Begin again around the mean with the initial step size."""
+        self._asked = None
         self._begin(np.clip(self._strategy.mean, -1.0, 1.0), self.sigma)
 
     def _begin(self, mean: np.ndarray, sigma: float) -> None:

@@ -31,17 +31,8 @@ class GPSearch(Search):
             raise ValueError(f"samples and candidates must be at least 1, got {samples} and {candidates}")
         self.samples, self.std = samples, positive("std", std)
         self._proposer = Proposer(ExpectedImprovement(), candidates=candidates)
-        self._spread = self.std
 
     def propose(self, view: Imagination) -> np.ndarray:
         """The candidate of the largest expected improvement."""
-        samples = np.clip(self.rng.normal(0.0, self._spread, (self.samples, len(view.start))), -1.0, 1.0)
+        samples = np.clip(self.rng.normal(0.0, self.std, (self.samples, len(view.start))), -1.0, 1.0)
         return self._proposer.propose(view, samples.astype(np.float32), self.rng)
-
-    def observe(self, action: np.ndarray, score: float) -> None:
-        """Measured plans reach the process through the environment's archive."""
-        self._spread = self.std
-
-    def restart(self) -> None:
-        """Sample from further away."""
-        self._spread = min(2 * self._spread, 1.0)

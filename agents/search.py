@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from agents.acquisition import eligible
 from agents.experience import Experience, Move, as_plan, fingerprint
 from agents.imagination import Imagination
 from agents.monitor import Callback, Monitor, Record, best_feasible
@@ -24,8 +25,8 @@ from agents.reward_model import RewardModel
 
 logger = logging.getLogger(__name__)
 
-RESTARTS = 5
-"""How often a search that proposes only what was measured is restarted before it is taken to have seen everything."""
+ESCAPE_STDS, ESCAPE_TRIES = (0.1, 0.3, 1.0), 512
+"""Random moves tried, and how far away, where a search proposes only what was measured."""
 
 
 class PlanChooser(ABC):
@@ -159,7 +160,7 @@ class Search(PlanChooser):
         """
 
     def restart(self) -> None:
-        """Look further away: the last :attr:`patience` proposals held no new plan."""
+        """Look further away: the last :attr:`patience` proposals held no new plan, and a random one is measured."""
 
     def learn(
         self,
@@ -171,7 +172,7 @@ class Search(PlanChooser):
     ) -> Search:
         """Measure a new plan in each of `total_timesteps` steps; may be called again to go on.
 
-        Stops earlier, with a logged warning, when no proposal leads to a plan not yet measured.
+        Stops earlier, with a logged warning, when no plan on the target is found that was not measured yet.
 
         Raises:
             TypeError: `env` is no pruning environment.
@@ -225,16 +226,24 @@ class Search(PlanChooser):
 
     def _next(self, view: Imagination) -> np.ndarray | None:
         """The next action that leads to a new plan on the target; None where none is found."""
-        for _ in range(RESTARTS):
-            for _ in range(self.patience):
-                move = view.on_target(self.propose(view)[None])
-                if not view.meets_target(move.reductions)[0]:
-                    self.observe(move.actions[0], -np.inf)
-                elif view.is_new(move)[0]:
-                    return move.actions[0]
-                else:
-                    self.observe(move.actions[0], float(view.measured_scores([as_plan(move.kept[0])])[0]))
-            self.restart()
+        for _ in range(self.patience):
+            move = view.on_target(self.propose(view)[None])
+            if not view.meets_target(move.reductions)[0]:
+                self.observe(move.actions[0], -np.inf)
+            elif view.is_new(move)[0]:
+                return move.actions[0]
+            else:
+                self.observe(move.actions[0], float(view.measured_scores([as_plan(move.kept[0])])[0]))
+        self.restart()
+        return self._escape(view)
+
+    def _escape(self, view: Imagination) -> np.ndarray | None:
+        """A random action to a new plan on the target, no further away than needed; None where none is found."""
+        for std in ESCAPE_STDS:
+            actions = self.rng.normal(0.0, std, (ESCAPE_TRIES, len(view.start)))
+            found = eligible(view, np.clip(actions, -1.0, 1.0).astype(np.float32))
+            if len(found):
+                return found.actions[0]
         return None
 
 

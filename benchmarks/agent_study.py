@@ -14,34 +14,11 @@ from agents.registry import AGENTS, check_options
 from benchmarks.config import unknown_choice, validate_tree
 from benchmarks.config_schema import Count, FilePath, Name, NonNegative, Section
 from benchmarks.config_source import ConfigError, ConfigSource
-from prune_gym.reward import LAMBDA_0, TAU
+from prune_gym.reward import LAMBDA_0, TAU, make_reward
 
 Target = Annotated[float, Field(gt=0, lt=1)]
 Targets = Annotated[tuple[Target, ...], Field(strict=False)]
 Budget = Annotated[int, Field(ge=2)]
-
-
-class AgentEntry(Section):
-    """One agent of the comparison; its name alone is short for ``{name: ...}``."""
-
-    name: Name
-    """An agent (:data:`agents.registry.AGENTS`)."""
-    label: str = ""
-    """What it is called in tables and files; absent: its name. Tells two settings of one agent apart."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Arguments of its constructor."""
-    environment: dict[str, Any] = Field(default_factory=dict)
-    """Keys of ``environment`` that differ for this agent."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_name(cls, given: Any) -> Any:
-        return {"name": given} if isinstance(given, str) else given
-
-    @property
-    def title(self) -> str:
-        """The label, or the name."""
-        return self.label or self.name
 
 
 class EnvironmentConfig(Section):
@@ -59,6 +36,29 @@ class EnvironmentConfig(Section):
     """Weight of a missed target."""
     tau: NonNegative = TAU
     """How fast that weight adapts; 0 keeps it fixed."""
+
+
+class AgentEntry(Section):
+    """One agent of the comparison; its name alone is short for ``{name: ...}``."""
+
+    name: Name
+    """An agent (:data:`agents.registry.AGENTS`)."""
+    label: str = ""
+    """What it is called in tables and files; absent: its name. Tells two settings of one agent apart."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of its constructor."""
+    environment: EnvironmentConfig = EnvironmentConfig()
+    """Keys of ``environment`` that differ for this agent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+    @property
+    def title(self) -> str:
+        """The label, or the name."""
+        return self.label or self.name
 
 
 class FrontConfig(Section):
@@ -113,7 +113,7 @@ class StudyConfig(Section):
 
     def environment_of(self, entry: AgentEntry) -> EnvironmentConfig:
         """The environment an agent acts in."""
-        return EnvironmentConfig.model_validate({**self.environment.model_dump(), **entry.environment})
+        return self.environment.model_copy(update=entry.environment.model_dump(exclude_unset=True))
 
     @property
     def plans_folder(self) -> Path:
@@ -201,7 +201,8 @@ def _problems(study: StudyConfig) -> list[str]:
     for entry in study.agents:
         try:
             check_options(entry.name, entry.options)
-            study.environment_of(entry)
+            settings = study.environment_of(entry)
+            make_reward(settings.reward, settings.lambda_0, settings.tau)
         except ValueError as error:
             found.append(f"agent {entry.title!r}: {error}")
         if not entry.title.replace("-", "").replace("_", "").replace(".", "").isalnum():

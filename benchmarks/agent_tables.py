@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from scipy import stats
 
 from agents.protocol import TOLERANCE
 from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
@@ -155,14 +155,24 @@ def write_evaluations(path: Path, results: Sequence[Result]) -> None:
     write_atomic(path, text.getvalue())
 
 
-def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 500) -> NDArray[np.float64]:
-    """Interquartile mean of the best-so-far curves of one agent and its interval, [3, length]: value, low, high."""
+def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """Interquartile mean of the best-so-far curves of one agent and its 95 % interval.
+
+    Args:
+        results: runs at one target; they are resampled within every task.
+        length: of the curves, in evaluations.
+        n_bootstrap: resamples.
+        seed: of the resampling.
+
+    Returns:
+        [3, length]: value, lower end, upper end.
+    """
     by_task: dict[str, list[NDArray[np.float64]]] = {}
     for result in results:
         by_task.setdefault(result["task"], []).append(best_so_far(result, length))
-    estimate = partial(stratified_bootstrap, interquartile_mean, n_bootstrap=n_bootstrap)
-    columns = []
-    for index in range(length):
-        found = estimate([[curve[index] for curve in curves] for curves in by_task.values()])
-        columns.append((found.value, found.low, found.high))
-    return np.array(columns).T
+    curves = [np.array(runs) for runs in by_task.values()]
+    generator = np.random.default_rng(seed)
+    picks = [generator.integers(len(runs), size=(n_bootstrap, len(runs))) for runs in curves]
+    draws = np.concatenate([runs[pick] for runs, pick in zip(curves, picks, strict=True)], axis=1)
+    low, high = np.quantile(stats.trim_mean(draws, 0.25, axis=1), [0.025, 0.975], axis=0)
+    return np.stack([stats.trim_mean(np.concatenate(curves), 0.25, axis=0), low, high])

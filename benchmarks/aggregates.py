@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
 Strata = Sequence[ArrayLike]
 """Results by task: one array [num_runs] a task."""
@@ -41,7 +40,9 @@ def interquartile_mean(strata: Strata) -> float:
     Args:
         strata: one array [num_runs] a task.
     """
-    return float(stats.trim_mean(np.concatenate([np.asarray(runs, dtype=float) for runs in strata]), 0.25))
+    runs = np.sort(np.concatenate([np.asarray(runs, dtype=float) for runs in strata]))
+    cut = len(runs) // 4
+    return float(runs[cut : len(runs) - cut].mean())
 
 
 def probability_of_improvement(ours: Strata, theirs: Strata) -> float:

@@ -5,6 +5,12 @@ from scipy import stats
 from benchmarks.aggregates import hypervolume, interquartile_mean, probability_of_improvement, stratified_bootstrap
 
 
+@pytest.mark.parametrize("count", range(1, 12))
+def test_interquartile_mean_is_the_trimmed_mean_of_all_runs(count):
+    runs = np.random.default_rng(count).normal(size=count)
+    assert interquartile_mean([runs[:3], runs[3:]]) == pytest.approx(stats.trim_mean(runs, 0.25))
+
+
 def test_interquartile_mean_ignores_the_outer_quarters():
     assert interquartile_mean([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 100.0]]) == pytest.approx(3.5)
 
