@@ -207,6 +207,8 @@ def _problems(study: StudyConfig) -> list[str]:
             found.append(f"agent {entry.title!r}: {error}")
         if not entry.title.replace("-", "").replace("_", "").replace(".", "").isalnum():
             found.append(f"the label {entry.title!r} names a file: letters, digits, '-', '_' and '.' only")
+    if any(study.environment_of(entry).repair != study.environment.repair for entry in study.agents):
+        found.append("'repair' is the same for all agents: it decides what their measured plans mean")
     found += [unknown_choice("agent", label, labels) for label in study.fronts.agents if label not in labels]
     if study.reference not in labels:
         found.append("'reference': " + unknown_choice("agent", study.reference, labels))

@@ -35,8 +35,8 @@ from prune_gym.problem import PruningProblem
 
 BAD_INPUT, INTERRUPTED = 2, 130
 TABLE_WIDTH = 150
-SAME_STUDY = ("evaluations", "environment", "fronts")
-"""Keys whose change makes cells incomparable."""
+SAME_STUDY = ("evaluations", "environment")
+"""Keys whose change makes runs incomparable; so do the targets and the budget of the fronts."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,6 +75,9 @@ def _open_folder(study: StudyConfig) -> None:
     if path.is_file():
         stored = json.loads(path.read_text())
         changed = [key for key in SAME_STUDY if stored["study"][key] != current[key]]
+        fronts = stored["study"]["fronts"], current["fronts"]
+        if all(front["targets"] for front in fronts):
+            changed += [f"fronts.{key}" for key in ("targets", "evaluations") if fronts[0][key] != fronts[1][key]]
         changed += [
             f"agent {label!r}" for label in agents if stored["agents"].get(label, agents[label]) != agents[label]
         ]
@@ -130,9 +133,6 @@ def _check(study: StudyConfig, problems: dict[str, PruningProblem]) -> None:
                     problem.cost.check_target(target, limits)
                 except ValueError as error:
                     raise ConfigError(f"task {task!r}: {error}") from None
-    repairs = {study.environment_of(entry).repair for entry in study.agents}
-    if repairs != {study.environment.repair}:
-        raise ConfigError("'repair' is the same for all agents: it decides what their measured plans mean")
 
 
 def _path(study: StudyConfig, cell: Cell) -> Path:
