@@ -1,6 +1,18 @@
 """Agents that choose pruning budgets: R-SPAR, and the searches it is judged against."""
 
+from agents.annealing import AnnealingSearch
+from agents.evolution import CEMSearch, CMAESSearch
+from agents.gp_search import GPSearch
 from agents.rspar import RSPARAgent
 from agents.search import KnapsackSearch, RandomSearch, UniformSearch
 
-__all__ = ["KnapsackSearch", "RSPARAgent", "RandomSearch", "UniformSearch"]
+__all__ = [
+    "AnnealingSearch",
+    "CEMSearch",
+    "CMAESSearch",
+    "GPSearch",
+    "KnapsackSearch",
+    "RSPARAgent",
+    "RandomSearch",
+    "UniformSearch",
+]

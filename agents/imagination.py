@@ -98,17 +98,17 @@ class Imagination:
 
     def best_score(self) -> float:
         """Highest score of a measured plan that meets the target; minus infinity if there is none."""
-        return float(np.max(self._measured_scores(list(self.experience.plans)), initial=-np.inf))
+        return float(np.max(self.measured_scores(list(self.experience.plans)), initial=-np.inf))
 
     def incumbents(self, count: int) -> np.ndarray:
         """Actions [<= count, L] of the best measured moves from here, best first; staying (zeros) is one of them."""
         actions = {as_plan(self.start): np.zeros(len(self.start), dtype=np.float32)}
         here = as_plan(self.start)
         actions |= {move.kept: move.action for move in self.experience.moves if move.start == here}
-        order = np.argsort(-self._measured_scores(list(actions)), kind="stable")[:count]
+        order = np.argsort(-self.measured_scores(list(actions)), kind="stable")[:count]
         return np.array(list(actions.values()))[order]
 
-    def _measured_scores(self, plans: list[tuple[int, ...]]) -> np.ndarray:
+    def measured_scores(self, plans: list[tuple[int, ...]]) -> np.ndarray:
         """Scores of measured plans under the current target; minus infinity where they do not meet it."""
         metric = self.env.reward.metric
         qualities = np.array([getattr(self.experience.plans[plan], metric) for plan in plans])

@@ -14,7 +14,7 @@ from agents.experience import Experience, Move, as_plan, fingerprint
 from agents.imagination import Imagination
 from agents.lanes import lanes_of
 from agents.monitor import Monitor
-from agents.protocol import PlannableEnv, plannable
+from agents.protocol import PlannableEnv, finite_reward, plannable
 from agents.reward_model import RewardModel
 from agents.rollout import Batch, Decision
 
@@ -94,10 +94,9 @@ def learn_with_imagination(
         samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
         action = agent.proposer.propose(imagination, samples, agent.rng)
         observation, reward, terminated, truncated, info = env.step(action)
-        if not np.isfinite(float(reward)):
-            raise ValueError(f"the reward must be finite, got {reward}; check the environment's reward function")
+        gain = finite_reward(reward)
         experience.moves.append(Move(as_plan(imagination.start), action, as_plan(info["kept"])))
-        episode_return += float(reward)
+        episode_return += gain
         agent.num_timesteps += 1
         monitor.advance()
         over = terminated or truncated

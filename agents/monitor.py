@@ -75,6 +75,26 @@ def best_feasible(history: list[Record], target: float | None = None) -> Record 
     return max(feasible, key=lambda record: record["score"], default=None)
 
 
+def until(evaluations: int, callback: Callback | None = None) -> Callback:
+    """A callback that ends the training once so many distinct plans were measured, the start plan included.
+
+    Args:
+        evaluations: budget of measured evaluations, at least 1.
+        callback: called too; may end the training earlier.
+
+    Raises:
+        ValueError: a budget below 1.
+    """
+    if evaluations < 1:
+        raise ValueError(f"evaluations must be at least 1 (the start plan is one), got {evaluations}")
+
+    def stop(record: Record) -> bool:
+        go_on = callback is None or callback(record) is not False
+        return go_on and record.get("measured_evaluations", 0) < evaluations
+
+    return stop
+
+
 class Monitor:
     """Collects records and hands them on; a context manager around a call of ``learn``.
 

@@ -101,3 +101,14 @@ def plannable(env: gym.Env) -> PlannableEnv:
             'gymnasium.make("HOBSPrune-v0")'
         )
     return inner
+
+
+def finite_reward(reward: Any) -> float:
+    """A step's reward as a float.
+
+    Raises:
+        ValueError: it is NaN or infinite.
+    """
+    if not np.isfinite(float(reward)):
+        raise ValueError(f"the reward must be finite, got {reward}; check the environment's reward function")
+    return float(reward)

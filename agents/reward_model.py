@@ -4,7 +4,7 @@ A plan's accuracy hardly depends on how its layers are called or which target it
 every layer takes. So the inputs are the layers' log predicted losses, and measurements made for one target inform all
 others. The output is the log-odds of the soft accuracy, which has no bounds to respect and close to normal errors.
 
-The covariance is a linear kernel (accuracy falls smoothly with every layer's damage) plus a Matern 5/2 kernel (what is
+The covariance is a linear kernel (accuracy falls smoothly with every layer's damage) plus a Matern 3/2 kernel (what is
 not linear, such as interactions between layers) plus noise (Rasmussen & Williams 2006, chapters 2 and 4).
 """
 

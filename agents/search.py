@@ -1,7 +1,14 @@
-"""Controls: searches with R-SPAR's interface and its way of counting measured evaluations."""
+"""Searches: plans chosen without a policy, with R-SPAR's interface and its way of counting measured evaluations.
+
+A search proposes moves from the start plan. Each is shifted onto the target (:meth:`Imagination.on_target`); if its
+plan was measured before, the search is told the known score for free, otherwise the environment measures it in one
+step. So every step of a search measures a plan, as every step of R-SPAR does. Where an episode has several moves, a
+search uses the first one only.
+"""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -9,15 +16,21 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from agents.experience import Experience, fingerprint
+from agents.acquisition import eligible
+from agents.experience import Experience, Move, as_plan, fingerprint
 from agents.imagination import Imagination
 from agents.monitor import Callback, Monitor, Record, best_feasible
-from agents.protocol import PlannableEnv, plannable
+from agents.protocol import PlannableEnv, finite_reward, plannable
 from agents.reward_model import RewardModel
 
+logger = logging.getLogger(__name__)
 
-class Search(ABC):
-    """A way to choose plans without a policy.
+ESCAPE_STDS, ESCAPE_TRIES = (0.1, 0.3, 1.0), 512
+"""Random moves tried, and how far away, where a search proposes only what was measured."""
+
+
+class PlanChooser(ABC):
+    """What all searches share: a history of measured plans and the best of them.
 
     Attributes:
         history: one record an episode (see :mod:`agents.monitor`); the first one is the start plan.
@@ -42,7 +55,7 @@ class Search(ABC):
         callback: Callback | None = None,
         progress_bar: bool = False,
         log_dir: str | Path | None = None,
-    ) -> Search:
+    ) -> PlanChooser:
         """Search; the arguments are those of :meth:`agents.rspar.RSPARAgent.learn`."""
 
     def predict(
@@ -72,7 +85,7 @@ class Search(ABC):
         return (action if observation.ndim == 1 else np.tile(action, (len(observation), 1))), state
 
 
-class StartPlanSearch(Search):
+class StartPlanSearch(PlanChooser):
     """No search: the plan an environment with this start begins at, measured once."""
 
     start: str
@@ -110,6 +123,130 @@ class UniformSearch(StartPlanSearch):
     start = "uniform"
 
 
+class Search(PlanChooser):
+    """A search that proposes moves and is told what they score.
+
+    A search belongs to one problem and one target; :meth:`learn` may be called again to go on. It is a deterministic
+    function of its seed and of the scores, so a lost one is recovered by running it again in an environment whose
+    archive holds what was measured.
+
+    Args:
+        seed: of everything random.
+
+    Attributes:
+        rng: source of randomness.
+        patience: proposals without a new plan before :meth:`restart` is called.
+    """
+
+    patience = 64
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+        self.rng = np.random.default_rng(seed)
+        self._experience: Experience | None = None
+        self._target: float | None = None
+
+    @abstractmethod
+    def propose(self, view: Imagination) -> np.ndarray:
+        """An action [L] in [-1, 1] from the start plan; it need not be on the target."""
+
+    def observe(self, action: np.ndarray, score: float) -> None:
+        """Learn what the last proposal scored.
+
+        Args:
+            action: float32 [L], the proposal shifted onto the target.
+            score: higher is better; minus infinity where no shift reaches the target.
+        """
+
+    def restart(self) -> None:
+        """Look further away: the last :attr:`patience` proposals held no new plan, and a random one is measured."""
+
+    def learn(
+        self,
+        env: gym.Env,
+        total_timesteps: int,
+        callback: Callback | None = None,
+        progress_bar: bool = False,
+        log_dir: str | Path | None = None,
+    ) -> Search:
+        """Measure a new plan in each of `total_timesteps` steps; may be called again to go on.
+
+        Stops earlier, with a logged warning, when no plan on the target is found that was not measured yet.
+
+        Raises:
+            TypeError: `env` is no pruning environment.
+            ValueError: another problem or target than before, or a reward that is not finite.
+        """
+        plans = plannable(env)
+        with Monitor(self.history, total_timesteps, callback, progress_bar, log_dir) as monitor:
+            info = self._reset(env, plans)
+            if not self.history:
+                self._actions.append(None)
+                monitor.episode(0.0, info, self.num_timesteps)
+            for step in range(total_timesteps):
+                if monitor.stopped:
+                    break
+                info = self._reset(env, plans) if step else info
+                view = self._view(plans, info)
+                action = self._next(view)
+                if action is None:
+                    logger.warning("no plan in reach is left to measure after %d steps", self.num_timesteps)
+                    break
+                _, reward, _, _, info = env.step(action)
+                self.num_timesteps += 1
+                gain = finite_reward(reward)
+                view.experience.moves.append(Move(as_plan(view.start), action, as_plan(info["kept"])))
+                view.experience.absorb(plans)
+                self.observe(action, float(info["score"]))
+                self._actions.append(action)
+                monitor.episode(gain, info, self.num_timesteps)
+                monitor.advance()
+        return self
+
+    def _reset(self, env: gym.Env, plans: PlannableEnv) -> dict[str, Any]:
+        """Start an episode; make sure that it is about the same question as those before."""
+        first = self._experience is None
+        _, info = env.reset(seed=self.seed if first else None)
+        identity, target = fingerprint(plans), float(info["target_flops_reduction"])
+        if self._experience is None:
+            self._experience, self._target = Experience(identity, RewardModel()), target
+        if self._experience.fingerprint != identity or self._target != target:
+            raise ValueError(
+                f"a {type(self).__name__} serves one problem at one target (so far {self._target}, given {target}); "
+                "make another search, and an environment whose target is a single number"
+            )
+        return info
+
+    def _view(self, plans: PlannableEnv, info: dict[str, Any]) -> Imagination:
+        assert self._experience is not None
+        assert self._target is not None
+        self._experience.absorb(plans)
+        return Imagination(plans, self._experience, info["kept"], self._target)
+
+    def _next(self, view: Imagination) -> np.ndarray | None:
+        """The next action that leads to a new plan on the target; None where none is found."""
+        for _ in range(self.patience):
+            move = view.on_target(self.propose(view)[None])
+            if not view.meets_target(move.reductions)[0]:
+                self.observe(move.actions[0], -np.inf)
+            elif view.is_new(move)[0]:
+                return move.actions[0]
+            else:
+                self.observe(move.actions[0], float(view.measured_scores([as_plan(move.kept[0])])[0]))
+        self.restart()
+        return self._escape(view)
+
+    def _escape(self, view: Imagination) -> np.ndarray | None:
+        """A random action to a new plan on the target, no further away than needed; None where none is found."""
+        for std in ESCAPE_STDS:
+            actions = self.rng.normal(0.0, std, (ESCAPE_TRIES, len(view.start)))
+            found = eligible(view, np.clip(actions, -1.0, 1.0).astype(np.float32))
+            if len(found):
+                return found.actions[0]
+        return None
+
+
 class RandomSearch(Search):
     """Random moves from the start plan, each brought onto the target; the best measured one is kept.
 
@@ -119,59 +256,16 @@ class RandomSearch(Search):
     """
 
     def __init__(self, std: float = 0.1, seed: int = 0) -> None:
-        super().__init__()
-        if not std > 0:
-            raise ValueError(f"std must be positive, got {std}")
-        self.std = std
-        self.seed = seed
-        self.rng = np.random.default_rng(seed)
+        super().__init__(seed)
+        self.std = positive("std", std)
 
-    def learn(
-        self,
-        env: gym.Env,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> RandomSearch:
-        """Measure a new plan in each of `total_timesteps` steps; may be called again to go on.
-
-        Raises:
-            TypeError: `env` is no pruning environment.
-        """
-        plans = plannable(env)
-        with Monitor(self.history, total_timesteps, callback, progress_bar, log_dir) as monitor:
-            _, info = env.reset(seed=self.seed if self.num_timesteps == 0 else None)
-            if not self.history:
-                self._actions.append(None)
-                monitor.episode(0.0, info, self.num_timesteps)
-            episode_return, over = 0.0, False
-            for _ in range(total_timesteps):
-                if monitor.stopped:
-                    break
-                if over:
-                    _, info = env.reset()
-                    episode_return = 0.0
-                action = self._move(plans, info)
-                _, reward, terminated, truncated, info = env.step(action)
-                episode_return += float(reward)
-                self.num_timesteps += 1
-                monitor.advance()
-                over = terminated or truncated
-                if over:
-                    self._actions.append(action)
-                    monitor.episode(episode_return, info, self.num_timesteps)
-        return self
-
-    def _move(self, plans: PlannableEnv, info: dict[str, Any]) -> np.ndarray:
-        """A random action whose plan meets the target and is new, where a few attempts find one."""
-        experience = Experience(fingerprint(plans), RewardModel(), dict(plans.archive))
-        imagination = Imagination(plans, experience, info["kept"], float(info["target_flops_reduction"]))
-        actions = self.rng.normal(0.0, self.std, (ATTEMPTS, len(info["kept"])))
-        moves = imagination.on_target(np.clip(actions, -1.0, 1.0))
-        good = imagination.meets_target(moves.reductions) & imagination.is_new(moves)
-        return moves.actions[int(good.argmax())]
+    def propose(self, view: Imagination) -> np.ndarray:
+        """A normal action, clipped to [-1, 1]."""
+        return np.clip(self.rng.normal(0.0, self.std, len(view.start)), -1.0, 1.0)
 
 
-ATTEMPTS = 16
-"""Random actions drawn for a step, of which the first suitable one is taken."""
+def positive(name: str, value: float) -> float:
+    """The value; ValueError unless it is a finite number above 0."""
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive, got {value}")
+    return float(value)

@@ -26,6 +26,7 @@ from benchmarks.main import default_threads
 from benchmarks.method_cells import Budget, measure, method_names
 from benchmarks.method_tables import comparison_table, summarise, write_csv
 from benchmarks.pipeline import versions
+from benchmarks.shares import share
 from hessian.channels import suggest
 from prune_gym.augmentation import Augmentation
 from prune_gym.device import resolve_device
@@ -228,21 +229,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--finetune-epochs", type=int, default=budget.finetune_epochs, help="of the equal fine-tuning")
     add("--finetune-lr", type=float, default=budget.finetune_lr, help="its peak learning rate")
     add("--minutes", type=float, help="start no new cell after so long")
-    add("--part", type=_part, default=(1, 1), metavar="I/N", help="only every N-th cell, starting at the I-th")
+    add("--part", type=share, default=(1, 1), metavar="I/N", help="only every N-th cell, starting at the I-th")
     add("--overwrite", action="store_true", help="forget the cells that are there")
     add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
     add("--threads", type=int, metavar="N", help="CPU threads (default: one a core, at most 8)")
     return parser
-
-
-def _part(text: str) -> tuple[int, int]:
-    try:
-        part, parts = (int(number) for number in text.split("/"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"write it as 1/2; got {text!r}") from None
-    if not 1 <= part <= parts:
-        raise argparse.ArgumentTypeError(f"parts are counted from 1 to N; got {text!r}")
-    return part, parts
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -22,9 +23,14 @@ __all__ = [
     "load_config",
     "nearest_key",
     "parse_config",
+    "unknown_choice",
     "valid_keys",
     "validate_config",
+    "validate_tree",
 ]
+
+
+Tree = TypeVar("Tree", bound=BaseModel)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -56,12 +62,25 @@ def validate_config(source: ConfigSource) -> Config:
     Raises:
         ConfigError: one line for each unknown, missing or ill-typed key, with where it was set.
     """
-    try:
-        config = Config.model_validate(source.tree)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(detail, source) for detail in error.errors())) from None
+    config = validate_tree(source, Config)
     _check_choices(config, source)
     return config
+
+
+def validate_tree(source: ConfigSource, root: type[Tree]) -> Tree:
+    """Turn a parsed tree into a typed one of any kind.
+
+    Args:
+        source: the parsed tree.
+        root: the type of the whole.
+
+    Raises:
+        ConfigError: one line for each unknown, missing or ill-typed key, with where it was set.
+    """
+    try:
+        return root.model_validate(source.tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(detail, source, root) for detail in error.errors())) from None
 
 
 def valid_keys(section: type[BaseModel] = Config, prefix: KeyPath = ()) -> list[KeyPath]:
@@ -74,12 +93,12 @@ def valid_keys(section: type[BaseModel] = Config, prefix: KeyPath = ()) -> list[
     return paths
 
 
-def nearest_key(path: KeyPath) -> KeyPath | None:
+def nearest_key(path: KeyPath, root: type[BaseModel] = Config) -> KeyPath | None:
     """Return the valid key someone who wrote ``path`` most likely meant, or None if nothing is near.
 
     A misspelling in the same section wins; then the same or a similar word in another section.
     """
-    keys = valid_keys()
+    keys = valid_keys(root)
     leaf = str(path[-1])
     siblings = {str(key[-1]): key for key in keys if key[:-1] == path[:-1]}
     close = difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.6)
@@ -100,35 +119,36 @@ def _check_choices(config: Config, source: ConfigSource) -> None:
     problems = []
     if config.pruning.method not in method_names():
         where = source.origin(("pruning", "method"))
-        problems.append(f"{where}: {_unknown('method', config.pruning.method, method_names())}")
+        problems.append(f"{where}: {unknown_choice('method', config.pruning.method, method_names())}")
     if config.task_name not in task_names():
         where = source.origin(("model", "name"))
         problems.append(
             f"{where}: dataset.name and model.name together name the task: "
-            f"{_unknown('task', config.task_name, task_names())}"
+            f"{unknown_choice('task', config.task_name, task_names())}"
         )
     if problems:
         raise ConfigError("\n".join(problems))
 
 
-def _unknown(kind: str, given: str, known: Sequence[str]) -> str:
+def unknown_choice(kind: str, given: str, known: Sequence[str]) -> str:
+    """Say that a name does not exist, which is near, and which there are."""
     close = difflib.get_close_matches(given, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown {kind} {given!r}; {hint}({kind}s: {', '.join(known)})"
 
 
-def _explain(detail: ErrorDetails, source: ConfigSource) -> str:
+def _explain(detail: ErrorDetails, source: ConfigSource, root: type[BaseModel]) -> str:
     path: KeyPath = tuple(detail["loc"])
     key, where = dotted(path), source.origin(path)
     if detail["type"] == "extra_forbidden":
-        near = nearest_key(path)
-        siblings = ", ".join(str(key[-1]) for key in valid_keys() if key[:-1] == path[:-1])
+        near = nearest_key(path, root)
+        siblings = ", ".join(str(key[-1]) for key in valid_keys(root) if key[:-1] == path[:-1])
         hint = f"did you mean {dotted(near)!r}? " if near else ""
         return f"{where}: unknown key {key!r}; {hint}(keys here: {siblings})"
     if detail["type"] == "missing":
         return f"{where}: the key {key!r} is missing"
     if detail["type"] in ("model_type", "model_attributes_type"):
-        inside = ", ".join(str(known[-1]) for known in valid_keys() if known[:-1] == path)
+        inside = ", ".join(str(known[-1]) for known in valid_keys(root) if known[:-1] == path)
         return f"{where}: {key!r} must be a section with the keys {inside}, got {detail['input']!r}"
     message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     given = "" if "got" in message else f", got {detail['input']!r}"

@@ -120,7 +120,8 @@ class PruningConfig(Section):
     """What is removed and how the budgets are found."""
 
     method: Name = "hobs-rspar"
-    """How the network is pruned: ``hobs-rspar``, ``hobs-knapsack``, ``hobs-uniform``, ``random``, or a published method
+    """How the network is pruned: ``hobs-rspar``, a search (``hobs-knapsack``, ``hobs-uniform``, ``hobs-gp``,
+    ``hobs-cmaes``, ``hobs-cem``, ``hobs-annealing``, ``random``), or a published method
     (``python -c "import baselines; print(baselines.available())"``)."""
     target_flops_reduction: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Fraction of the FLOPs to remove, in (0, 1); absent means the task's own default target."""

@@ -61,31 +61,32 @@ def _rspar(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
     )
 
 
-def _random(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
-    from agents.search import RandomSearch
+def _control(name: str) -> Callable[[HOBSPruneEnv, PruningConfig, int], Search]:
+    """Builds a search by its name among the agents."""
 
-    return RandomSearch(seed=seed)
+    def build(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
+        from agents.registry import create
 
+        return create(name, env, seed)
 
-def _knapsack(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
-    from agents.search import KnapsackSearch
-
-    return KnapsackSearch()
-
-
-def _uniform(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
-    from agents.search import UniformSearch
-
-    return UniformSearch()
+    return build
 
 
 METHODS = {
     method.name: method
     for method in (
         Method("hobs-rspar", "R-SPAR: PPO with a learned reward model, from the knapsack plan", _rspar),
-        Method("hobs-knapsack", "the knapsack solution of the predicted loss curves", _knapsack, searches=False),
-        Method("hobs-uniform", "the same pruning ratio everywhere", _uniform, start="uniform", searches=False),
-        Method("random", "random moves from the knapsack plan, the best measured one", _random),
+        Method(
+            "hobs-knapsack", "the knapsack solution of the predicted loss curves", _control("knapsack"), searches=False
+        ),
+        Method(
+            "hobs-uniform", "the same pruning ratio everywhere", _control("uniform"), start="uniform", searches=False
+        ),
+        Method("hobs-gp", "Gaussian-process search with expected improvement", _control("gp")),
+        Method("hobs-cmaes", "covariance matrix adaptation", _control("cmaes")),
+        Method("hobs-cem", "the cross-entropy method", _control("cem")),
+        Method("hobs-annealing", "simulated annealing", _control("annealing")),
+        Method("random", "random moves from the knapsack plan, the best measured one", _control("random")),
     )
 }
 

@@ -239,20 +239,24 @@ class PruningProblem:
         return self.predicted_metrics(kept)[..., 1]
 
     @property
+    def measurement_key(self) -> str:
+        """Digest of all that decides what a plan measures: network, data, curvature, repair and code."""
+        return sha256_of(
+            analysis_key(self.task, self.curvature),
+            self.task.reward.images,
+            self.task.reward.labels,
+            self.repair,
+            code_digest(*(importlib.import_module(f"prune_gym.{name}") for name in _MEASURING_CODE)),
+        )
+
+    @property
     def predictor(self) -> predicted.PredictedMetrics:
         """The fitted map from log predicted losses to metrics; fitting measures about 20 plans, once a task.
 
         These measurements are kept apart from :attr:`evaluator`: they are in no archive and in no agent's count.
         """
         if self._predictor is None:
-            key = sha256_of(
-                analysis_key(self.task, self.curvature),
-                self.task.reward.images,
-                self.task.reward.labels,
-                self.repair,
-                code_digest(*(importlib.import_module(f"prune_gym.{name}") for name in _MEASURING_CODE)),
-            )
-            path = cache_path(self._folder, self.name, "predictor", key)
+            path = cache_path(self._folder, self.name, "predictor", self.measurement_key)
             self._predictor = remember(
                 path, lambda: self._fit_predictor().tensors(), predicted.PredictedMetrics.restore
             )

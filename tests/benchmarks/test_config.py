@@ -31,8 +31,8 @@ def test_absent_keys_take_their_defaults():
     assert config.task_name == "digits-resnet20"
 
 
-@pytest.mark.parametrize("name", config_names())
-def test_every_shipped_configuration_is_valid_and_round_trips(name):
+@pytest.mark.parametrize("name", [name for name in config_names() if not name.startswith("compare_")])
+def test_every_shipped_run_is_valid_and_round_trips(name):
     config = load_config(config_path(name))
     assert parse_config(config.to_yaml()) == config
 

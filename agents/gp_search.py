@@ -1,0 +1,38 @@
+"""Bayesian optimisation: a Gaussian process over log predicted losses, and expected improvement."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agents.acquisition import ExpectedImprovement, Proposer
+from agents.imagination import Imagination
+from agents.search import Search, positive
+
+
+class GPSearch(Search):
+    """Measure where a Gaussian process expects the largest improvement (Jones et al. 1998).
+
+    It believes what R-SPAR's reward model believes (:mod:`agents.reward_model`, the same kernel, inputs and fits) and
+    maximises the same acquisition over candidates around the best measured plans; where R-SPAR adds samples of its
+    policy, it adds as many normal ones around the start plan. What R-SPAR finds beyond it is due to the policy.
+
+    Args:
+        samples: normal candidates around the start plan.
+        std: their standard deviation.
+        candidates: variations of the best measured plans.
+        seed: of the candidates.
+    """
+
+    patience = 1
+
+    def __init__(self, samples: int = 256, std: float = 0.2, candidates: int = 512, seed: int = 0) -> None:
+        super().__init__(seed)
+        if samples < 1 or candidates < 1:
+            raise ValueError(f"samples and candidates must be at least 1, got {samples} and {candidates}")
+        self.samples, self.std = samples, positive("std", std)
+        self._proposer = Proposer(ExpectedImprovement(), candidates=candidates)
+
+    def propose(self, view: Imagination) -> np.ndarray:
+        """The candidate of the largest expected improvement."""
+        samples = np.clip(self.rng.normal(0.0, self.std, (self.samples, len(view.start))), -1.0, 1.0)
+        return self._proposer.propose(view, samples.astype(np.float32), self.rng)

@@ -1,0 +1,123 @@
+"""Every agent by name, made for an environment and a seed."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+
+from agents.annealing import AnnealingSearch
+from agents.evolution import CEMSearch, CMAESSearch
+from agents.gp_search import GPSearch
+from agents.monitor import Callback, Record
+from agents.rspar import RSPARAgent
+from agents.sb3 import DEFAULTS, PRESETS, make_agent
+from agents.search import KnapsackSearch, RandomSearch, UniformSearch
+
+
+class Agent(Protocol):
+    """What all agents share."""
+
+    history: list[Record]
+
+    def learn(
+        self,
+        env: gym.Env,
+        total_timesteps: int,
+        callback: Callback | None = None,
+        progress_bar: bool = False,
+        log_dir: str | Path | None = None,
+    ) -> Any:
+        """Learn on an environment; see :meth:`agents.rspar.RSPARAgent.learn`."""
+        ...
+
+
+@dataclass(frozen=True)
+class AgentKind:
+    """A sort of agent.
+
+    Attributes:
+        build: makes one from an environment, a seed and options.
+        options: what it is made from, a callable whose keyword parameters the options are; None: anything goes.
+        serves_targets: whether one run learns for several targets.
+    """
+
+    build: Callable[[gym.Env, int, Mapping[str, Any]], Agent]
+    options: Callable[..., Any] | None
+    serves_targets: bool = False
+
+
+def _rspar(env: gym.Env, seed: int, options: Mapping[str, Any]) -> Agent:
+    layout = env.unwrapped.layout  # type: ignore[attr-defined]
+    return RSPARAgent(layout.num_layers, layout.feature_dim, seed=seed, **options)
+
+
+def _seeded(search: Callable[..., Agent]) -> AgentKind:
+    return AgentKind(lambda env, seed, options: search(seed=seed, **options), search)
+
+
+def _unseeded(search: Callable[..., Agent]) -> AgentKind:
+    return AgentKind(lambda env, seed, options: search(**options), search)
+
+
+def _sb3(name: str) -> AgentKind:
+    return AgentKind(lambda env, seed, options: make_agent(name, env, seed, **options), None, serves_targets=True)
+
+
+AGENTS: dict[str, AgentKind] = {
+    "rspar": AgentKind(_rspar, RSPARAgent, serves_targets=True),
+    "uniform": _unseeded(UniformSearch),
+    "knapsack": _unseeded(KnapsackSearch),
+    "random": _seeded(RandomSearch),
+    "annealing": _seeded(AnnealingSearch),
+    "cem": _seeded(CEMSearch),
+    "cmaes": _seeded(CMAESSearch),
+    "gp": _seeded(GPSearch),
+    **{name: _sb3(name) for name in (*DEFAULTS, *PRESETS) if name != "amc"},
+}
+"""Agents of ``HOBSPrune-v0`` by name (the preset ``amc`` is made for one layer a step)."""
+
+
+def create(name: str, env: gym.Env, seed: int = 0, **options: Any) -> Agent:
+    """Make an agent.
+
+    Args:
+        name: a key of :data:`AGENTS`.
+        env: what it will learn on.
+        seed: of everything random in it.
+        **options: arguments of its constructor.
+
+    Raises:
+        ValueError: unknown name, or an option it does not have.
+    """
+    check_options(name, options)
+    return AGENTS[name].build(env, seed, options)
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Make sure that an agent and its options exist, without making one.
+
+    Raises:
+        ValueError: unknown name, or an option it does not have.
+    """
+    if name not in AGENTS:
+        raise ValueError(_unknown("agent", name, list(AGENTS)))
+    constructor = AGENTS[name].options
+    if constructor is None:
+        return
+    given_by_us = ("self", "seed", "num_layers", "layer_feature_dim")
+    known = [option for option in inspect.signature(constructor).parameters if option not in given_by_us]
+    for option in options:
+        if option not in known:
+            raise ValueError(_unknown(f"option of {name}", option, known))
+
+
+def _unknown(what: str, given: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"unknown {what} {given!r}{hint} (known: {', '.join(known) or 'none'})"

@@ -1,0 +1,185 @@
+"""One run of the comparison of agents: learning within a budget of measured evaluations, and what came of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+
+from agents.monitor import Record, until
+from agents.protocol import TOLERANCE
+from agents.registry import create
+from benchmarks.agent_study import AgentEntry, Cell, EnvironmentConfig, StudyConfig, serves_targets
+from benchmarks.aggregates import hypervolume
+from benchmarks.plan_store import Plan, PlanStore
+from prune_gym.env import HOBSPruneEnv
+from prune_gym.evaluator import Evaluation
+from prune_gym.problem import PruningProblem
+from prune_gym.pruner import PhysicalPruner
+from prune_gym.training import evaluate_model
+
+MAX_REVISITS = 20
+"""A run ends after this many times its budget in steps, however few of them measured anything."""
+
+Archive = Mapping[Plan, Evaluation]
+
+
+class CyclingTargets(gym.Wrapper):
+    """Episodes ask for several targets in turn.
+
+    Args:
+        env: a pruning environment.
+        targets: FLOPs reductions.
+    """
+
+    def __init__(self, env: gym.Env, targets: Sequence[float]) -> None:
+        super().__init__(env)
+        self._targets = tuple(targets)
+        self._next = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode at the next target, unless the options name one."""
+        if not options:
+            options = {"target": self._targets[self._next % len(self._targets)]}
+            self._next += 1
+        return self.env.reset(seed=seed, options=options)
+
+
+def run_cell(study: StudyConfig, cell: Cell, problem: PruningProblem, store: PlanStore) -> dict[str, Any]:
+    """Run an agent and measure its best plan on the test split; JSON-able.
+
+    The run is a deterministic function of the cell and of what its plans measure. So one that was killed is repeated
+    with everything it measured at hand in `store`: it takes the same decisions and ends the same.
+
+    Args:
+        study: the configuration.
+        cell: which run.
+        problem: of the cell's task, loaded.
+        store: of the problem.
+    """
+    entry = study.entry(cell.agent)
+    settings = study.environment_of(entry)
+    before = set(problem.evaluator.seconds)
+    started = time.perf_counter()
+    if cell.is_front and not serves_targets(entry):
+        share = cell.evaluations // len(cell.targets)
+        archives = [_learn(entry, settings, (target,), cell.seed, share, problem, store) for target in cell.targets]
+    else:
+        archives = [_learn(entry, settings, cell.targets, cell.seed, cell.evaluations, problem, store)]
+    seconds = time.perf_counter() - started
+    fresh = sum(problem.evaluator.seconds[plan] for plan in set(problem.evaluator.seconds) - before)
+    rows = [row for number, archive in enumerate(archives) for row in _rows(number, archive, problem)]
+    own, evaluating = seconds - fresh, sum(row["seconds"] for row in _with_seconds(rows, store))
+    start = "uniform" if entry.name == "uniform" else "knapsack"
+    best = {f"{target:g}": _best(settings, start, target, archives, problem) for target in cell.targets}
+    return {
+        "task": cell.task,
+        "agent": cell.agent,
+        "targets": list(cell.targets),
+        "seed": cell.seed,
+        "evaluations": rows,
+        "best": best,
+        "hypervolume": _hypervolumes(list(best.values())) if cell.is_front else None,
+        "dense": {"accuracy": problem.dense.accuracy, "soft_accuracy": problem.dense.soft_accuracy},
+        "seconds": {"own": own, "evaluations": evaluating, "overhead": own / evaluating if evaluating else None},
+    }
+
+
+def _learn(
+    entry: AgentEntry,
+    settings: EnvironmentConfig,
+    targets: tuple[float, ...],
+    seed: int,
+    evaluations: int,
+    problem: PruningProblem,
+    store: PlanStore,
+) -> dict[Plan, Evaluation]:
+    """What an agent measures within its budget, in the order it did."""
+    env = make_env(problem, settings, targets)
+    agent = create(entry.name, env, seed, **entry.options)
+
+    def remember(record: Record) -> None:
+        store.sync()
+
+    try:
+        agent.learn(env, MAX_REVISITS * evaluations, callback=until(evaluations, remember))
+    finally:
+        store.sync()
+    return dict(cast(HOBSPruneEnv, env.unwrapped).archive)
+
+
+def make_env(
+    problem: PruningProblem, settings: EnvironmentConfig, targets: Sequence[float], start: str = "knapsack"
+) -> gym.Env:
+    """The environment of a run, with an empty archive; several targets take turns."""
+    env = gym.make(
+        "HOBSPrune-v0",
+        problem=problem,
+        target_flops_reduction=targets[0],
+        constraint=settings.constraint,
+        reward=settings.reward,
+        max_pruning_ratio=settings.max_pruning_ratio,
+        lambda_0=settings.lambda_0,
+        tau=settings.tau,
+        start=start,
+        disable_env_checker=True,
+    )
+    return CyclingTargets(env, targets) if len(targets) > 1 else env
+
+
+def _rows(run: int, archive: Archive, problem: PruningProblem) -> list[dict[str, Any]]:
+    """Every evaluation of a run, in order; the index counts from 1, the start plan included."""
+    return [
+        {
+            "run": run,
+            "index": index,
+            "kept": list(plan),
+            "accuracy": found.accuracy,
+            "soft_accuracy": found.soft_accuracy,
+            "loss": found.loss,
+            "flops_reduction": float(problem.cost.reduction(np.array(plan))),
+        }
+        for index, (plan, found) in enumerate(archive.items(), start=1)
+    ]
+
+
+def _with_seconds(rows: list[dict[str, Any]], store: PlanStore) -> list[dict[str, Any]]:
+    """The rows, each with how long its plan took when it was measured."""
+    for row in rows:
+        row["seconds"] = store.measurements[tuple(row["kept"])].seconds
+    return rows
+
+
+def _best(
+    settings: EnvironmentConfig, start: str, target: float, archives: Sequence[Archive], problem: PruningProblem
+) -> dict[str, Any]:
+    """The best plan measured for a target, cut, refitted in sequence and tested."""
+    env = cast(HOBSPruneEnv, make_env(problem, settings, (target,), start).unwrapped)
+    env.reset(options={"target": target})
+    for archive in archives:
+        env.archive.update(archive)
+    kept, found = env.best_plan(TOLERANCE)
+    task = problem.task
+    assert task.test is not None
+    pruner = PhysicalPruner(task.model, task.example_input, ignored_layers=tuple(task.ignored_layers))
+    plan = problem.hobs.plan(kept.tolist())
+    network = pruner.prune(plan, refit="sequential", calibration=task.calibration)
+    return {
+        "kept": kept.tolist(),
+        "accuracy": found.accuracy,
+        "soft_accuracy": found.soft_accuracy,
+        "flops_reduction": float(problem.cost.reduction(kept)),
+        "test_accuracy": evaluate_model(network, task.test).accuracy,
+    }
+
+
+def _hypervolumes(best: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Area under the front of the best plans, for every way to look at accuracy."""
+    reductions = [plan["flops_reduction"] for plan in best]
+    return {
+        metric: hypervolume(reductions, [plan[metric] for plan in best])
+        for metric in ("accuracy", "soft_accuracy", "test_accuracy")
+    }

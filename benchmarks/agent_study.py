@@ -1,0 +1,231 @@
+"""The configuration of a comparison of agents: one typed tree, validated before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from agents.registry import AGENTS, check_options
+from benchmarks.config import unknown_choice, validate_tree
+from benchmarks.config_schema import Count, FilePath, Name, NonNegative, Section
+from benchmarks.config_source import ConfigError, ConfigSource
+from prune_gym.reward import LAMBDA_0, TAU, make_reward
+
+Target = Annotated[float, Field(gt=0, lt=1)]
+Targets = Annotated[tuple[Target, ...], Field(strict=False)]
+Budget = Annotated[int, Field(ge=2)]
+
+
+class EnvironmentConfig(Section):
+    """The environment all agents act in, from the knapsack plan."""
+
+    constraint: Literal["soft", "hard"] = "soft"
+    """``soft`` penalises a missed target, ``hard`` projects every plan onto it."""
+    reward: Name = "accuracy_flops"
+    """How plans are scored."""
+    repair: Name = "sequential"
+    """How weights are repaired before a plan is measured."""
+    max_pruning_ratio: Target = 0.95
+    """Largest fraction of a layer's channels that may go."""
+    lambda_0: NonNegative = LAMBDA_0
+    """Weight of a missed target."""
+    tau: NonNegative = TAU
+    """How fast that weight adapts; 0 keeps it fixed."""
+
+
+class AgentEntry(Section):
+    """One agent of the comparison; its name alone is short for ``{name: ...}``."""
+
+    name: Name
+    """An agent (:data:`agents.registry.AGENTS`)."""
+    label: str = ""
+    """What it is called in tables and files; absent: its name. Tells two settings of one agent apart."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of its constructor."""
+    environment: EnvironmentConfig = EnvironmentConfig()
+    """Keys of ``environment`` that differ for this agent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
+
+    @property
+    def title(self) -> str:
+        """The label, or the name."""
+        return self.label or self.name
+
+
+class FrontConfig(Section):
+    """Several targets with one budget: agents that can serve them in one run, the others with equal shares of it."""
+
+    targets: Targets = ()
+    """FLOPs reductions; none: no fronts."""
+    evaluations: Budget = 256
+    """Measured evaluations for all targets together."""
+    agents: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    """Labels of the agents to compare; none: all."""
+
+
+class StudyConfig(Section):
+    """A comparison of agents at equal measured evaluations."""
+
+    name: Name
+    """Title of tables and plots."""
+    save_dir: FilePath = Path("results/compare_agents")
+    """Folder of the results."""
+    plans_dir: FilePath | None = None
+    """Folder of measured plans, shared by studies that name the same one; absent: ``plans`` in ``save_dir``."""
+    num_threads: Count | None = None
+    """CPU threads; absent: one a core, at most 8."""
+    tasks: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
+    """Names of tasks."""
+    targets: Targets = ()
+    """FLOPs reductions that every agent searches one at a time."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (0, 1, 2, 3, 4)
+    """Of the agents."""
+    evaluations: Budget = 128
+    """Measured evaluations a run, the start plan included."""
+    reference: Name = "rspar"
+    """Label of the agent the others are compared with."""
+    agents: Annotated[tuple[AgentEntry, ...], Field(strict=False, min_length=1)]
+    """Who is compared."""
+    environment: EnvironmentConfig = EnvironmentConfig()
+    """Where."""
+    fronts: FrontConfig = FrontConfig()
+    """Many targets with one budget."""
+
+    @field_validator("tasks", "targets", "seeds")
+    @classmethod
+    def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError(f"must name each once, got {list(values)}")
+        return values
+
+    def entry(self, label: str) -> AgentEntry:
+        """The agent of a label."""
+        return next(entry for entry in self.agents if entry.title == label)
+
+    def environment_of(self, entry: AgentEntry) -> EnvironmentConfig:
+        """The environment an agent acts in."""
+        return self.environment.model_copy(update=entry.environment.model_dump(exclude_unset=True))
+
+    @property
+    def plans_folder(self) -> Path:
+        """Where measured plans are kept."""
+        return self.plans_dir if self.plans_dir is not None else self.save_dir / "plans"
+
+    def cells(self) -> list[Cell]:
+        """All runs, seeds outermost, so that an unfinished table has whole seeds first."""
+        labels = [entry.title for entry in self.agents]
+        fronts = self.fronts.agents or labels
+        cells = []
+        for seed in self.seeds:
+            for task in self.tasks:
+                cells += [
+                    Cell(task, label, (target,), seed, self.evaluations) for target in self.targets for label in labels
+                ]
+                if self.fronts.targets:
+                    cells += [Cell(task, label, self.fronts.targets, seed, self.fronts.evaluations) for label in fronts]
+        return cells
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: an agent on a task at one target, or at all targets of a front.
+
+    Attributes:
+        task: name of a task.
+        agent: label of an agent.
+        targets: FLOPs reductions.
+        seed: of the agent.
+        evaluations: measured evaluations in all.
+    """
+
+    task: str
+    agent: str
+    targets: tuple[float, ...]
+    seed: int
+    evaluations: int
+
+    @property
+    def is_front(self) -> bool:
+        """Whether the run serves several targets."""
+        return len(self.targets) > 1
+
+    @property
+    def file_name(self) -> str:
+        """Name of its file."""
+        what = f"front{len(self.targets)}" if self.is_front else f"{self.targets[0]:g}"
+        return f"{self.task}-{what}-{self.agent}-seed{self.seed}.json"
+
+
+def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read, override and validate a study's file.
+
+    Args:
+        path: YAML file.
+        overrides: ``KEY=VALUE`` strings with dotted keys, applied in order.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: everything wrong with the keys and values, one line each.
+    """
+    source = ConfigSource.from_file(path)
+    source.override(overrides)
+    study = validate_tree(source, StudyConfig)
+    problems = list(_problems(study))
+    if problems:
+        raise ConfigError("\n".join(f"{source.name}: {problem}" for problem in problems))
+    return study
+
+
+def _problems(study: StudyConfig) -> list[str]:
+    """What types cannot say: names that do not exist, labels twice, budgets that cannot be shared."""
+    from prune_gym.tasks import task_names
+
+    found = [unknown_choice("task", task, task_names()) for task in study.tasks if task not in task_names()]
+    labels = [entry.title for entry in study.agents]
+    found += [
+        f"two agents are called {label!r}; give one a label" for label in sorted(set(labels)) if labels.count(label) > 1
+    ]
+    for entry in study.agents:
+        try:
+            check_options(entry.name, entry.options)
+            settings = study.environment_of(entry)
+            make_reward(settings.reward, settings.lambda_0, settings.tau)
+        except ValueError as error:
+            found.append(f"agent {entry.title!r}: {error}")
+        if not entry.title.replace("-", "").replace("_", "").replace(".", "").isalnum():
+            found.append(f"the label {entry.title!r} names a file: letters, digits, '-', '_' and '.' only")
+    if any(study.environment_of(entry).repair != study.environment.repair for entry in study.agents):
+        found.append("'repair' is the same for all agents: it decides what their measured plans mean")
+    found += [unknown_choice("agent", label, labels) for label in study.fronts.agents if label not in labels]
+    if study.reference not in labels:
+        found.append("'reference': " + unknown_choice("agent", study.reference, labels))
+    if not study.targets and not study.fronts.targets:
+        found.append("nothing to do: name 'targets', 'fronts.targets' or both")
+    if len(study.fronts.targets) == 1:
+        found.append("'fronts.targets' needs at least two; a single one belongs into 'targets'")
+    if study.fronts.targets and study.fronts.evaluations % len(study.fronts.targets):
+        found.append(
+            f"'fronts.evaluations' ({study.fronts.evaluations}) must be a multiple of the number of its targets "
+            f"({len(study.fronts.targets)}), so that every target gets the same share"
+        )
+    elif study.fronts.targets and study.fronts.evaluations < 2 * len(study.fronts.targets):
+        found.append("'fronts.evaluations' must be at least 2 a target: the start plan and one more")
+    return found
+
+
+def serves_targets(entry: AgentEntry) -> bool:
+    """Whether one run of an agent learns for several targets."""
+    return AGENTS[entry.name].serves_targets

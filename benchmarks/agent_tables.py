@@ -1,0 +1,178 @@
+"""What the runs of the comparison of agents say together: curves, aggregates, tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from scipy import stats
+
+from agents.protocol import TOLERANCE
+from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from prune_gym.files import write_atomic
+
+Result = Mapping[str, Any]
+Row = dict[str, Any]
+
+SINGLE = ("test_accuracy", "accuracy", "soft_accuracy")
+"""What runs at one target are compared by."""
+
+
+def best_so_far(result: Result, length: int) -> NDArray[np.float64]:
+    """Soft accuracy of the best plan on the target after every evaluation of a run at one target, [length].
+
+    The start plan always counts. A run that measured fewer plans keeps its last value.
+    """
+    target, rows = result["targets"][0], result["evaluations"]
+    meets = [0 <= row["flops_reduction"] - target <= TOLERANCE or row["index"] == 1 for row in rows]
+    scores = [row["soft_accuracy"] if good else -np.inf for row, good in zip(rows, meets, strict=True)]
+    curve = np.maximum.accumulate(scores)[:length]
+    return np.append(curve, np.full(length - len(curve), curve[-1]))
+
+
+def is_front(result: Result) -> bool:
+    """Whether a run served several targets."""
+    return len(result["targets"]) > 1
+
+
+def summarise(results: Sequence[Result], reference: str, n_bootstrap: int = 2000) -> list[Row]:
+    """One row a (question, agent): a target or all of them, over tasks and seeds.
+
+    Args:
+        results: finished runs.
+        reference: label of the agent the others are compared with.
+        n_bootstrap: resamples of every interval.
+
+    Returns:
+        Rows with ``question`` (``"0.91"`` or ``"front"``), ``agent``, ``runs``, ``metrics`` (metric -> interquartile
+        mean, its interval, and the reference's probability of improvement over this agent; None for the reference
+        itself and where tasks differ), ``evaluations``, ``seconds`` (mean, of the agent and of its evaluations) and
+        ``overhead`` (the ratio of the two).
+    """
+    rows = []
+    for question in sorted({_question(result) for result in results}):
+        asked = [result for result in results if _question(result) == question]
+        agents = list(dict.fromkeys(result["agent"] for result in asked))
+        groups = {agent: [result for result in asked if result["agent"] == agent] for agent in agents}
+        for agent, group in groups.items():
+            against = groups.get(reference) if agent != reference else None
+            rows.append(_row(question, agent, group, against, n_bootstrap))
+    return rows
+
+
+def _question(result: Result) -> str:
+    return "front" if is_front(result) else f"{result['targets'][0]:g}"
+
+
+def _row(question: str, agent: str, group: Sequence[Result], against: Sequence[Result] | None, n_bootstrap: int) -> Row:
+    metrics = {metric: _compare(group, against, metric, n_bootstrap) for metric in SINGLE}
+    evaluating = sum(result["seconds"]["evaluations"] for result in group)
+    own = sum(result["seconds"]["own"] for result in group)
+    return {
+        "question": question,
+        "agent": agent,
+        "runs": len(group),
+        "metrics": metrics,
+        "evaluations": float(np.mean([len(result["evaluations"]) for result in group])),
+        "seconds": {"own": own / len(group), "evaluations": evaluating / len(group)},
+        "overhead": own / evaluating if evaluating else None,
+    }
+
+
+def _compare(group: Sequence[Result], against: Sequence[Result] | None, metric: str, n_bootstrap: int) -> Row:
+    ours = _by_task(group, metric)
+    estimate = stratified_bootstrap(interquartile_mean, list(ours.values()), n_bootstrap=n_bootstrap)
+    chance = None
+    if against is not None:
+        theirs = _by_task(against, metric)
+        if set(theirs) == set(ours):
+            samples = [theirs[task] for task in ours], list(ours.values())
+            chance = asdict(stratified_bootstrap(probability_of_improvement, *samples, n_bootstrap=n_bootstrap))
+    return {"iqm": asdict(estimate), "improvement": chance}
+
+
+def _by_task(group: Sequence[Result], metric: str) -> dict[str, list[float]]:
+    """Task -> one value a run; for fronts the hypervolume."""
+    values: dict[str, list[float]] = {}
+    for result in group:
+        source = result["hypervolume"] if is_front(result) else next(iter(result["best"].values()))
+        values.setdefault(result["task"], []).append(source[metric])
+    return values
+
+
+def study_table(question: str, rows: Sequence[Row], reference: str) -> Table:
+    """The rows of one question."""
+    what = (
+        "Hypervolume over all targets" if question == "front" else f"{100 * float(question):g} % of the FLOPs removed"
+    )
+    table = Table(
+        title=f"{what}, {max(row['runs'] for row in rows)} runs an agent", title_justify="left", box=SIMPLE_HEAD
+    )
+    table.add_column("agent", no_wrap=True)
+    for heading in ("test", "[95 %]", f"P({reference} >)", "[95 %]", "reward split", "plans", "own s", "measuring s"):
+        table.add_column(heading.replace("[", "\\["), justify="right", no_wrap=True)
+    for row in sorted(rows, key=lambda row: -row["metrics"]["test_accuracy"]["iqm"]["value"]):
+        test, chance = row["metrics"]["test_accuracy"]["iqm"], row["metrics"]["test_accuracy"]["improvement"]
+        table.add_row(
+            row["agent"],
+            f"{100 * test['value']:.2f}",
+            f"{100 * test['low']:.2f} - {100 * test['high']:.2f}",
+            "" if chance is None else f"{chance['value']:.2f}",
+            "" if chance is None else f"{chance['low']:.2f} - {chance['high']:.2f}",
+            f"{100 * row['metrics']['soft_accuracy']['iqm']['value']:.2f}",
+            f"{row['evaluations']:.0f}",
+            f"{row['seconds']['own']:.1f}",
+            f"{row['seconds']['evaluations']:.1f}",
+        )
+    table.caption = (
+        "in %; test: interquartile mean of the best plan's one-shot accuracy (of the area under the front), with its "
+        "stratified bootstrap interval; reward split: soft accuracy; own s: the agent's own time"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def write_evaluations(path: Path, results: Sequence[Result]) -> None:
+    """Write one line a measured evaluation of every run, whole or not at all."""
+    columns = ("run", "index", "soft_accuracy", "accuracy", "loss", "flops_reduction", "seconds")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["task", "agent", "targets", "seed", *columns, "kept"])
+    for result in results:
+        targets = " ".join(f"{target:g}" for target in result["targets"])
+        for row in result["evaluations"]:
+            values = [row[column] for column in columns]
+            kept = " ".join(map(str, row["kept"]))
+            writer.writerow([result["task"], result["agent"], targets, result["seed"], *values, kept])
+    write_atomic(path, text.getvalue())
+
+
+def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+    """Interquartile mean of the best-so-far curves of one agent and its 95 % interval.
+
+    Args:
+        results: runs at one target; they are resampled within every task.
+        length: of the curves, in evaluations.
+        n_bootstrap: resamples.
+        seed: of the resampling.
+
+    Returns:
+        [3, length]: value, lower end, upper end.
+    """
+    by_task: dict[str, list[NDArray[np.float64]]] = {}
+    for result in results:
+        by_task.setdefault(result["task"], []).append(best_so_far(result, length))
+    curves = [np.array(runs) for runs in by_task.values()]
+    generator = np.random.default_rng(seed)
+    picks = [generator.integers(len(runs), size=(n_bootstrap, len(runs))) for runs in curves]
+    draws = np.concatenate([runs[pick] for runs, pick in zip(curves, picks, strict=True)], axis=1)
+    low, high = np.quantile(stats.trim_mean(draws, 0.25, axis=1), [0.025, 0.975], axis=0)
+    return np.stack([stats.trim_mean(np.concatenate(curves), 0.25, axis=0), low, high])

@@ -1,0 +1,192 @@
+"""R-SPAR against searches and Stable-Baselines3 at equal measured evaluations: agents x tasks x targets x seeds.
+
+    python -m benchmarks.compare_agents --config FILE [--part I/N] [--minutes M] [KEY=VALUE ...]
+
+Every run is a file of its own in ``save_dir/cells``, and every measured plan is kept: a killed or stopped study goes on
+with the same command, inside a run too, and ends as if it had not stopped; several processes can share the work. When
+runs are there, tables are printed and ``comparison.json``, ``evaluations.csv`` and plots are written to ``save_dir``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.agent_cells import run_cell
+from benchmarks.agent_plots import plot_fronts, plot_progress
+from benchmarks.agent_study import Cell, StudyConfig, load_study
+from benchmarks.agent_tables import is_front, study_table, summarise, write_evaluations
+from benchmarks.config_source import ConfigError
+from benchmarks.main import default_threads
+from benchmarks.pipeline import versions
+from benchmarks.plan_store import PlanStore
+from benchmarks.shares import share
+from prune_gym.device import resolve_device
+from prune_gym.files import write_atomic, write_json_atomic
+from prune_gym.problem import PruningProblem
+
+BAD_INPUT, INTERRUPTED = 2, 130
+TABLE_WIDTH = 150
+SAME_STUDY = ("evaluations", "environment")
+"""Keys whose change makes runs incomparable; so do the targets and the budget of the fronts."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study, or what is left of it.
+
+    Args:
+        argv: arguments; absent means those of the process.
+
+    Returns:
+        Exit code: 0 done (or out of time), 2 bad input, 130 interrupted.
+    """
+    options = _parser().parse_intermixed_args(argv)
+    errors = Console(stderr=True)
+    try:
+        study = load_study(options.config, options.overrides)
+        device = _device(options.gpu)
+        torch.set_num_threads(options.threads or study.num_threads or default_threads())
+        _open_folder(study)
+        console = Console()
+        _run(study, options, device, console)
+        # Where nobody looks at a terminal, no column is cut off.
+        _report(study, console if console.is_terminal else Console(width=TABLE_WIDTH))
+    except (OSError, ValueError, ImportError) as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        errors.print("interrupted: nothing is lost, the same command goes on", style="yellow")
+        return INTERRUPTED
+    return 0
+
+
+def _open_folder(study: StudyConfig) -> None:
+    """Refuse to mix runs of different studies; more agents, tasks, targets or seeds of the same one are welcome."""
+    path, current = study.save_dir / "study.json", study.model_dump(mode="json")
+    agents = {entry.title: entry.model_dump(mode="json") for entry in study.agents}
+    if path.is_file():
+        stored = json.loads(path.read_text())
+        changed = [key for key in SAME_STUDY if stored["study"][key] != current[key]]
+        fronts = stored["study"]["fronts"], current["fronts"]
+        if all(front["targets"] for front in fronts):
+            changed += [f"fronts.{key}" for key in ("targets", "evaluations") if fronts[0][key] != fronts[1][key]]
+        changed += [
+            f"agent {label!r}" for label in agents if stored["agents"].get(label, agents[label]) != agents[label]
+        ]
+        if changed:
+            raise ConfigError(
+                f"{study.save_dir} holds runs of another study (different: {', '.join(changed)}); choose another "
+                "save_dir, or delete it"
+            )
+        agents = {**stored["agents"], **agents}
+    content = {"study": current, "agents": agents, "versions": versions(), "threads": torch.get_num_threads()}
+    write_json_atomic(path, content)
+    write_atomic(study.save_dir / "config.yaml", study.to_yaml())
+
+
+def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, console: Console) -> None:
+    part, parts = options.part
+    mine = [cell for number, cell in enumerate(study.cells()) if number % parts == part - 1]
+    todo = [cell for cell in mine if not _path(study, cell).is_file()]
+    console.print(f"{len(mine) - len(todo)} of {len(mine)} runs finished before", highlight=False)
+    problems = {task: PruningProblem(task, device=device, repair=study.environment.repair) for task in study.tasks}
+    _check(study, problems)
+    started = time.monotonic()
+    for number, cell in enumerate(todo, start=1):
+        if options.minutes is not None and time.monotonic() - started > 60 * options.minutes:
+            console.print(f"{options.minutes:g} minutes are over; the same command goes on", highlight=False)
+            return
+        problem = problems[cell.task].load()
+        result = run_cell(study, cell, problem, PlanStore(study.plans_folder, problem, _path(study, cell).stem))
+        write_json_atomic(_path(study, cell), result)
+        best = next(iter(result["best"].values()))
+        what = f"best {100 * best['soft_accuracy']:.2f} %" if result["hypervolume"] is None else "front"
+        seconds = result["seconds"]
+        console.print(
+            f"[{number}/{len(todo)}] {_path(study, cell).stem}: {what}, {len(result['evaluations'])} plans, "
+            f"own {seconds['own']:.1f} s, measuring {seconds['evaluations']:.1f} s",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _check(study: StudyConfig, problems: dict[str, PruningProblem]) -> None:
+    """Targets within reach, splits there, before anything is computed.
+
+    Raises:
+        ConfigError: a target out of reach; the reachable range is named.
+    """
+    for task, problem in problems.items():
+        for entry in study.agents:
+            limits = problem.cost.limits(study.environment_of(entry).max_pruning_ratio)
+            for target in (*study.targets, *study.fronts.targets):
+                try:
+                    problem.cost.check_target(target, limits)
+                except ValueError as error:
+                    raise ConfigError(f"task {task!r}: {error}") from None
+
+
+def _path(study: StudyConfig, cell: Cell) -> Path:
+    return study.save_dir / "cells" / cell.file_name
+
+
+def _report(study: StudyConfig, console: Console) -> None:
+    """Print, write and draw what is there."""
+    paths = [_path(study, cell) for cell in study.cells()]
+    results = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    if results:
+        rows = summarise(results, study.reference)
+        for question in dict.fromkeys(row["question"] for row in rows):
+            console.print(study_table(question, [row for row in rows if row["question"] == question], study.reference))
+        content = {"study": study.model_dump(mode="json"), "versions": versions(), "rows": rows}
+        write_json_atomic(study.save_dir / "comparison.json", content)
+        write_evaluations(study.save_dir / "evaluations.csv", results)
+        _draw(study, results)
+    console.print(f"{len(results)} of {len(paths)} runs; results: {study.save_dir}", highlight=False, soft_wrap=True)
+
+
+def _draw(study: StudyConfig, results: Sequence[dict[str, Any]]) -> None:
+    for target in study.targets:
+        chosen = [result for result in results if result["targets"] == [target]]
+        if chosen:
+            title = f"{study.name}: {100 * target:g} % of the FLOPs removed"
+            plot_progress(chosen, title, study.save_dir / "plots" / f"progress-{target:g}.png")
+    for task in study.tasks:
+        chosen = [result for result in results if is_front(result) and result["task"] == task]
+        if chosen:
+            plot_fronts(chosen, f"{study.name}: {task}", study.save_dir / "plots" / f"fronts-{task}.png")
+
+
+def _device(gpu: str | None) -> torch.device:
+    try:
+        return resolve_device(gpu)
+    except ValueError as error:
+        raise ConfigError(f"--gpu {gpu}: {error}") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare_agents",
+        description="Compare agents at equal measured evaluations.",
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="YAML configuration of the study")
+    add("--minutes", type=float, help="start no new run after so long")
+    add("--part", type=share, default=(1, 1), metavar="I/N", help="only every N-th run, starting at the I-th")
+    add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
+    add("--threads", type=int, metavar="N", help="CPU threads (default: num_threads of the configuration)")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

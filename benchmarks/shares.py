@@ -1,0 +1,20 @@
+"""Sharing the cells of a study between processes."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def share(text: str) -> tuple[int, int]:
+    """Read ``I/N``, the I-th of N shares, counted from 1; an argparse type.
+
+    Raises:
+        argparse.ArgumentTypeError: not of that form, or no such share.
+    """
+    try:
+        part, parts = (int(number) for number in text.split("/"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"write it as 1/2; got {text!r}") from None
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"parts are counted from 1 to N; got {text!r}")
+    return part, parts

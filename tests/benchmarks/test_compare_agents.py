@@ -1,0 +1,209 @@
+"""The comparison of agents: equal budgets, every evaluation kept, a killed study goes on and ends the same."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import agent_cells
+from benchmarks.agent_plots import plot_progress
+from benchmarks.agent_study import load_study
+from benchmarks.agent_tables import best_so_far
+from benchmarks.compare_agents import main
+from prune_gym.evaluator import Evaluator
+from tests.benchmarks import tiny_task
+
+STUDY = """\
+name: tiny
+save_dir: "{folder}"
+num_threads: 1
+tasks: [tiny-cnn]
+targets: [0.6]
+seeds: [0, 1]
+evaluations: 6
+agents: [{{name: rspar, options: {{hidden_dim: 8}}}}, cem, knapsack, ppo]
+fronts: {{targets: [0.4, 0.6], evaluations: 8, agents: [rspar, cem]}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path_factory, monkeypatch):
+    tiny_task.register()
+    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def study(tmp_path, name="out"):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(STUDY.format(folder=tmp_path / name))
+    return path, tmp_path / name
+
+
+def compare(path, *arguments):
+    return main(["--config", str(path), *arguments])
+
+
+def cells(folder):
+    """Every run without its times."""
+    found = {}
+    for path in sorted((folder / "cells").glob("*.json")):
+        cell = json.loads(path.read_text())
+        del cell["seconds"]
+        for row in cell["evaluations"]:
+            del row["seconds"]
+        found[path.name] = cell
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    tiny_task.register()
+    path, folder = study(tmp_path_factory.mktemp("study"))
+    assert compare(path) == 0
+    return path, folder
+
+
+def test_every_agent_measures_its_budget_from_the_same_start(finished):
+    runs = cells(finished[1])
+    assert len(runs) == 2 * (4 + 2)
+    for cell in runs.values():
+        count = 8 if len(cell["targets"]) > 1 else 1 if cell["agent"] == "knapsack" else 6
+        assert len(cell["evaluations"]) == count
+        plans = [(row["run"], tuple(row["kept"])) for row in cell["evaluations"]]
+        assert len(set(plans)) == count
+        for target, best in cell["best"].items():
+            assert best["flops_reduction"] >= float(target)
+            assert 0 <= best["test_accuracy"] <= 1
+    starts = {tuple(cell["evaluations"][0]["kept"]) for cell in runs.values() if cell["targets"] == [0.6]}
+    assert len(starts) == 1
+
+
+def test_what_it_leaves_behind(finished, capsys):
+    path, folder = finished
+    assert compare(path) == 0
+    shown = capsys.readouterr().out
+    assert "12 of 12 runs finished before" in shown
+    assert "60 % of the FLOPs removed, 2 runs an agent" in shown
+    assert "Hypervolume over all targets" in shown
+    for name in ("progress-0.6.png", "fronts-tiny-cnn.png"):
+        assert (folder / "plots" / name).stat().st_size > 0
+    rows = list(csv.DictReader((folder / "evaluations.csv").open()))
+    assert len(rows) == 2 * (6 + 6 + 1 + 6 + 8 + 8)
+    comparison = json.loads((folder / "comparison.json").read_text())
+    row = next(row for row in comparison["rows"] if row["agent"] == "cem" and row["question"] == "0.6")
+    metric = row["metrics"]["test_accuracy"]
+    assert metric["iqm"]["low"] <= metric["iqm"]["value"] <= metric["iqm"]["high"]
+    assert 0 <= metric["improvement"]["value"] <= 1
+    assert row["seconds"]["evaluations"] > 0
+
+
+def test_a_killed_study_goes_on_and_ends_the_same(finished, tmp_path, monkeypatch, capsys):
+    path, folder = study(tmp_path)
+    original, count = Evaluator._measure, 0
+
+    def dying(self, kept):
+        nonlocal count
+        count += 1
+        if count == 11:
+            raise KeyboardInterrupt
+        return original(self, kept)
+
+    monkeypatch.setattr(Evaluator, "_measure", dying)
+    assert compare(path) == 130
+    monkeypatch.setattr(Evaluator, "_measure", original)
+    before = len(list((folder / "cells").glob("*.json")))
+    stored = [file.read_text() for file in folder.glob("plans/*/*.jsonl")]
+    assert sum(text.count("\n") for text in stored) == 9  # ten measured: the dense network is no plan
+    torn = next(folder.glob("plans/*/*.jsonl"))
+    torn.write_text(torn.read_text() + '{"kept": [1, 2')
+    assert compare(path) == 0
+    assert 0 < before < 12
+    assert cells(folder) == cells(finished[1])
+
+
+def test_plans_are_measured_once_whoever_asks(finished):
+    _, folder = finished
+    asked = {tuple(row["kept"]) for cell in cells(folder).values() for row in cell["evaluations"]}
+    lines = [json.loads(line) for file in folder.glob("plans/*/*.jsonl") for line in file.read_text().splitlines()]
+    plans = [tuple(line["kept"]) for line in lines]
+    assert len(plans) == len(set(plans))
+    assert asked <= set(plans)
+
+
+def test_runs_can_be_shared(tmp_path):
+    path, folder = study(tmp_path)
+    arguments = ("fronts.targets=[]", "fronts.agents=[]", "agents=[knapsack, uniform]", "reference=knapsack")
+    assert compare(path, "--minutes", "0", *arguments) == 0
+    assert not (folder / "cells").exists()
+    assert compare(path, "--part", "2/2", *arguments) == 0
+    assert len(list((folder / "cells").glob("*.json"))) == 2
+
+
+def test_runs_of_another_study_are_not_mixed_in(finished, capsys):
+    path, _ = finished
+    assert compare(path, "evaluations=9") == 2
+    assert "different: evaluations" in capsys.readouterr().err
+    assert compare(path, "agents=[{name: rspar, options: {hidden_dim: 9}}]", "fronts.agents=[]") == 2
+    assert "agent 'rspar'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("evaluatons=3", "unknown key 'evaluatons'; did you mean 'evaluations'"),
+        ("agents=[cme]", "unknown agent 'cme'; did you mean"),
+        ("agents=[{name: cem, optons: {}}]", "unknown key 'agents[0].optons'"),
+        ("agents=[{name: rspar, options: {hiden_dim: 3}}]", "did you mean 'hidden_dim'"),
+        ("agents=[rspar, rspar]", "two agents are called 'rspar'"),
+        ("agents=[{name: rspar, environment: {constrain: hard}}]", "unknown key 'agents[0].environment.constrain'"),
+        ("agents=[{name: rspar, environment: {repair: closed_form}}, cem]", "'repair' is the same for all agents"),
+        ("environment.reward=accuracy_flop", "did you mean 'accuracy_flops'"),
+        ("tasks=[tiny-cn]", "unknown task 'tiny-cn'; did you mean 'tiny-cnn'"),
+        ("targets=[1.5]", "targets[0]"),
+        ("targets=[0.9999]", "task 'tiny-cnn'"),
+        ("reference=gp", "unknown agent 'gp'"),
+        ("fronts.evaluations=9", "must be a multiple of the number of its targets"),
+        ("fronts.targets=[0.5]", "needs at least two"),
+        ("evaluations=1", "'evaluations' must be greater than or equal to 2"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(override, said, tmp_path, capsys):
+    path, folder = study(tmp_path)
+    assert compare(path, override) == 2
+    assert said in capsys.readouterr().err
+    assert not (folder / "cells").exists()
+
+
+def test_the_best_so_far_counts_plans_on_the_target_only():
+    rows = [(1, 0.5, 0.7), (2, 0.9, 0.55), (3, 0.8, 0.61), (4, 0.95, 0.65), (5, 0.6, 0.6)]
+    evaluations = [{"index": i, "soft_accuracy": s, "flops_reduction": r} for i, s, r in rows]
+    curve = best_so_far({"targets": [0.6], "evaluations": evaluations}, 6)
+    np.testing.assert_allclose(curve, [0.5, 0.5, 0.8, 0.8, 0.8, 0.8])
+
+
+def test_nothing_to_draw():
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plot_progress([], "title")
+
+
+@pytest.mark.parametrize("name", ["compare_digits", "compare_fashion"])
+def test_shipped_studies_are_valid(name):
+    from benchmarks.configs import CONFIG_DIR
+
+    assert load_study(CONFIG_DIR / f"{name}.yaml").cells()
+
+
+def test_cycling_targets_take_turns():
+    import gymnasium as gym
+
+    class Recorder(gym.Env):
+        action_space = observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(1), {"target": options["target"]}
+
+    env = agent_cells.CyclingTargets(Recorder(), (0.5, 0.7))
+    asked = [env.reset()[1]["target"] for _ in range(3)]
+    assert asked == [0.5, 0.7, 0.5]
+    assert env.reset(options={"target": 0.9})[1]["target"] == 0.9
+    assert env.reset()[1]["target"] == 0.7
