@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from benchmarks.arguments import positive
 from benchmarks.audit_runs import SPLITS, AuditRequest, audit_result, problems, run_audits
 from benchmarks.audit_tables import correlation_table, feature_table, one_shot_table
 from benchmarks.main import default_threads
@@ -124,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--splits", nargs="+", default=SPLITS, choices=("calibration", "reward", "train", "test"), metavar="SPLIT"
     )
-    parser.add_argument("--images", type=_positive, metavar="N", help="at most so many of each split (default: all)")
-    parser.add_argument("--channels", type=_positive, default=16, metavar="N", help="channels sampled a layer")
+    parser.add_argument("--images", type=positive, metavar="N", help="at most so many of each split (default: all)")
+    parser.add_argument("--channels", type=positive, default=16, metavar="N", help="channels sampled a layer")
     parser.add_argument("--approximation", default="expand", choices=("expand", "reduce"), help="of weight sharing")
     parser.add_argument("--fisher", default="sketch", choices=FISHER_TYPES, help="curvature estimator")
     parser.add_argument(
@@ -135,15 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the first run of every split")
     parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 if __name__ == "__main__":

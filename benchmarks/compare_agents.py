@@ -24,11 +24,11 @@ from benchmarks.agent_cells import run_cell
 from benchmarks.agent_plots import plot_fronts, plot_progress
 from benchmarks.agent_study import Cell, StudyConfig, load_study
 from benchmarks.agent_tables import is_front, study_table, summarise, write_evaluations
+from benchmarks.arguments import share
 from benchmarks.config_source import ConfigError
 from benchmarks.main import default_threads
 from benchmarks.pipeline import versions
 from benchmarks.plan_store import PlanStore
-from benchmarks.shares import share
 from prune_gym.device import resolve_device
 from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem

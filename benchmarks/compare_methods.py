@@ -22,11 +22,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.arguments import share
 from benchmarks.main import default_threads
 from benchmarks.method_cells import Budget, measure, method_names
 from benchmarks.method_tables import comparison_table, summarise, write_csv
 from benchmarks.pipeline import versions
-from benchmarks.shares import share
 from hessian.channels import suggest
 from prune_gym.augmentation import Augmentation
 from prune_gym.device import resolve_device

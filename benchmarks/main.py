@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 try:
+    from benchmarks.arguments import positive
     from benchmarks.config import Config, load_config
 except ModuleNotFoundError as error:
     if error.name != "benchmarks":
@@ -93,7 +94,7 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", metavar="N", help="run this seed only (default: experiment.random_seeds)")
     parser.add_argument("--method", metavar="NAME", help="how budgets are found (default: pruning.method)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: experiment.num_threads)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: experiment.num_threads)")
     parser.add_argument("--overwrite", action="store_true", help="start again even if the folder holds a run")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
     return parser
@@ -114,13 +115,6 @@ def _device(gpu: str | None) -> torch.device:
         return resolve_device(gpu)
     except ValueError as error:
         raise ConfigError(f"--gpu {gpu}: {error}") from None
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 if __name__ == "__main__":

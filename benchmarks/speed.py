@@ -21,6 +21,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import positive
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
 from benchmarks.speed_rows import SpeedRow
@@ -97,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
         importlib.import_module(f"benchmarks.speed_{name}").add_arguments(subcommand)
         subcommand.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
         subcommand.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-        subcommand.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core, at most 8)")
+        subcommand.add_argument(
+            "--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)"
+        )
     return parser
 
 

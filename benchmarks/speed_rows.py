@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
+
+from prune_gym.timing import Timing, compare_interleaved, time_callable
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,17 @@ def interleaved(
         repeats: timed runs of each.
         warmups: untimed runs of each before.
     """
-    times: tuple[list[float], list[float]] = ([], [])
-    for run in range(-warmups, repeats):
-        for side, call in enumerate((first, second)):
-            seconds = seconds_of(call)
-            if run >= 0:
-                times[side].append(seconds)
-    return times
+    timings = compare_interleaved({"first": first, "second": second}, num_iterations=repeats, num_warmup=warmups)
+    return _seconds(timings["first"]), _seconds(timings["second"])
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
+    """Wall-clock seconds of one call, on a GPU until its work is done."""
+    return _seconds(time_callable(call, num_iterations=1, num_warmup=0))[0]
+
+
+def _seconds(timing: Timing) -> list[float]:
+    return [float(sample) / 1e3 for sample in timing.samples_ms]
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:

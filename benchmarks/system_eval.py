@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from benchmarks.arguments import positive
 from benchmarks.conditions import RunConditions
 from benchmarks.config import load_config
 from benchmarks.config_source import ConfigError
@@ -128,9 +129,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="pruned network")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: system_eval beside the checkpoint)")
     parser.add_argument(
-        "--batch-sizes", type=_positive, nargs="+", default=[1, 16, 64], metavar="N", help="default: 1 16 64"
+        "--batch-sizes", type=positive, nargs="+", default=[1, 16, 64], metavar="N", help="default: 1 16 64"
     )
-    parser.add_argument("--iterations", type=_positive, default=100, metavar="N", help="timed batches of each network")
+    parser.add_argument("--iterations", type=positive, default=100, metavar="N", help="timed batches of each network")
     parser.add_argument(
         "--max-seconds", type=float, default=30.0, metavar="S", help="fewer iterations where a batch size takes longer"
     )
@@ -144,15 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile", action="store_true", help="run both networks through torch.compile")
     parser.add_argument("--layers", type=int, default=12, metavar="N", help="rows of the layer table (default: 12)")
     parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: experiment.num_threads)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: experiment.num_threads)")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -53,7 +54,7 @@ class PlanState:
     score: float
 
 
-class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
+class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
     """Base of the pruning environments; they add the actions.
 
     Args:
@@ -262,9 +263,9 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]]):
         features[:, : len(self.features.names)] = self.problem.features_of(self.features)
         return self._state
 
+    @abstractmethod
     def _restored(self, draft: IntArray) -> Observation:
         """The observation after a step was taken back to these counts."""
-        raise NotImplementedError
 
     @property
     def _current(self) -> PlanState:

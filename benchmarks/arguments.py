@@ -1,8 +1,20 @@
-"""Sharing the cells of a study between processes."""
+"""Types of command-line arguments."""
 
 from __future__ import annotations
 
 import argparse
+
+
+def positive(text: str) -> int:
+    """Read a whole number, at least 1.
+
+    Raises:
+        argparse.ArgumentTypeError: smaller (argparse itself refuses what is no number).
+    """
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
 
 
 def share(text: str) -> tuple[int, int]:
