@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from prune_gym.reward import LAMBDA_0, TAU
 
@@ -54,7 +54,7 @@ class DatasetConfig(Section):
 
 
 class HOBSConfig(Section):
-    """How removing a channel is priced."""
+    """How channels are priced and chosen, and what stays is repaired."""
 
     use_kfac: bool = True
     """Kronecker-factored curvature; false asks for exact second derivatives (small networks only)."""
@@ -62,6 +62,21 @@ class HOBSConfig(Section):
     """Damping of the curvature, relative to the factors' mean diagonal."""
     num_batches_sensitivity: Count = 10
     """Batches of the calibration split the curvature is estimated from."""
+    selection: Literal["hobs", "magnitude"] = "hobs"
+    """Which channels of a layer leave first: ``hobs``, by the elimination order; ``magnitude``, the smallest filters,
+    and no curvature is measured at all: start plan, predictions and observations go without it."""
+    refit: Literal["sequential", "closed_form", "none"] = "sequential"
+    """How surviving weights are repaired, both when a plan is measured and in the final network; ``none`` only
+    recalibrates BatchNorm."""
+
+    @model_validator(mode="after")
+    def _repairable(self) -> HOBSConfig:
+        if self.selection == "magnitude" and self.refit == "closed_form":
+            raise ValueError(
+                "asks for a closed-form refit, which needs curvature, but selects by magnitude, which measures none; "
+                "set refit to sequential or none"
+            )
+        return self
 
 
 class RSPARConfig(Section):
@@ -130,7 +145,7 @@ class PruningConfig(Section):
     constraint: Literal["soft", "hard"] = "soft"
     """How the search treats the target: ``soft`` penalises a miss, ``hard`` projects every plan onto it."""
     hobs: HOBSConfig = HOBSConfig()
-    """How removing a channel is priced."""
+    """How channels are priced and chosen, and what stays is repaired."""
     rspar: RSPARConfig = RSPARConfig()
     """How the budgets are searched."""
     finetune: FinetuneConfig = FinetuneConfig()

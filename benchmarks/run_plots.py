@@ -30,13 +30,15 @@ def save_plots(folder: Path, result: Mapping[str, Any], budgets: Budgets, proble
     if not problem.is_loaded:
         return  # a published method: no prices, no episodes
     history = budgets.history
-    prices = {name: price.cpu() for name, price in problem.hobs.channel_prices().items()}
     plot_training_curves(history, save_path=folder / "training.png")
-    plot_budgets(result["budgets"], prices, save_path=folder / "budgets.png")
     plot_lambda_evolution(
         [record["lambda"] for record in history],
         [record["accuracy"] for record in history],
         save_path=folder / "lambda.png",
         first_episode=int(history[0]["episode"]),
     )
+    if problem.selection != "hobs":
+        return  # filter norms are no prices
+    prices = {name: price.cpu() for name, price in problem.hobs.channel_prices().items()}
+    plot_budgets(result["budgets"], prices, save_path=folder / "budgets.png")
     plot_sensitivity_heatmap(prices, problem.layer_names, save_path=folder / "sensitivity.png")

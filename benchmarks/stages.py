@@ -23,7 +23,7 @@ from prune_gym.curvature_cache import CurvatureSettings
 from prune_gym.env import HOBSPruneEnv
 from prune_gym.evaluator import Evaluation
 from prune_gym.problem import PruningProblem
-from prune_gym.pruner import PhysicalPruner, Refit
+from prune_gym.pruner import PhysicalPruner
 from prune_gym.tasks import PruningTask, make_task
 from prune_gym.training import evaluate_model, fine_tune
 
@@ -31,9 +31,6 @@ TOLERANCE = 0.02
 """How far beyond the target the final plan's FLOPs reduction may go."""
 REMEMBER_EVERY = 5
 """Episodes between two saves of what a search measured."""
-
-REFIT: Refit = "sequential"
-"""How the final network's weights are repaired."""
 
 Record = dict[str, Any]
 Archive = dict[tuple[int, ...], Evaluation]
@@ -109,7 +106,7 @@ def make_problem(config: Config, task: PruningTask) -> PruningProblem:
     """
     hobs = config.pruning.hobs
     settings = CurvatureSettings(hobs.damping, hobs.use_kfac, num_batches=hobs.num_batches_sensitivity)
-    problem = PruningProblem(task, curvature=settings)
+    problem = PruningProblem(task, curvature=settings, repair=hobs.refit, selection=hobs.selection)
     try:
         problem.cost.check_target(target_of(config, task), problem.cost.limits(config.pruning.max_pruning_ratio))
     except ValueError as error:
@@ -130,7 +127,7 @@ def accuracy_on_test(model: nn.Module, task: PruningTask) -> float:
 
 
 def analyse(problem: PruningProblem, report: ProgressCallback) -> None:
-    """Price every channel (H-OBS), from the cache where it was done before."""
+    """Price every channel, from the cache where it was done before."""
     problem.progress = report
     problem.load()
     problem.progress = None
@@ -190,7 +187,7 @@ def search_budgets(
 
 
 def make_env(config: Config, problem: PruningProblem, start: str = "knapsack") -> gym.Env:
-    """Return the environment of a run."""
+    """Return the environment of a run; without curvature, observations have none."""
     pruning = config.pruning
     return gym.make(
         "HOBSPrune-v0",
@@ -201,17 +198,19 @@ def make_env(config: Config, problem: PruningProblem, start: str = "knapsack") -
         lambda_0=pruning.rspar.lambda_0,
         tau=pruning.rspar.tau,
         start=start,
+        features="kfac" if pruning.hobs.selection == "hobs" else "cost",
         disable_env_checker=True,
     )
 
 
 def cut(config: Config, problem: PruningProblem, budgets: Budgets) -> nn.Module:
     """Return the physically smaller network, repaired."""
-    task = problem.task
+    task, hobs = problem.task, config.pruning.hobs
     pruner = PhysicalPruner(
-        task.model, task.example_input, ignored_layers=tuple(task.ignored_layers), damping=config.pruning.hobs.damping
+        task.model, task.example_input, ignored_layers=tuple(task.ignored_layers), damping=hobs.damping
     )
-    return pruner.prune(budgets.plan, refit=REFIT, calibration=task.calibration)
+    analyzer = problem.hobs if hobs.refit == "closed_form" else None
+    return pruner.prune(budgets.plan, refit=hobs.refit, calibration=task.calibration, analyzer=analyzer)
 
 
 def prune_by_baseline(
