@@ -13,10 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from scipy import stats
 
 from agents.protocol import TOLERANCE
-from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from benchmarks.aggregates import (
+    interquartile_curve,
+    interquartile_mean,
+    probability_of_improvement,
+    stratified_band,
+    stratified_bootstrap,
+)
 from prune_gym.files import write_atomic
 
 Result = Mapping[str, Any]
@@ -171,8 +176,5 @@ def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, s
     for result in results:
         by_task.setdefault(result["task"], []).append(best_so_far(result, length))
     curves = [np.array(runs) for runs in by_task.values()]
-    generator = np.random.default_rng(seed)
-    picks = [generator.integers(len(runs), size=(n_bootstrap, len(runs))) for runs in curves]
-    draws = np.concatenate([runs[pick] for runs, pick in zip(curves, picks, strict=True)], axis=1)
-    low, high = np.quantile(stats.trim_mean(draws, 0.25, axis=1), [0.025, 0.975], axis=0)
-    return np.stack([stats.trim_mean(np.concatenate(curves), 0.25, axis=0), low, high])
+    band = stratified_band(interquartile_curve, curves, n_bootstrap=n_bootstrap, seed=seed)
+    return np.stack([band.value, band.low, band.high])

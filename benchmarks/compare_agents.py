@@ -29,6 +29,7 @@ from benchmarks.config_source import ConfigError
 from benchmarks.main import default_threads
 from benchmarks.pipeline import versions
 from benchmarks.plan_store import PlanStore
+from benchmarks.samples import few_seeds_are_stated
 from prune_gym.device import resolve_device
 from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem
@@ -144,13 +145,14 @@ def _report(study: StudyConfig, console: Console) -> None:
     paths = [_path(study, cell) for cell in study.cells()]
     results = [json.loads(path.read_text()) for path in paths if path.is_file()]
     if results:
-        rows = summarise(results, study.reference)
+        with few_seeds_are_stated():
+            rows = summarise(results, study.reference)
+            _draw(study, results)
         for question in dict.fromkeys(row["question"] for row in rows):
             console.print(study_table(question, [row for row in rows if row["question"] == question], study.reference))
         content = {"study": study.model_dump(mode="json"), "versions": versions(), "rows": rows}
         write_json_atomic(study.save_dir / "comparison.json", content)
         write_evaluations(study.save_dir / "evaluations.csv", results)
-        _draw(study, results)
     console.print(f"{len(results)} of {len(paths)} runs; results: {study.save_dir}", highlight=False, soft_wrap=True)
 
 
