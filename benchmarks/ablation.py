@@ -95,9 +95,7 @@ def _chosen(asked: Sequence[str] | None, plan: Plan, errors: Console) -> list[st
 def _open(plan: Plan, chosen: Sequence[str], *, overwrite: bool) -> dict[tuple[str, int], RunFolder]:
     """Folders of all runs, seeds outermost, so that an unfinished ablation has whole seeds first."""
     seeds = next(iter(plan.configs.values())).experiment.random_seeds
-    return {
-        (name, seed): open_run(plan.configs[name], seed, overwrite=overwrite) for seed in seeds for name in chosen
-    }
+    return {(name, seed): open_run(plan.configs[name], seed, overwrite=overwrite) for seed in seeds for name in chosen}
 
 
 def _run(
@@ -137,8 +135,8 @@ def _check_versions(results: Mapping[str, Sequence[Mapping[str, Any]]], folder: 
         one, other = list(distinct.values())[:2]
         changed = [f"{key} {one.get(key)} and {other.get(key)}" for key in one if one.get(key) != other.get(key)]
         raise RunFolderError(
-            f"{folder} holds runs of different software versions ({', '.join(changed)}); their differences would not be "
-            "those of the variants: pass --overwrite, or set another experiment.save_dir"
+            f"{folder} holds runs of different software versions ({', '.join(changed)}); their differences would not "
+            "be those of the variants: pass --overwrite, or set another experiment.save_dir"
         )
 
 

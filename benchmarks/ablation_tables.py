@@ -48,7 +48,9 @@ def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:
             "summary": VARIANTS[name].summary,
             "seeds": [run["seed"] for run in runs],
             "accuracy": {stage: described[stage][name] for stage in STAGES},
-            "accuracies": {stage: {str(seed): value for seed, value in samples[stage][name].items()} for stage in STAGES},
+            "accuracies": {
+                stage: {str(seed): value for seed, value in samples[stage][name].items()} for stage in STAGES
+            },
             "flops_reduction": _spread([run["flops_reduction"] for run in runs]),
             "parameters": statistics.fmean(run["final"]["parameters"] for run in runs),
             "measured_evaluations": statistics.fmean(run["search"]["measured_evaluations"] for run in runs),
@@ -79,8 +81,8 @@ def ablation_table(rows: Sequence[Row], title: str) -> Table:
     seeds = max((len(row["seeds"]) for row in rows), default=0)
     table.caption = (
         f"test accuracy in %, mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}; to full: mean paired "
-        "difference in points with its BCa bootstrap interval; p: paired t-test, Holm-corrected; -: the same difference in "
-        "every seed, which no test can judge"
+        "difference in points with its BCa bootstrap interval; p: paired t-test, Holm-corrected; -: the same "
+        "difference in every seed, which no test can judge"
     )
     return table
 

@@ -67,9 +67,11 @@ def interquartile_mean(strata: Strata) -> float:
 
 def interquartile_curve(strata: Strata) -> NDArray[np.float64]:
     """Interquartile mean of curves, point by point: one array [num_runs, ...] a task -> [...]."""
-    runs = np.sort(_runs(np.concatenate([np.asarray(runs, dtype=float) for runs in strata] or [[]])), axis=0)
+    if not len(strata):
+        raise ValueError("runs of at least one task are needed, got none")
+    runs = np.sort(_runs(np.concatenate([np.asarray(runs, dtype=float) for runs in strata])), axis=0)
     cut = len(runs) // 4
-    return runs[cut : len(runs) - cut].mean(axis=0)
+    return np.asarray(runs[cut : len(runs) - cut].mean(axis=0))
 
 
 def probability_of_improvement(ours: Strata, theirs: Strata) -> float:
@@ -88,7 +90,9 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> float:
         ValueError: different numbers of tasks, or none.
     """
     if len(ours) != len(theirs) or not len(ours):
-        raise ValueError(f"both sides need runs on the same tasks; got {len(ours)} tasks of ours, {len(theirs)} of theirs")
+        raise ValueError(
+            f"both sides need runs on the same tasks; got {len(ours)} tasks of ours, {len(theirs)} of theirs"
+        )
     chances = []
     for our, their in zip(ours, theirs, strict=True):
         difference = np.asarray(our, dtype=float)[:, None] - np.asarray(their, dtype=float)[None]
@@ -99,7 +103,7 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> float:
 def performance_profile(strata: Strata, thresholds: ArrayLike) -> NDArray[np.float64]:
     """Share of runs that score at least a threshold, averaged over tasks (the run-score distribution).
 
-    :func:`stratified_band` puts intervals around it: ``stratified_band(lambda runs: performance_profile(runs, t), runs)``.
+    Intervals: ``stratified_band(lambda runs: performance_profile(runs, thresholds), strata)``.
 
     Args:
         strata: one array [num_runs] a task, scores comparable across tasks.
@@ -134,15 +138,16 @@ def stratified_bootstrap(
     Warns:
         UserWarning: A task has fewer than 5 runs.
     """
-    band = _bootstrap(statistic, [_checked(strata) for strata in samples], confidence, n_bootstrap, seed)
-    warn_if_few(min(len(runs) for strata in samples for runs in strata))
+    checked = [_checked(strata) for strata in samples]
+    band = _bootstrap(statistic, checked, confidence, n_bootstrap, seed)
+    warn_if_few(min(len(runs) for strata in checked for runs in strata))
     return Estimate(float(band.value), float(band.low), float(band.high))
 
 
 def stratified_band(
     statistic: ArrayStatistic, *samples: Strata, confidence: float = 0.95, n_bootstrap: int = 2000, seed: int = 0
 ) -> Band:
-    """Like :func:`stratified_bootstrap` for a statistic that is a curve; runs may be curves too, [num_runs, ...] a task.
+    """Like :func:`stratified_bootstrap` for a statistic that is a curve; runs may be curves, [num_runs, ...] a task.
 
     Raises:
         ValueError: no task, a task without runs, a value that is not finite, or an argument out of range.
@@ -150,8 +155,9 @@ def stratified_band(
     Warns:
         UserWarning: A task has fewer than 5 runs.
     """
-    band = _bootstrap(statistic, [_checked(strata) for strata in samples], confidence, n_bootstrap, seed)
-    warn_if_few(min(len(runs) for strata in samples for runs in strata))
+    checked = [_checked(strata) for strata in samples]
+    band = _bootstrap(statistic, checked, confidence, n_bootstrap, seed)
+    warn_if_few(min(len(runs) for strata in checked for runs in strata))
     return band
 
 

@@ -1,4 +1,4 @@
-"""``repair="none"``: the surviving weights as they were, BatchNorm statistics taken anew. What refits are compared with."""
+"""``repair="none"``: the surviving weights as they were, with BatchNorm statistics of their own."""
 
 from __future__ import annotations
 

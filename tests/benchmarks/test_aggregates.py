@@ -88,7 +88,7 @@ def test_an_agent_improves_on_itself_half_of_the_time_and_chances_add_up(runs):
     assert probability_of_improvement(runs, runs) == pytest.approx(0.5)
     better = [[score + 300 for score in task] for task in runs]
     assert probability_of_improvement(better, runs) == 1.0
-    mixed = [task[::-1] + [0.0] for task in runs]
+    mixed = [[*task[::-1], 0.0] for task in runs]
     both = probability_of_improvement(mixed, runs) + probability_of_improvement(runs, mixed)
     assert both == pytest.approx(1.0)
 
@@ -96,7 +96,7 @@ def test_an_agent_improves_on_itself_half_of_the_time_and_chances_add_up(runs):
 @given(RUNS)
 def test_interquartile_mean_lies_among_the_runs_and_moves_with_them(runs):
     mean = interquartile_mean(runs)
-    pooled = sum(runs, [])
+    pooled = [score for task in runs for score in task]
     assert min(pooled) - 1e-9 <= mean <= max(pooled) + 1e-9
     assert interquartile_mean([[2 * score + 1 for score in task] for task in runs]) == pytest.approx(2 * mean + 1)
 

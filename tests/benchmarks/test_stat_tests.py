@@ -184,7 +184,9 @@ def test_a_summary_takes_what_there_is_and_is_json():
     assert summary["same"]["comparison"]["p_value_holm"] == 1.0
     assert summary["fewer"] == {"mean": 0.5, "std": 0.0, "confidence_interval": None, "comparison": None}
     assert summary["other"]["comparison"] is None
-    json.dumps(summarise_runs({"a": seeds, "b": {key: value + 0.1 for key, value in seeds.items()}}, "a"), allow_nan=False)
+    json.dumps(
+        summarise_runs({"a": seeds, "b": {key: value + 0.1 for key, value in seeds.items()}}, "a"), allow_nan=False
+    )
     assert summarise_runs({"alone": {1: 0.5}}, "full")["alone"]["mean"] == 0.5
 
 
