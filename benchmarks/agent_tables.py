@@ -16,6 +16,7 @@ from rich.table import Table
 
 from agents.protocol import TOLERANCE
 from benchmarks.aggregates import (
+    Band,
     interquartile_curve,
     interquartile_mean,
     probability_of_improvement,
@@ -160,7 +161,7 @@ def write_evaluations(path: Path, results: Sequence[Result]) -> None:
     write_atomic(path, text.getvalue())
 
 
-def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, seed: int = 0) -> Band:
     """Interquartile mean of the best-so-far curves of one agent and its 95 % interval.
 
     Args:
@@ -170,11 +171,10 @@ def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, s
         seed: of the resampling.
 
     Returns:
-        [3, length]: value, lower end, upper end.
+        Arrays [length].
     """
     by_task: dict[str, list[NDArray[np.float64]]] = {}
     for result in results:
         by_task.setdefault(result["task"], []).append(best_so_far(result, length))
     curves = [np.array(runs) for runs in by_task.values()]
-    band = stratified_band(interquartile_curve, curves, n_bootstrap=n_bootstrap, seed=seed)
-    return np.stack([band.value, band.low, band.high])
+    return stratified_band(interquartile_curve, curves, n_bootstrap=n_bootstrap, seed=seed)

@@ -50,7 +50,12 @@ class DatasetConfig(Section):
     data_dir: FilePath | None = None
     """Folder of the data, for tasks that read one."""
     image_size: Count | None = None
-    """Height and width of an input in pixels; checked against the task when given."""
+    """Height and width of an input in pixels: what images are resized to where the task can (ImageNet), else checked
+    against the task."""
+    reward_size: Count | None = None
+    """Images of the reward split, for tasks that read files; absent: the task's own number."""
+    calibration_size: Count | None = None
+    """Images of the calibration split, for tasks that read files; absent: the task's own number."""
 
 
 class HOBSConfig(Section):

@@ -24,7 +24,7 @@ from prune_gym.env import HOBSPruneEnv
 from prune_gym.evaluator import Evaluation
 from prune_gym.problem import PruningProblem
 from prune_gym.pruner import PhysicalPruner
-from prune_gym.tasks import PruningTask, make_task
+from prune_gym.tasks import PruningTask, make_task, task_takes
 from prune_gym.training import evaluate_model, fine_tune
 
 TOLERANCE = 0.02
@@ -63,19 +63,33 @@ def load_task(config: Config, device: torch.device) -> PruningTask:
     """Load data and dense network.
 
     Raises:
-        ConfigError: the configuration contradicts the task, or the task lacks a split the job needs.
+        ConfigError: the configuration contradicts the task or its data, or the task lacks a split the job needs.
         FileNotFoundError: the task's data or weights are missing.
     """
-    options = {} if config.dataset.data_dir is None else {"data_dir": config.dataset.data_dir.expanduser()}
+    options = _dataset_options(config)
     try:
         task = make_task(config.task_name, **options)
     except TypeError as error:
-        if not options:
+        refused = ", ".join(f"'dataset.{key}'" for key in options if repr(key) in str(error))
+        if not refused:
             raise
-        raise ConfigError(f"'dataset.data_dir': the task {config.task_name!r} takes none ({error})") from error
+        raise ConfigError(f"{refused}: the task {config.task_name!r} takes none ({error})") from error
+    except ValueError as error:
+        raise ConfigError(f"task {config.task_name!r}: {error}") from error
     task = replace(task, model=task.model.to(device), example_input=task.example_input.to(device))
     _check_agreement(config, task)
     return task
+
+
+def _dataset_options(config: Config) -> dict[str, Any]:
+    """What the configuration asks of the task's data."""
+    dataset = config.dataset
+    given: dict[str, Any] = {"reward_size": dataset.reward_size, "calibration_size": dataset.calibration_size}
+    if dataset.data_dir is not None:
+        given["data_dir"] = dataset.data_dir.expanduser()
+    if task_takes(config.task_name, "image_size"):
+        given["image_size"] = dataset.image_size
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _check_agreement(config: Config, task: PruningTask) -> None:

@@ -111,6 +111,7 @@ class PruningProblem:
             structure.model, structure.example_input[:1], structure.ignored_layers
         )
         self.cost = CostModel(self.groups, structure.model, structure.example_input)
+        self._input_shape = tuple(structure.example_input.shape[1:])
         self.curvature = curvature if curvature is not None else CurvatureSettings()
         self.repair = repair
         self.selection = selection
@@ -152,7 +153,7 @@ class PruningProblem:
         if self._loaded is None:
             task = _on_device(self._build_task(), self.device)
             hobs = SELECTIONS[self.selection](task, self.curvature, self._folder, self.progress)
-            self._check_structure(hobs.groups)
+            self._check_structure(hobs.groups, task)
             self._loaded = _Loaded(task, hobs, self.cost, self.repair)
         return self
 
@@ -163,10 +164,16 @@ class PruningProblem:
     def _folder(self) -> Path:
         return self._cache_dir if self._cache_dir is not None else default_cache_dir()
 
-    def _check_structure(self, groups: list[ChannelGroup]) -> None:
+    def _check_structure(self, groups: list[ChannelGroup], task: PruningTask) -> None:
         expected, found = ([(group.name, group.num_units) for group in side] for side in (self.groups, groups))
         if expected != found:
             raise ValueError(f"task {self.name!r} promised layers {expected} but its network has {found}")
+        promised, shape = self._input_shape, tuple(task.example_input.shape[1:])
+        if promised != shape:
+            raise ValueError(
+                f"FLOPs were counted for inputs {list(promised)}, but with its options task {self.name!r} has "
+                f"{list(shape)}; pass the built task instead of its name"
+            )
 
     @property
     def _parts(self) -> _Loaded:
