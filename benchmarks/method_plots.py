@@ -15,6 +15,9 @@ from benchmarks.plot_style import GREY, add_legend, finish, label_axes, look, ne
 from benchmarks.samples import few_seeds_are_stated
 from benchmarks.stat_tests import bootstrap_confidence_interval
 
+SIDESTEP = 0.04
+"""How far points of all methods at one target are spread, relative to the span of the targets."""
+
 Front = Mapping[float, Sequence[float]]
 """FLOPs reduction (a fraction) -> accuracies there (fractions), one a seed."""
 
@@ -40,13 +43,13 @@ def plot_accuracy_flops(
     if not fronts or not all(fronts.values()):
         raise ValueError("a front needs methods with at least one FLOPs reduction each")
     figure, (panel,) = new_figure(7.2, 4.2)
+    aside = 100 * SIDESTEP * (np.ptp([x for front in fronts.values() for x in front]) or 0.1) / len(fronts)
     for number, (method, front) in enumerate(fronts.items()):
         style = look(number)
         reductions = sorted(front)
         ends = np.array([_mean_and_interval(front[reduction]) for reduction in reductions]).T
         # Neighbours step aside a little, so that intervals at the same target stay apart.
-        offset = 0.35 * (number - (len(fronts) - 1) / 2)
-        positions = 100 * np.array(reductions) + offset
+        positions = 100 * np.array(reductions) + aside * (number - (len(fronts) - 1) / 2)
         panel.plot(positions, 100 * ends[0], style.line, color=style.colour, linewidth=1.6)
         panel.errorbar(
             positions,

@@ -171,7 +171,9 @@ def search_budgets(
         remember: called now and then, and when anything goes wrong, with all plans measured so far.
     """
     method = METHODS[config.pruning.method]
-    env = make_env(config, problem, start=method.start)
+    # Filter norms predict no loss: a knapsack of them empties whole layers, so searches start from equal ratios.
+    blind = method.searches and config.pruning.hobs.selection == "magnitude"
+    env = make_env(config, problem, start="uniform" if blind else method.start)
     plans = cast(HOBSPruneEnv, env.unwrapped)
     problem.evaluator.archive.update(measured)
     history: list[Record] = []
