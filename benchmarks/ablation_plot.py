@@ -35,7 +35,7 @@ def plot_ablation(rows: Sequence[Row], title: str, save_path: str | Path | None 
             _draw_variant(panel, position, row, stage)
         label_axes(panel, title=heading, x="test accuracy (%)")
         panel.axvline(100 * rows[0]["accuracy"][stage]["mean"], color=GREY, linewidth=1, linestyle="--", zorder=0)
-        panel.margins(x=0.06)
+        panel.margins(x=0.12)
         panel.grid(False, axis="y")
     name_rows(panels[0], [row["variant"] for row in rows])
     figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, fontweight="bold", color=INK)
@@ -52,5 +52,7 @@ def _draw_variant(axes: Axes, position: int, row: Row, stage: str) -> None:
         axes.hlines(position, *(100 * end for end in entry["confidence_interval"]), color=INK, linewidth=2)
     axes.plot([mean], [position], "D", color=BLUE if position == 0 else VERMILLION, markersize=6)
     comparison = entry["comparison"]
-    text = f"{mean:.1f}" if comparison is None else f"{mean:.1f} ({100 * comparison['mean_difference']:+.1f})"
+    text = f"{mean:.1f}"
+    if comparison is not None:
+        text += f" ({round(100 * comparison['mean_difference'], 1) + 0.0:+.1f})"
     axes.annotate(text, (mean, position), (0, 6), textcoords="offset points", ha="center", fontsize=8.5, color=INK)

@@ -69,7 +69,7 @@ class HOBSConfig(Section):
     """Batches of the calibration split the curvature is estimated from."""
     selection: Literal["hobs", "magnitude"] = "hobs"
     """Which channels of a layer leave first: ``hobs``, by the elimination order; ``magnitude``, the smallest filters,
-    and no curvature is measured at all: predictions and observations go without it, searches start from equal ratios."""
+    and no curvature is measured at all: predictions and observations have none, searches start from equal ratios."""
     refit: Literal["sequential", "closed_form", "none"] = "sequential"
     """How surviving weights are repaired, both when a plan is measured and in the final network; ``none`` only
     recalibrates BatchNorm."""
