@@ -85,7 +85,12 @@ def table(caption: object, headings: Sequence[object], rows: Iterable[Sequence[o
     body = tag("tbody", *(tag("tr", tag("th", row[0], scope="row"), *map(_cell, row[1:])) for row in rows))
     label = html.unescape(str(caption))
     return tag(
-        "div", tag("table", tag("caption", caption), head, body), class_="wide", role="region", aria_label=label, tabindex=0
+        "div",
+        tag("table", tag("caption", caption), head, body),
+        class_="wide",
+        role="region",
+        aria_label=label,
+        tabindex=0,
     )
 
 
@@ -134,7 +139,9 @@ def document(title: str, lead: object, sections: Sequence[tuple[str, str, Html]]
         sections: (id, title, content) of each.
     """
     contents = tag(
-        "nav", tag("ol", *(tag("li", tag("a", text, href=f"#{name}")) for name, text, _ in sections)), aria_label="Contents"
+        "nav",
+        tag("ol", *(tag("li", tag("a", text, href=f"#{name}")) for name, text, _ in sections)),
+        aria_label="Contents",
     )
     body = join(section(name, text, content) for name, text, content in sections)
     return (
@@ -142,7 +149,7 @@ def document(title: str, lead: object, sections: Sequence[tuple[str, str, Html]]
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         # Nothing may be loaded and no script may run, whatever a result file says.
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
         "style-src 'unsafe-inline'\">\n"
         f"{tag('title', title)}\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
         f"{tag('header', tag('h1', title), lead)}\n{contents}\n{tag('main', body)}\n</body>\n</html>\n"

@@ -173,7 +173,9 @@ def run_of_result(result: Any, source: str, folder: Path) -> Run:
             result=result,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UnreadableError(f"{source} was written by another version of the project, or damaged: {_why(error)}") from None
+        raise UnreadableError(
+            f"{source} was written by another version of the project, or damaged: {_why(error)}"
+        ) from None
 
 
 def run_of_row(row: Mapping[str, Any], timing: Mapping[str, str] | None, source: str) -> Run:
@@ -184,7 +186,9 @@ def run_of_row(row: Mapping[str, Any], timing: Mapping[str, str] | None, source:
     """
     version = row.get("schema_version")
     if str(version) != str(SCHEMA_VERSION):
-        raise UnreadableError(f"{source} has schema version {version}; this version of the project reads {SCHEMA_VERSION}")
+        raise UnreadableError(
+            f"{source} has schema version {version}; this version of the project reads {SCHEMA_VERSION}"
+        )
     typed = {column: _typed(row.get(column), kind, column, source) for column, kind in COLUMNS.items()}
     check_finite(typed, source)
     try:

@@ -194,7 +194,8 @@ def _read_comparison(findings: Findings, folder: Path, files: list[str]) -> None
             place = _relative(findings, folder)
             findings.problems.append(f"{place}: study.json and comparison.json are of no comparison known here")
         return
-    cells, failed = [], []
+    cells: list[Mapping[str, Any]] = []
+    failed: list[Mapping[str, Any]] = []
     for path in sorted((folder / "cells").glob("*.json")):
         source = _relative(findings, path)
         try:
