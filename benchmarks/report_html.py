@@ -8,6 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 STYLE = Path(__file__).with_name("report.css")
@@ -86,7 +87,7 @@ def table(caption: object, headings: Sequence[object], rows: Iterable[Sequence[o
     label = html.unescape(str(caption))
     return tag(
         "div",
-        tag("table", tag("caption", caption), head, body),
+        tag("table", tag("caption", tag("span", caption)), head, body),
         class_="wide",
         role="region",
         aria_label=label,
@@ -117,8 +118,9 @@ def picture(figure: Figure, alt: str, caption: str) -> Html:
         caption: below it.
     """
     drawn = io.BytesIO()
-    # Without its date, the same figure is the same page.
-    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    # Without a date and with ids that are not random, the same figure is the same page.
+    with matplotlib.rc_context({"svg.hashsalt": "prune-gym"}):
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
     return embedded(drawn.getvalue(), "image/svg+xml", alt, caption)
 
 
