@@ -8,7 +8,6 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import matplotlib
 from matplotlib.figure import Figure
 
 STYLE = Path(__file__).with_name("report.css")
@@ -118,9 +117,7 @@ def picture(figure: Figure, alt: str, caption: str) -> Html:
         caption: below it.
     """
     drawn = io.BytesIO()
-    # Without a date and with ids that are not random, the same figure is the same page.
-    with matplotlib.rc_context({"svg.hashsalt": "prune-gym"}):
-        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
     return embedded(drawn.getvalue(), "image/svg+xml", alt, caption)
 
 

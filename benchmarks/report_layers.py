@@ -27,12 +27,12 @@ MAX_PLOTTED_RUNS = 4
 
 
 def fronts(findings: Findings) -> Html:
-    """Return accuracy against FLOPs for every task that has more than one point."""
+    """Return accuracy against FLOPs for every task with more than one target."""
     parts = []
     for task, members in groupby(findings.groups, key=lambda group: group.first.task):
         groups = list(members)
-        if len(groups) < 2:
-            parts.append(paragraph(f"{task}: one method at one target is a point, not a front.", kind="soft"))
+        if len({group.first.target for group in groups}) < 2:
+            parts.append(paragraph(f"{task}: one target gives points, not a front; the table has them.", kind="soft"))
             continue
         parts.append(tag("h3", task))
         parts += [_front(groups, task, stage, shown) for stage, shown in STAGES.items()]

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def render(findings: Findings) -> str:
-    """Return the page of a folder's results; the same results give the same page.
+    """Return the page of a folder's results; the same results give the same text and tables.
 
     Args:
         findings: what :func:`benchmarks.report_sources.find_results` read; problems met here are added to it.

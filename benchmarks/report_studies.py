@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 UNEXPECTED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
 """What files of another version of the project raise where something is missing or of another kind."""
 
-REPAIR_HEADINGS = {"raw": "raw", "bn": "+ BN", "refit": "+ our refit", "finetuned": "fine-tuned"}
+REPAIR_HEADINGS = {"raw": "raw", "bn": "+ BN", "refit": "with our refit", "finetuned": "fine-tuned"}
 
 
 def ablations(findings: Findings) -> Html:
@@ -55,7 +55,7 @@ def _each(findings: Findings, studies: Sequence[Any], show: Callable[[Any], Html
 def _versions(content: Mapping[str, Any]) -> Html:
     told = [f"{name} {version}" for name, version in content.get("versions", {}).items()]
     if "threads" in content:
-        told.insert(0, f"{content['threads']} CPU threads")
+        told.insert(0, f"{content['threads']} CPU thread{'s' * (content['threads'] != 1)}")
     if "machine" in content:
         told.insert(0, str(content["machine"]))
     return paragraph(f"Ran with: {', '.join(told) or 'not recorded'}.", kind="soft")
@@ -122,7 +122,7 @@ def _agents(comparison: Comparison) -> Html:
         paragraph(
             f"Test: interquartile mean of the best plan's one-shot accuracy (of the area under the front) [95 % "
             f"stratified bootstrap interval]. P: probability that a run of {reference} beats a run of this one. All "
-            "agents measure the same number of plans and start from the same one; own time is what an agent needs "
+            "agents may measure equally many plans; own time is what an agent needs "
             "beside measuring.",
             kind="soft",
         )
@@ -201,7 +201,7 @@ def _methods(comparison: Comparison) -> Html:
     parts.append(
         paragraph(
             "Test accuracy in percent, mean over seeds [95 % interval]. Raw: as the method returns it; + BN: with "
-            "BatchNorm recalibrated; + our refit: our sequential refit of its selection; fine-tuned: equally for all. "
+            "BatchNorm recalibrated; with our refit: our sequential refit of its selection; fine-tuned: all alike. "
             f"Difference: fine-tuned to {method_tables.REFERENCE}, paired by seed, in points; p: paired t-test, "
             "Holm-corrected.",
             kind="soft",
@@ -265,10 +265,12 @@ def _method_pictures(comparison: Comparison) -> list[Html]:
     for stage in ("refit", "finetuned"):
         fronts: dict[str, dict[float, list[float]]] = {}
         for cell in comparison.cells:
+            if cell["flops_reduction"] <= 0:
+                continue  # the dense network, which has its own line
             front = fronts.setdefault(cell["method"], {})
             front.setdefault(cell["target"], []).append(cell["accuracy"][stage])
         if len({target for front in fronts.values() for target in front}) > 1:
-            said = f"Accuracy against FLOPs removed: {REPAIR_HEADINGS[stage].removeprefix('+ ')}"
+            said = f"Accuracy against FLOPs removed: {REPAIR_HEADINGS[stage]}"
             dense = statistics.fmean(cell["dense_accuracy"] for cell in comparison.cells)
             figure = plot_accuracy_flops(fronts, dense_accuracy=dense, title=said)
             pictures.append(picture(figure, f"{said}, a line a method. The tables have the numbers.", said))

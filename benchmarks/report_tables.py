@@ -52,7 +52,11 @@ def _cards(group: Group) -> Html:
             )
             for stage, shown in STAGES.items()
         ),
-        ("parameters", f"{smaller:.1f}x fewer", f"{count(runs[0].parameters['final'])} left"),
+        (
+            "parameters",
+            f"{smaller:.1f}x fewer",
+            f"{count(statistics.fmean(run.parameters['final'] for run in runs))} left",
+        ),
     ]
     faster = ratios(runs, "latency_ms")
     if faster:

