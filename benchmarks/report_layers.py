@@ -69,7 +69,8 @@ def layers(findings: Findings) -> Html:
         parts.append(tag("h3", f"{task}, {100 * target:g} % of the FLOPs removed"))
         parts.append(_picture(known, task, target))
         parts.append(_numbers(known))
-    plotted = [group for group in findings.groups if group.first.folder is not None]
+    folders = ((group, group.first.folder) for group in findings.groups)
+    plotted = [group for group, folder in folders if folder is not None and (folder / "plots").is_dir()]
     parts += [_own_pictures(group) for group in plotted[:MAX_PLOTTED_RUNS]]
     if len(plotted) > MAX_PLOTTED_RUNS:
         parts.append(paragraph("More pictures lie in the run folders, in plots/.", kind="soft"))

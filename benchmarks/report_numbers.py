@@ -47,7 +47,12 @@ def difference(comparison: Mapping[str, Any] | None) -> tuple[Html, str]:
     low, high = comparison["difference_interval"]
     shown = with_interval(points(comparison["mean_difference"]), points(low), points(high))
     tested = comparison.get("t_statistic") is not None and comparison.get("p_value_holm") is not None
-    return shown, f"{comparison['p_value_holm']:.3f}" if tested else "–"
+    return shown, p_value(comparison["p_value_holm"]) if tested else "–"
+
+
+def p_value(value: float) -> str:
+    """Return a p-value to three digits; never as zero."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def points(fraction: float) -> str:

@@ -189,8 +189,11 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def where(findings: Findings) -> Html:
     """Return which software and machine made every row."""
     rows, mixed = [], []
+    numbers: dict[str, int] = {}
     for group in findings.groups:
         software = {", ".join(f"{name} {version}" for name, version in run.versions.items()) for run in group.runs}
+        for text in sorted(software):
+            numbers.setdefault(text, len(numbers) + 1)
         machines = {run.machine or "not recorded" for run in group.runs}
         if len(software) > 1 or len({run.threads for run in group.runs}) > 1:
             mixed.append(group.name)
@@ -199,11 +202,13 @@ def where(findings: Findings) -> Html:
                 group.label,
                 *(group.first.task, f"{100 * group.first.target:g}", ", ".join(map(str, group.seeds))),
                 *(", ".join(sorted({run.device for run in group.runs})), threads_of(group)),
-                *(tag("td", "; ".join(sorted(texts)), class_="text") for texts in (machines, software)),
+                tag("td", "; ".join(sorted(machines)), class_="text"),
+                ", ".join(str(numbers[text]) for text in sorted(software)),
             ]
         )
     headings = ("method", "task", "target, %", "seeds", "device", "CPU threads", "machine", "software")
-    parts = [table("A row for every set of runs", headings, rows)]
+    parts = [table("A row for every set of runs; the numbers of the last column stand below", headings, rows)]
+    parts += [paragraph(f"Software {number}: {text}.", kind="soft") for text, number in numbers.items()]
     if mixed:
         warning = f"Runs of different software or threads are pooled in: {'; '.join(mixed)}."
         parts.insert(0, paragraph(warning, kind="warn"))
