@@ -27,11 +27,14 @@ def test_states_at_other_targets_are_believed_not_measured():
     plans, observation, state = dict(env.archive), env.kept, env.np_random.bit_generator.state
     states = states_at_other_targets(env, experience, [0.4, 0.6, 0.5], 8, np.random.default_rng(0))
 
-    assert env.archive == plans and env.np_random.bit_generator.state == state
+    assert env.archive == plans
+    assert env.np_random.bit_generator.state == state
     np.testing.assert_array_equal(env.kept, observation)
     assert env.fidelity == "measured"
     targets = [state.imagination.target for state in states]
-    assert len(set(targets)) > 3 and 0.4 <= min(targets) and max(targets) <= 0.6
+    assert len(set(targets)) > 3
+    assert min(targets) >= 0.4
+    assert max(targets) <= 0.6
     for state in states:
         assert state.observation[env.layout.slices["target_flops_reduction"]] == pytest.approx(state.imagination.target)
         moves = state.imagination.moves(np.zeros((1, len(env.kept))))
@@ -53,11 +56,13 @@ def test_the_imagined_fidelity_is_one_an_environment_takes():
     env = make_tiny_env().unwrapped
     experience = measured(env, 4)
     imagined = env.fork(fidelity=ImaginedFidelity(experience))
-    assert isinstance(ImaginedFidelity(experience), Fidelity) and imagined.fidelity == "imagined"
+    assert isinstance(ImaginedFidelity(experience), Fidelity)
+    assert imagined.fidelity == "imagined"
     before = len(env.archive)
     _, info = imagined.reset(seed=1)
     _, _, _, _, after = imagined.step(np.full(env.action_space.shape, 0.3, dtype=np.float32))
-    assert len(env.archive) == before and 0 < after["soft_accuracy"] < 1
+    assert len(env.archive) == before
+    assert 0 < after["soft_accuracy"] < 1
     assert info["soft_accuracy"] == info["accuracy"]
 
 
@@ -71,4 +76,5 @@ def test_the_policy_knows_targets_between_those_it_was_asked_for():
         observation, _ = env.reset(seed=0)
         action, _ = agent.predict(observation, deterministic=True)
         gains[others] = env.step(action)[1]
-    assert gains[7] > 0 and gains[7] > gains[0] - 0.01
+    assert gains[7] > 0
+    assert gains[7] > gains[0] - 0.01
