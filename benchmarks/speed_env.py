@@ -84,6 +84,16 @@ class _Bench:
             raise ValueError(f"only {len(plans)} distinct plans around the start; fewer --repeats are needed")
         return list(np.random.default_rng(1).permutation(plans)[: self.repeats + 1])
 
+    def dense(self) -> nn.Module:
+        """A copy of the full-size network."""
+        return copy.deepcopy(self.problem.task.model).eval()
+
+    def small(self, name: str) -> nn.Module:
+        """A candidate at one of :data:`TARGETS`, ready to run: repaired, batch norms folded, laid out."""
+        plan = self.candidates(TARGETS[name])[0].tolist()
+        pruned = self.evaluator("closed_form").export(plan)
+        return _laid_out(FoldedNetwork(pruned, self.problem.task.example_input).model)
+
     def masked(self, model: nn.Module, images: Tensor) -> None:
         """One pass of a full-size network; masks multiply weights and cost nothing at this size."""
         with torch.no_grad():
@@ -97,22 +107,26 @@ class _Bench:
 
 
 def _against_masked(bench: _Bench, name: str) -> Iterator[SpeedRow]:
-    """Every repair, and the bound of all: the small network's pass alone, already repaired and folded."""
-    dense = _laid_out(copy.deepcopy(bench.problem.task.model).eval())
-    masked = partial(bench.masked, dense, bench.images)
+    """Every repair, its share of a candidate's time, and the bound of all: the repaired network's pass alone."""
     baseline = "candidates a second of the masked network, one forward pass, same dtype and memory format"
+    row = f"measured_vs_masked_{name}"
+    dense = bench.dense()
+    masked = partial(bench.masked, _laid_out(dense), bench.images)
+    bare, whole = interleaved(partial(bench.masked, bench.small(name), bench.images), masked, bench.repeats)
+    bound = median_ratio(whole, bare)
     for repair in REPAIRS:
         plans = cycle(bench.candidates(TARGETS[name]))
-        evaluator = bench.evaluator(repair)
-        times, whole = interleaved(partial(bench.measured, evaluator, plans), masked, bench.repeats)
+        times, whole = interleaved(partial(bench.measured, bench.evaluator(repair), plans), masked, bench.repeats)
         suffix = "" if repair == "sequential" else f"_{repair}"
-        row = f"measured_vs_masked_{name}{suffix}"
-        yield SpeedRow(row, 1.0 / median(times), "candidates/s", baseline, median_ratio(whole, times))
-    small = bench.evaluator("closed_form").export(bench.candidates(TARGETS[name])[0].tolist())
-    bare = _laid_out(FoldedNetwork(small, bench.problem.task.example_input).model)
-    times, whole = interleaved(partial(bench.masked, bare, bench.images), masked, bench.repeats)
-    row = f"measured_vs_masked_{name}_without_repair"
-    yield SpeedRow(row, 1.0 / median(times), "candidates/s", baseline, median_ratio(whole, times))
+        ratio = median_ratio(whole, times)
+        yield SpeedRow(row + suffix, 1.0 / median(times), "candidates/s", baseline, ratio)
+        yield SpeedRow(f"repair_share_{name}{suffix}", 1.0 - ratio / bound, "of a candidate's time", "", None)
+    yield SpeedRow(f"{row}_without_repair", 1.0 / median(bare), "candidates/s", baseline, bound)
+    small, dense = bench.small(name).to(torch.bfloat16), dense.to(torch.bfloat16)
+    images = preferred_layout(bench.images.to(torch.bfloat16))
+    bare, whole = interleaved(partial(bench.masked, small, images), partial(bench.masked, dense, images), bench.repeats)
+    row = f"{row}_bfloat16_without_repair"
+    yield SpeedRow(row, 1.0 / median(bare), "candidates/s", baseline, median_ratio(whole, bare))
 
 
 def _laid_out(model: nn.Module) -> nn.Module:
@@ -122,15 +136,25 @@ def _laid_out(model: nn.Module) -> nn.Module:
 
 
 def measured_vs_floor(bench: _Bench) -> Iterator[SpeedRow]:
-    """A candidate against the time its forward pass would take at the machine's peak convolution throughput."""
+    """A candidate, its pass alone, and the dense network against the same FLOPs at the machine's peak convolution."""
     flops_per_second, peak = _peak(bench.problem.device, bench.repeats)
+    baseline = f"FLOPs of the pass at {flops_per_second / 1e9:.0f} GFLOP/s ({peak})"
+
+    def row(name: str, run: Callable[[], None], kept: IntArray) -> SpeedRow:
+        run()
+        seconds = median(seconds_of(run) for _ in range(bench.repeats))
+        floor = float(bench.problem.cost.flops(kept)) * len(bench.images) / flops_per_second
+        return SpeedRow(name, seconds * 1e3, "ms", baseline, seconds / floor)
+
+    dense = _laid_out(bench.dense())
+    yield row("dense_vs_floor", partial(bench.masked, dense, bench.images), bench.problem.cost.units)
     for name, target in TARGETS.items():
         plans = bench.candidates(target)
-        evaluator = bench.evaluator("sequential")
-        floor = float(bench.problem.cost.flops(plans[0])) * len(bench.images) / flops_per_second
-        times = [seconds_of(partial(bench.measured, evaluator, iter([plan]))) for plan in plans][1:]
-        baseline = f"FLOPs of its forward pass at {flops_per_second / 1e9:.0f} GFLOP/s ({peak})"
-        yield SpeedRow(f"measured_vs_floor_{name}", median(times) * 1e3, "ms", baseline, median(times) / floor)
+        run = partial(bench.measured, bench.evaluator("sequential"), cycle(plans))
+        yield row(f"measured_vs_floor_{name}", run, plans[0])
+        yield row(
+            f"measured_vs_floor_{name}_without_repair", partial(bench.masked, bench.small(name), bench.images), plans[0]
+        )
 
 
 def _peak(device: torch.device, repeats: int) -> tuple[float, str]:

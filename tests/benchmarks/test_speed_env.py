@@ -28,11 +28,12 @@ def _quick(monkeypatch):
 
 def test_every_promised_row_is_measured(tmp_path):
     rows = {row["name"]: row for row in run(tmp_path)}
-    promised = {"measured_vs_floor_050", "measured_vs_floor_084", "revisit_ms", "import_s"}
+    promised = {"measured_vs_floor_050", "measured_vs_floor_084", "dense_vs_floor", "revisit_ms", "import_s"}
     promised |= {f"predicted_{what}_{kind}" for what in ("steps_per_s", "batched_per_s") for kind in ("soft", "hard")}
     for name in MEASURED:
-        suffixes = ["", "_without_repair", *(f"_{repair}" for repair in REPAIRS if repair != "sequential")]
-        promised |= {f"measured_vs_masked_{name}{suffix}" for suffix in suffixes}
+        suffixes = ["", *(f"_{repair}" for repair in REPAIRS if repair != "sequential")]
+        promised |= {f"{row}_{name}{suffix}" for suffix in suffixes for row in ("measured_vs_masked", "repair_share")}
+        promised |= {f"measured_vs_masked_{name}{suffix}_without_repair" for suffix in ("", "_bfloat16")}
     assert promised <= set(rows)
     for row in rows.values():
         assert set(row) == {"name", "value", "unit", "baseline", "ratio"}
