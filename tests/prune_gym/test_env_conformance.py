@@ -318,3 +318,14 @@ def test_import_is_clean_and_light():
     code = f"import sys, prune_gym; found = [name for name in {heavy} if name in sys.modules]; assert not found, found"
     root = Path(prune_gym.__file__).parent.parent
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=root, timeout=120)
+
+
+@pytest.mark.parametrize("env_id", ["HOBSPrune-v0", "HOBSPruneLayerwise-v0"])
+def test_an_episode_raises_no_warning(env_id):
+    code = (
+        "from tests.prune_gym.tiny import make_tiny_env; "
+        f"env = make_tiny_env({env_id!r}, render_mode='rgb_array'); env.reset(seed=0); "
+        "env.step(env.action_space.sample()); env.render(); env.close()"
+    )
+    root = Path(prune_gym.__file__).parent.parent
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=root, timeout=240)
