@@ -97,10 +97,10 @@ def plans_around(problem: PruningProblem, target: float, count: int, size: float
     Raises:
         ValueError: so many different plans are not found.
     """
-    env = HOBSPruneEnv(problem=problem, constraint="hard", target_flops_reduction=target, fidelity="predicted")
-    env.reset(seed=0)
+    env = HOBSPruneEnv(problem=problem, constraint="hard", target_flops_reduction=target)
+    start = problem.start_plan(env.start, target, limits=env.limits)
     moves = np.random.default_rng(seed).uniform(-size, size, (40 * count, problem.num_layers))
-    found = list(dict.fromkeys(map(tuple, [env.kept.tolist(), *env.decode(moves).tolist()])))
+    found = list(dict.fromkeys(map(tuple, [start.tolist(), *env.decode(moves, start).tolist()])))
     if len(found) <= count:
         raise ValueError(
             f"only {len(found) - 1} different plans lie around the start at {target}; fewer --plans are needed"
