@@ -22,6 +22,7 @@ from benchmarks.comparison import BatchTimings, compare_networks
 from benchmarks.metrics import SystemMetrics
 from benchmarks.random_networks import random_images, random_network
 from benchmarks.speed_rows import SpeedRow, interleaved, median_ratio
+from prune_gym.auto_rounding import RoundedPlan
 from prune_gym.cost import CostModel
 from prune_gym.pruner import PhysicalPruner
 
@@ -112,7 +113,7 @@ def _speedup_rows(
     memory_format = torch.channels_last if trial.channels_last["pruned"] else torch.contiguous_format
     model = copy.deepcopy(dense).to(memory_format=memory_format)
     found = PhysicalPruner(model, images).time_roundings(plan)
-    report(", ".join(f"multiples of {row.round_to}: {row.latency_ms:.1f} ms" for row in found))
+    report(", ".join(f"{_candidate(row)}: {row.latency_ms:.1f} ms" for row in found))
     rounded = PhysicalPruner(dense, images[:1]).prune(found[0].plan)
     report(f"batch of {batch_size}: dense, pruned and rounded in turns")
     networks = {"dense": dense, "pruned": pruned, "auto": rounded}
@@ -125,6 +126,10 @@ def _speedup_rows(
         yield SpeedRow(f"{options.network}_speedup_b{batch_size}{suffix}", speedup, "x", baseline, speedup)
         share, baseline = speedup / ideal, f"ratio of FLOPs, {ideal:.2f}x"
         yield SpeedRow(f"{options.network}_share_of_ideal_b{batch_size}{suffix}", share, "", baseline, share)
+
+
+def _candidate(row: RoundedPlan) -> str:
+    return f"multiples of {row.round_to}{', rebalanced' if row.rebalanced else ''}"
 
 
 def _compare(

@@ -114,9 +114,9 @@ def test_auto_times_a_channels_last_network_on_channels_last_images(network, mon
     model, inputs = network
     seen = []
 
-    def spy(candidates, cut, example_input, **kwargs):
+    def spy(rounder, plan, cut, example_input, **kwargs):
         seen.append(example_input.is_contiguous(memory_format=torch.channels_last))
-        return original(candidates, cut, example_input, **kwargs)
+        return original(rounder, plan, cut, example_input, **kwargs)
 
     original = pruner_module.time_roundings
     monkeypatch.setattr(pruner_module, "time_roundings", spy)
