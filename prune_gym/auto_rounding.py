@@ -26,6 +26,8 @@ ROUNDINGS = (1, 4, 8, 16, 32)
 """Multiples that are tried; 1 is the plan as it is."""
 
 _FEWEST_TRIALS = 3
+_REGISTER = 8
+"""Numbers of 32 bits in a vector register of 256."""
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,15 @@ def time_roundings(
     networks = {(round_to, False): cut(rounded) for round_to, rounded in found.items()}
     plans = {(round_to, False): rounded for round_to, rounded in found.items()}
     if len(found) > 1:
-        trial = _medians(networks, example_input, max(_FEWEST_TRIALS, num_iterations // 4), num_warmup)
+        trial = _medians(networks, example_input, max(_FEWEST_TRIALS, num_iterations // 2), num_warmup)
         best = min(found, key=lambda round_to: trial[round_to, False])
     else:
         best = 1
-    balanced = _rebalanced(rounder, plan, best, example_input, curves)
+    # Half a block, where that fills vector registers still, leaves layers more room to move.
+    finer = best // 2 if best >= 2 * _REGISTER else best
+    balanced = _rebalanced(rounder, plan, best, finer, example_input, curves)
     if balanced is not None and balanced not in plans.values():
-        plans[best, True], networks[best, True] = balanced, cut(balanced)
+        plans[finer, True], networks[finer, True] = balanced, cut(balanced)
     latencies = _medians(networks, example_input, num_iterations, num_warmup)
     candidates = [
         RoundedPlan(key[0], rounded, rounder.reduction(rounded), latencies[key], key[1])
@@ -107,14 +111,15 @@ def _rebalanced(
     rounder: PlanRounder,
     plan: Mapping[str, Sequence[int]],
     round_to: int,
+    finer: int,
     example_input: Any,
     curves: Sequence[FloatArray] | None,
 ) -> Plan | None:
-    """The plan at a rounding, with layers moved against each other; None if that gains nothing."""
+    """The plan at a rounding, with layers moved against each other by finer steps; None if that gains nothing."""
     near = Neighbourhood.of(
         rounder.kept(plan),
         rounder.candidates(plan, (round_to,))[round_to],
-        rounder.limits(plan, round_to),
+        rounder.limits(plan, finer),
         rounder.reduction(plan),
         curves,
     )
