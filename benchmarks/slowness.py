@@ -176,7 +176,7 @@ def slowness_table(report: SlownessReport, rows: int = 20) -> Table:
     table.add_column("layer", no_wrap=True)
     for heading in ("channels", "FLOPs", "time", "ms", "rounding gains"):
         table.add_column(heading, justify="right")
-    table.add_column("reason")
+    table.add_column("reason", min_width=len("memory-bound"))
     for layer in sorted(report.layers, key=lambda layer: -layer.pruned_ms)[:rows]:
         gain = f"{layer.rounding_gain_ms:.2f} ms (x{layer.rounding})" if layer.rounding else ""
         table.add_row(
