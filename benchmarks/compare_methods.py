@@ -27,6 +27,7 @@ from benchmarks.main import default_threads
 from benchmarks.method_cells import Budget, Contest, method_names
 from benchmarks.method_tables import comparison_table, summarise, write_csv
 from benchmarks.pipeline import versions
+from benchmarks.result_file import write_result
 from hessian.channels import suggest
 from prune_gym.augmentation import Augmentation
 from prune_gym.device import resolve_device
@@ -143,7 +144,7 @@ def _run(study: Study, options: argparse.Namespace, console: Console) -> None:
             contests = {weights: _contest(study, weights, device)}  # one at a time: data and curvature are large
         path = _cell_path(options.out, study, seed, target, method)
         began = time.monotonic()
-        write_json_atomic(path, _cell(contests[weights], method, target, seed))
+        write_result(path, _cell(contests[weights], method, target, seed))
         console.print(
             f"[{number}/{len(todo)}] {method}, target {target:g}, seed {seed}: {time.monotonic() - began:.0f} s",
             highlight=False,
@@ -200,9 +201,8 @@ def _report(study: Study, folder: Path, console: Console) -> int:
         rows = summarise(done)
         for target in study.targets:
             console.print(comparison_table(target, [row for row in rows if row["target"] == target]))
-        content = {"task": study.task, "budget": asdict(study.budget), "versions": versions(), "rows": rows}
-        content["failed"] = failed
-        write_json_atomic(folder / "comparison.json", content)
+        content = {"task": study.task, "budget": asdict(study.budget), "rows": rows, "failed": failed}
+        write_result(folder / "comparison.json", content)
         write_csv(folder / "comparison.csv", done)
     console.print(f"{len(done)} of {len(paths)} cells; results: {folder}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
