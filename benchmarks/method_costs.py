@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     task, table = make_task(options.task), Table(box=SIMPLE_HEAD)
     for heading in ("method", *HEADINGS):
         table.add_column(heading, justify="left" if heading == "method" else "right")
-    rows = []
+    about = {"task": options.task, "target": options.target, "threads": options.threads}
+    rows: list[dict[str, Any]] = []
     for name in options.methods or method_names():
         row = cost(task, name, options.target)
         rows.append(row)
@@ -45,10 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             *(f"{row[key]:,}" for key in ("images", "backward_passes", "evaluations")),
             f"{100 * row['flops_reduction']:.1f} %",
         )
+        if options.json is not None:
+            write_result(options.json, {**about, "rows": rows})
     Console().print(table)
-    if options.json is not None:
-        content = {"task": options.task, "target": options.target, "threads": options.threads}
-        write_result(options.json, {**content, "rows": rows})
     return 0
 
 
