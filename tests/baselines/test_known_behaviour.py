@@ -287,9 +287,9 @@ class Bandit:
 
 def test_gnn_policy_improves_its_reward(bench):
     torch.manual_seed(0)
-    game = gnn._Game(bench, 0.5)
+    game = gnn._Game(bench)
     game._scorer = Bandit()
-    agent = gnn.Agent(game.graph, len(bench.groups), 32, 3e-3)
+    agent = gnn.Agent(game.graph, len(bench.groups), 3e-3)
     for _ in range(25):
         agent.update([game.play(agent) for _ in range(10)])
     first, last = np.array(game.rewards[:50]), np.array(game.rewards[-50:])
