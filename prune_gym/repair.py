@@ -21,7 +21,7 @@ from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.norms import BATCH_NORM
 from hessian.sequential import SequentialRefitter
 from hessian.slicing import Plan, installed
-from prune_gym.datasets import equal_parts
+from prune_gym.datasets import TensorSplit, equal_parts
 from prune_gym.device import module_device
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class SequentialRepair:
     Args:
         task: dense network and calibration split.
         hobs: an analysis of the network.
-        images: calibration images to refit on, evenly spaced; None takes all.
+        images: calibration images to refit on, as many of every class; None takes all.
         samples_per_input: see :class:`hessian.sequential.SequentialRefitter`.
     """
 
@@ -64,7 +64,7 @@ class SequentialRepair:
         images: int | None = None,
         samples_per_input: int = 200,
     ) -> None:
-        chosen = _spread(task.calibration.images, images).to(module_device(task.model))
+        chosen = balanced_images(task.calibration, images).to(module_device(task.model))
         parts = [chosen[part] for part in equal_parts(torch.arange(len(chosen)), BATCH_SIZE)]
         self._refitter = SequentialRefitter(
             task.model, hobs.groups, parts, hobs.damping, samples_per_input=samples_per_input
@@ -86,7 +86,7 @@ class ClosedFormRepair:
     def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> None:
         self._hobs = hobs
         self._model = copy.deepcopy(task.model).eval().requires_grad_(False)
-        self._images = _spread(task.calibration.images, RECALIBRATION_IMAGES).to(module_device(task.model))
+        self._images = balanced_images(task.calibration, RECALIBRATION_IMAGES).to(module_device(task.model))
         self._norms = {
             name: module
             for name, module in self._model.named_modules()
@@ -129,9 +129,8 @@ REPAIRS: dict[str, Callable[[PruningTask, HOBSSensitivityAnalyzer], Repair]] = {
 }
 """Repairs by name. ``"sequential_fast"`` is ``"sequential"`` on fewer images and positions.
 
-ResNet-20 on Fashion-MNIST, 84 % of the FLOPs removed, mean reward loss of 8 random plans around the knapsack plan:
-``"sequential"`` 0.313, ``"sequential_fast"`` 0.345, ``"closed_form"`` 0.567. On the same plans the
-Spearman correlation of ``"sequential_fast"`` with ``"sequential"`` is 0.93.
+ResNet-20 on Fashion-MNIST, 91 % of the FLOPs removed, 32 plans of a search: the Spearman correlation of what they score
+with ``"sequential_fast"`` and with ``"sequential"`` is 0.90 (0.85 among the best 25), for a fifth of the refit's time.
 """
 
 
@@ -146,11 +145,27 @@ def make_repair(name: str, task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> 
     return REPAIRS[name](task, hobs)
 
 
-def _spread(images: Tensor, count: int | None) -> Tensor:
-    """So many images, evenly spaced, or all."""
-    if count is None or count >= len(images):
-        return images
-    return images[torch.linspace(0, len(images) - 1, count).long().to(images.device)]
+def balanced_images(split: TensorSplit, count: int | None) -> Tensor:
+    """The first images of every class, as many of each as the split allows; all images for None.
+
+    Taking every n-th image instead would go wrong where classes take turns: of 1,024 Fashion-MNIST images in such an
+    order every second one leaves a class out, and refits get worse than on a quarter of the images.
+
+    Args:
+        split: images with labels.
+        count: how many images.
+
+    Returns:
+        [count, ...], in the split's order.
+    """
+    if count is None or count >= len(split.images):
+        return split.images
+    of_its_class = torch.zeros_like(split.labels)
+    for label in split.labels.unique():
+        members = split.labels == label
+        of_its_class[members] = torch.arange(int(members.sum()), device=members.device)
+    chosen = of_its_class.argsort(stable=True)[:count].sort().values
+    return split.images[chosen.to(split.images.device)]
 
 
 def _names(names: Sequence[str]) -> str:

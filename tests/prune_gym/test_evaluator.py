@@ -10,7 +10,7 @@ from prune_gym.datasets import TensorSplit
 from prune_gym.evaluator import Evaluator
 from prune_gym.pruner import PhysicalPruner
 from prune_gym.pruning_task import PruningTask
-from prune_gym.repair import REPAIRS
+from prune_gym.repair import REPAIRS, balanced_images
 from prune_gym.training import evaluate_model
 from tests.hessian import networks
 
@@ -139,3 +139,36 @@ def test_a_race_stops_only_what_cannot_win_and_keeps_nothing_of_it(monkeypatch):
             assert result.soft_accuracy == pytest.approx(whole.soft_accuracy, abs=1e-6)
             assert racing.race(plan, 2.0, metric) is result
     assert racing.evaluate(plans[0]).loss == pytest.approx(full.evaluate(plans[0]).loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("order", ["in turn", "sorted"])
+def test_fewer_calibration_images_hold_as_many_of_every_class(order):
+    labels = torch.arange(40) % 4 if order == "in turn" else torch.arange(40) // 10
+    split = TensorSplit(labels.float()[:, None], labels)
+
+    chosen = balanced_images(split, 10)[:, 0].long()
+
+    assert torch.bincount(chosen, minlength=4).tolist() == [3, 3, 2, 2]
+    assert balanced_images(split, 20).shape == (20, 1)
+    assert torch.bincount(balanced_images(split, 20)[:, 0].long()).tolist() == [5, 5, 5, 5]
+    assert balanced_images(split, None) is split.images
+
+
+def test_closed_form_refits_are_made_once_for_what_a_layer_keeps(monkeypatch):
+    evaluator = evaluator_of(networks.Residual, "closed_form")
+    compensator = evaluator.hobs.compensator
+    solved = []
+    solve = compensator._solve
+    monkeypatch.setattr(compensator, "_solve", lambda name, part: solved.append(name) or solve(name, part))
+    kept = half(evaluator)
+    first = evaluator.evaluate(kept)
+    once = len(solved)
+    assert once
+    evaluator.archive.clear()
+    assert evaluator.evaluate(kept) == first
+    assert len(solved) == once
+    last = evaluator.hobs.groups[-1]
+    evaluator.evaluate([*kept[:-1], last.num_units])
+    assert len(solved) == once
+    evaluator.evaluate([*kept[:-1], kept[-1] - 1])
+    assert set(solved[once:]) == {member.module for member in last.consumers}
