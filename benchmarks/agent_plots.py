@@ -10,12 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.agent_tables import curves_of, is_front
-from benchmarks.plot_style import BLUE, GREEN, GREY, INK, ORANGE, VERMILLION, finish, label_axes, new_figure
+from benchmarks.plot_parts import draw_band
+from benchmarks.plot_style import add_legend, finish, label_axes, look, new_figure
+from benchmarks.seed_plots import plot_accuracy_flops
 
 Result = Mapping[str, Any]
-
-COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, INK, GREY)
-LINES = ("-", "--", ":", "-.")
 
 
 def plot_progress(results: Sequence[Result], title: str, save_path: str | Path | None = None) -> Figure:
@@ -34,17 +33,14 @@ def plot_progress(results: Sequence[Result], title: str, save_path: str | Path |
     figure, (panel,) = new_figure(7.5, 4.2)
     evaluations = np.arange(1, length + 1)
     for number, (agent, group) in enumerate(groups.items()):
-        value, low, high = 100 * curves_of(group, length)
-        colour, line = _look(number)
-        panel.step(evaluations, value, line, where="post", color=colour, linewidth=1.8, label=agent)
-        panel.fill_between(evaluations, low, high, step="post", color=colour, alpha=0.12, linewidth=0)
+        draw_band(panel, evaluations, curves_of(group, length), look(number), agent, step=True)
     label_axes(panel, title=title, x="measured evaluations", y="best soft accuracy on the reward split (%)")
-    panel.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    add_legend(panel, outside=True)
     return finish(figure, save_path)
 
 
 def plot_fronts(results: Sequence[Result], title: str, save_path: str | Path | None = None) -> Figure:
-    """Draw test accuracy against FLOPs reduction of the best plans, a line an agent: mean and range over runs.
+    """Draw test accuracy against FLOPs reduction of the best plans, a line an agent, with intervals over runs.
 
     Args:
         results: finished runs of one task that served several targets.
@@ -55,19 +51,16 @@ def plot_fronts(results: Sequence[Result], title: str, save_path: str | Path | N
         ValueError: no runs.
     """
     groups = _by_agent([result for result in results if is_front(result)])
-    figure, (panel,) = new_figure(7.5, 4.2)
-    for number, (agent, group) in enumerate(groups.items()):
-        plans = [list(result["best"].values()) for result in group]
-        reductions = 100 * np.array([[plan["flops_reduction"] for plan in run] for run in plans]).mean(axis=0)
-        accuracies = 100 * np.array([[plan["test_accuracy"] for plan in run] for run in plans])
-        colour, line = _look(number)
-        panel.plot(reductions, accuracies.mean(axis=0), line, marker="o", markersize=4, color=colour, label=agent)
-        panel.fill_between(
-            reductions, accuracies.min(axis=0), accuracies.max(axis=0), color=colour, alpha=0.12, linewidth=0
-        )
-    label_axes(panel, title=title, x="FLOPs removed (%)", y="one-shot test accuracy (%)")
-    panel.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return finish(figure, save_path)
+    return plot_accuracy_flops({agent: _front(group) for agent, group in groups.items()}, save_path, title=title)
+
+
+def _front(group: Sequence[Result]) -> dict[float, list[float]]:
+    """Mean FLOPs reduction at every target -> one-shot test accuracies, one a run."""
+    plans = zip(*(result["best"].values() for result in group), strict=True)
+    return {
+        float(np.mean([plan["flops_reduction"] for plan in at_target])): [plan["test_accuracy"] for plan in at_target]
+        for at_target in plans
+    }
 
 
 def _by_agent(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -77,8 +70,3 @@ def _by_agent(results: Sequence[Result]) -> dict[str, list[Result]]:
     for result in results:
         groups.setdefault(result["agent"], []).append(result)
     return groups
-
-
-def _look(number: int) -> tuple[str, str]:
-    """Colour and line of the n-th agent; both change, so that it is told apart in grey too."""
-    return COLOURS[number % len(COLOURS)], LINES[(number // len(COLOURS) + number) % len(LINES)]

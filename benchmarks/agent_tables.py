@@ -13,10 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
-from scipy import stats
 
 from agents.protocol import TOLERANCE
-from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from benchmarks.aggregates import (
+    Band,
+    interquartile_curve,
+    interquartile_mean,
+    probability_of_improvement,
+    stratified_band,
+    stratified_bootstrap,
+)
 from prune_gym.files import write_atomic
 
 Result = Mapping[str, Any]
@@ -155,7 +161,7 @@ def write_evaluations(path: Path, results: Sequence[Result]) -> None:
     write_atomic(path, text.getvalue())
 
 
-def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, seed: int = 0) -> NDArray[np.float64]:
+def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, seed: int = 0) -> Band:
     """Interquartile mean of the best-so-far curves of one agent and its 95 % interval.
 
     Args:
@@ -165,14 +171,10 @@ def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, s
         seed: of the resampling.
 
     Returns:
-        [3, length]: value, lower end, upper end.
+        Arrays [length].
     """
     by_task: dict[str, list[NDArray[np.float64]]] = {}
     for result in results:
         by_task.setdefault(result["task"], []).append(best_so_far(result, length))
     curves = [np.array(runs) for runs in by_task.values()]
-    generator = np.random.default_rng(seed)
-    picks = [generator.integers(len(runs), size=(n_bootstrap, len(runs))) for runs in curves]
-    draws = np.concatenate([runs[pick] for runs, pick in zip(curves, picks, strict=True)], axis=1)
-    low, high = np.quantile(stats.trim_mean(draws, 0.25, axis=1), [0.025, 0.975], axis=0)
-    return np.stack([stats.trim_mean(np.concatenate(curves), 0.25, axis=0), low, high])
+    return stratified_band(interquartile_curve, curves, n_bootstrap=n_bootstrap, seed=seed)

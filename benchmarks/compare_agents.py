@@ -27,10 +27,10 @@ from benchmarks.agent_study import Cell, StudyConfig, load_study
 from benchmarks.agent_tables import is_front, study_table, summarise, write_evaluations
 from benchmarks.arguments import share
 from benchmarks.config_source import ConfigError
-from benchmarks.main import default_threads
+from benchmarks.main import chosen_device, default_threads
 from benchmarks.pipeline import versions
 from benchmarks.plan_store import PlanStore
-from prune_gym.device import resolve_device
+from benchmarks.samples import few_seeds_are_stated
 from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True)
     try:
         study = load_study(options.config, options.overrides)
-        device = _device(options.gpu)
+        device = chosen_device(options.gpu)
         torch.set_num_threads(options.threads or study.num_threads or default_threads())
         _open_folder(study)
         console = Console()
@@ -145,7 +145,9 @@ def _report(study: StudyConfig, console: Console) -> None:
     paths = [_path(study, cell) for cell in study.cells()]
     results = [json.loads(path.read_text()) for path in paths if path.is_file()]
     if results:
-        rows = summarise(results, study.reference)
+        with few_seeds_are_stated():
+            rows = summarise(results, study.reference)
+            _draw(study, results)
         for question in dict.fromkeys(row["question"] for row in rows):
             console.print(study_table(question, [row for row in rows if row["question"] == question], study.reference))
         policies = policy_table(results)
@@ -154,7 +156,6 @@ def _report(study: StudyConfig, console: Console) -> None:
         content = {"study": study.model_dump(mode="json"), "versions": versions(), "rows": rows}
         write_json_atomic(study.save_dir / "comparison.json", content)
         write_evaluations(study.save_dir / "evaluations.csv", results)
-        _draw(study, results)
     console.print(f"{len(results)} of {len(paths)} runs; results: {study.save_dir}", highlight=False, soft_wrap=True)
 
 
@@ -168,13 +169,6 @@ def _draw(study: StudyConfig, results: Sequence[dict[str, Any]]) -> None:
         chosen = [result for result in results if is_front(result) and result["task"] == task]
         if chosen:
             plot_fronts(chosen, f"{study.name}: {task}", study.save_dir / "plots" / f"fronts-{task}.png")
-
-
-def _device(gpu: str | None) -> torch.device:
-    try:
-        return resolve_device(gpu)
-    except ValueError as error:
-        raise ConfigError(f"--gpu {gpu}: {error}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

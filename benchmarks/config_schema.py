@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from prune_gym.reward import LAMBDA_0, TAU
 
@@ -50,11 +50,16 @@ class DatasetConfig(Section):
     data_dir: FilePath | None = None
     """Folder of the data, for tasks that read one."""
     image_size: Count | None = None
-    """Height and width of an input in pixels; checked against the task when given."""
+    """Height and width of an input in pixels: what images are resized to where the task can (ImageNet), else checked
+    against the task."""
+    reward_size: Count | None = None
+    """Images of the reward split, for tasks that read files; absent: the task's own number."""
+    calibration_size: Count | None = None
+    """Images of the calibration split, for tasks that read files; absent: the task's own number."""
 
 
 class HOBSConfig(Section):
-    """How removing a channel is priced."""
+    """How channels are priced and chosen, and what stays is repaired."""
 
     use_kfac: bool = True
     """Kronecker-factored curvature; false asks for exact second derivatives (small networks only)."""
@@ -62,6 +67,21 @@ class HOBSConfig(Section):
     """Damping of the curvature, relative to the factors' mean diagonal."""
     num_batches_sensitivity: Count = 10
     """Batches of the calibration split the curvature is estimated from."""
+    selection: Literal["hobs", "magnitude"] = "hobs"
+    """Which channels of a layer leave first: ``hobs``, by the elimination order; ``magnitude``, the smallest filters,
+    and no curvature is measured at all: predictions and observations have none, searches start from equal ratios."""
+    refit: Literal["sequential", "closed_form", "none"] = "sequential"
+    """How surviving weights are repaired, both when a plan is measured and in the final network; ``none`` only
+    recalibrates BatchNorm."""
+
+    @model_validator(mode="after")
+    def _repairable(self) -> HOBSConfig:
+        if self.selection == "magnitude" and self.refit == "closed_form":
+            raise ValueError(
+                "asks for a closed-form refit, which needs curvature, but selects by magnitude, which measures none; "
+                "set refit to sequential or none"
+            )
+        return self
 
 
 class RSPARConfig(Section):
@@ -130,7 +150,7 @@ class PruningConfig(Section):
     constraint: Literal["soft", "hard"] = "soft"
     """How the search treats the target: ``soft`` penalises a miss, ``hard`` projects every plan onto it."""
     hobs: HOBSConfig = HOBSConfig()
-    """How removing a channel is priced."""
+    """How channels are priced and chosen, and what stays is repaired."""
     rspar: RSPARConfig = RSPARConfig()
     """How the budgets are searched."""
     finetune: FinetuneConfig = FinetuneConfig()

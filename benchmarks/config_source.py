@@ -1,4 +1,4 @@
-"""Where a configuration comes from: YAML text plus ``KEY=VALUE`` overrides, every key with its origin.
+"""Where a configuration comes from: YAML files that extend each other plus ``KEY=VALUE`` overrides, with origins.
 
 YAML forgets where a value stood once it is parsed. Here the parsed tree keeps, for each key path, the line of
 the file (or the override) that set it, so that an error about ``pruning.rspar.num_episodes`` can say "line 12".
@@ -15,6 +15,9 @@ from typing import Any
 import yaml
 
 KeyPath = tuple[str | int, ...]
+
+EXTENDS = "extends"
+"""Key of the file a configuration is laid over, relative to the folder of the file that names it."""
 
 
 class ConfigError(ValueError):
@@ -93,16 +96,49 @@ class ConfigSource:
 
     @classmethod
     def from_file(cls, path: str | Path) -> ConfigSource:
-        """Parse a YAML file.
+        """Parse a YAML file and, below it, the one it ``extends``, and so on.
 
         Raises:
             FileNotFoundError: no such file; the message lists the YAML files beside it and the shipped ones.
-            ConfigError: see :meth:`from_yaml`.
+            ConfigError: see :meth:`from_yaml`; or files that extend each other in a circle, or one that is not there.
         """
-        path = Path(path)
+        return cls._from_chain(Path(path), ())
+
+    @classmethod
+    def _from_chain(cls, path: Path, above: tuple[Path, ...]) -> ConfigSource:
         if not path.is_file():
             raise FileNotFoundError(_missing_file(path))
-        return cls.from_yaml(path.read_text(encoding="utf-8"), name=str(path))
+        try:
+            source = cls.from_yaml(path.read_text(encoding="utf-8"), name=str(path))
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: not a text file in UTF-8: {error}") from None
+        if EXTENDS not in source.tree:
+            return source
+        base, where = source.tree.pop(EXTENDS), source.origins.pop((EXTENDS,))
+        if not isinstance(base, str) or not base:
+            raise ConfigError(f"{where}: {EXTENDS!r} names one file, relative to this one; got {base!r}")
+        file = path.parent / Path(base).expanduser()
+        chain = (*above, path.resolve())
+        if file.resolve() in chain:
+            circle = " -> ".join(str(link) for link in (*chain, file.resolve()))
+            raise ConfigError(f"{where}: {EXTENDS!r} goes round in a circle: {circle}")
+        try:
+            found = cls._from_chain(file, chain)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{where}: {EXTENDS!r}: {error}") from None
+        found._lay(source)
+        return found
+
+    def _lay(self, over: ConfigSource) -> None:
+        """Lay another source over this one: sections are joined key by key, everything else is replaced."""
+        replaced = _merge(self.tree, over.tree)
+        kept = {
+            path: who
+            for path, who in self.origins.items()
+            if not any(path[: len(taken)] == taken and path != taken for taken in replaced)
+        }
+        self.origins = {**kept, **over.origins}
+        self.name = over.name
 
     def override(self, assignments: Sequence[str]) -> None:
         """Set keys from ``KEY=VALUE`` strings, e.g. ``pruning.target_flops_reduction=0.94``.
@@ -163,6 +199,19 @@ class ConfigSource:
 
     def _line(self, node: yaml.Node) -> str:
         return f"{self.name}, line {node.start_mark.line + 1}"
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any], path: KeyPath = ()) -> list[KeyPath]:
+    """Change the tree below by the one above; returns the paths whose old value is gone."""
+    replaced: list[KeyPath] = []
+    for key, value in above.items():
+        here = (*path, key)
+        if isinstance(value, dict) and isinstance(below.get(key), dict):
+            replaced += _merge(below[key], value, here)
+        else:
+            below[key] = value
+            replaced.append(here)
+    return replaced
 
 
 def _parse_value(assignment: str, text: str) -> Any:

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     errors = Console(stderr=True)
     try:
         config = load_config(arguments.config, _overrides(arguments))
-        device = _device(arguments.gpu)
+        device = chosen_device(arguments.gpu)
         torch.set_num_threads(arguments.threads or config.experiment.num_threads or default_threads())
         folders = {
             seed: open_run(config, seed, overwrite=arguments.overwrite) for seed in config.experiment.random_seeds
@@ -110,7 +110,12 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
     return overrides
 
 
-def _device(gpu: str | None) -> torch.device:
+def chosen_device(gpu: str | None) -> torch.device:
+    """Return the device of a ``--gpu`` option.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
     try:
         return resolve_device(gpu)
     except ValueError as error:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import statistics
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.method_cells import OURS, STAGES, mean_over, number
-from benchmarks.stat_tests import run_statistical_analysis
+from benchmarks.stat_tests import summarise_runs
 from prune_gym.files import write_atomic
 
 REFERENCE = OURS[-1]
@@ -82,27 +80,7 @@ def _analysis(groups: Mapping[str, Sequence[Cell]], stage: str) -> dict[str, dic
     results = {
         method: {cell["seed"]: number(cell, f"accuracy.{stage}") for cell in group} for method, group in groups.items()
     }
-    found: dict[str, dict[str, Any]] = {}
-    for method, values in results.items():
-        sample = list(values.values())
-        spread = statistics.stdev(sample) if len(sample) > 1 else 0.0
-        found[method] = {"mean": statistics.fmean(sample), "std": spread}
-        found[method].update(confidence_interval=None, comparison=None)
-    reference = results.get(REFERENCE, {})
-    paired = {method: values for method, values in results.items() if set(values) == set(reference)}
-    if len(reference) >= 2 and len(paired) >= 2:
-        with warnings.catch_warnings():  # the number of seeds stands in the table
-            warnings.simplefilter("ignore", UserWarning)
-            for method, entry in run_statistical_analysis(paired, REFERENCE).items():
-                found[method].update(_finite(entry))
-    return found
-
-
-def _finite(value: Any) -> Any:
-    """A value as JSON holds it: a difference without any spread has an infinite t-statistic, which becomes None."""
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return summarise_runs(results, REFERENCE)
 
 
 def comparison_table(target: float, rows: Sequence[Row]) -> Table:

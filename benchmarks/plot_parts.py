@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from benchmarks.plot_style import BLUE, GREY, INK, PALE, VERMILLION, label_axes, name_rows
+from benchmarks.aggregates import Band
+from benchmarks.plot_style import BLUE, GREY, INK, PALE, VERMILLION, Look, label_axes, name_rows
 
 History = Mapping[str, Sequence[float]] | Sequence[Mapping[str, Any]]
 """Per-episode records: columns by name, or one mapping a row (as ``history.csv`` is read)."""
@@ -88,3 +89,32 @@ def draw_dots(axes: Axes, values: Sequence[float], text: str, colour: str, marke
             text.format(value), (value, row), (7, 0), textcoords="offset points", va="center", fontsize=9, color=INK
         )
     axes.margins(x=0.18)
+
+
+def draw_band(
+    axes: Axes,
+    positions: NDArray[Any],
+    band: Band,
+    style: Look,
+    label: str,
+    *,
+    step: bool = False,
+    marks: int = 10,
+) -> None:
+    """A curve of fractions with its interval, in percent; a few markers tell lines apart where colours do not."""
+    value, low, high = (100 * part for part in (band.value, band.low, band.high))
+    drawstyle = "steps-post" if step else "default"
+    every = max(1, len(positions) // marks)
+    axes.plot(
+        positions,
+        value,
+        style.line,
+        color=style.colour,
+        marker=style.marker,
+        markersize=5,
+        markevery=every,
+        linewidth=1.8,
+        drawstyle=drawstyle,
+        label=label,
+    )
+    axes.fill_between(positions, low, high, step="post" if step else None, color=style.colour, alpha=0.14, linewidth=0)

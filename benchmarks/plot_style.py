@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,34 @@ BLUE, ORANGE, GREEN, VERMILLION, INK, GREY, PALE = (
 )
 SEQUENTIAL = "cividis"
 """Colour map for magnitudes: perceptually uniform, the same to colour-blind eyes, monotone in grey."""
+
+FORMATS = (".png", ".svg", ".pdf")
+"""Suffixes figures are saved under."""
+
+COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, INK, GREY)
+LINES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one of several series is drawn: colour, line and marker all tell it apart.
+
+    Attributes:
+        colour: of the line and its markers.
+        line: matplotlib's line style.
+        marker: matplotlib's marker.
+    """
+
+    colour: str
+    line: str
+    marker: str
+
+
+def look(number: int) -> Look:
+    """Look of the n-th series; no two of the first 24 share colour and line, and neighbours share nothing."""
+    line = LINES[(number // len(COLOURS) + number) % len(LINES)]
+    return Look(COLOURS[number % len(COLOURS)], line, MARKERS[number % len(MARKERS)])
 
 
 def new_figure(
@@ -75,20 +104,41 @@ def name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.grid(False, axis="y")
 
 
+def add_legend(axes: Axes, *, outside: bool = False, **options: Any) -> None:
+    """Put a legend of the house style into a panel, or to the right of it."""
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if outside else {"loc": "best"}
+    axes.legend(**{"frameon": False, "fontsize": 8.5, **place, **options})
+
+
 def finish(figure: Figure, save_path: str | Path | None) -> Figure:
-    """Save a figure, whole or not at all, if asked to, and return it.
+    """Save a figure if asked to, and return it.
 
     Args:
         figure: what to save.
-        save_path: file to write; its suffix decides the format (``.png``, ``.svg``, ``.pdf``), none means PNG.
-
-    Raises:
-        ValueError: the suffix is no image format.
+        save_path: see :func:`save_figure`; None saves nothing.
     """
     if save_path is not None:
-        path = Path(save_path)
-        path = path if path.suffix else path.with_suffix(".png")
-        image = io.BytesIO()
-        figure.savefig(image, format=path.suffix[1:], dpi=160)
-        write_atomic(path, image.getvalue())
+        save_figure(figure, save_path)
     return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> list[Path]:
+    """Write a figure, each file whole or not at all.
+
+    Args:
+        figure: what to save.
+        path: a file whose suffix decides the format (``.png``, ``.svg``, ``.pdf``), or a name without one of these
+            suffixes: PNG and SVG, side by side.
+
+    Returns:
+        The files written.
+    """
+    path = Path(path)
+    paths = [path] if path.suffix in FORMATS else [path.with_name(path.name + suffix) for suffix in (".png", ".svg")]
+    for file in paths:
+        image = io.BytesIO()
+        # Without its date, the same figure is the same file.
+        options: dict[str, Any] = {"metadata": {"Date": None}} if file.suffix == ".svg" else {}
+        figure.savefig(image, format=file.suffix[1:], dpi=160, **options)
+        write_atomic(file, image.getvalue())
+    return paths

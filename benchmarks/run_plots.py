@@ -21,22 +21,24 @@ def save_plots(folder: Path, result: Mapping[str, Any], budgets: Budgets, proble
     """Draw a run.
 
     Args:
-        folder: where the PNG files go.
+        folder: where the files go, PNG and SVG.
         result: what ``result.json`` holds.
         budgets: what the search decided, with its history.
         problem: the problem; analysed where H-OBS chose the channels.
     """
-    plot_summary(result, save_path=folder / "summary.png")
+    plot_summary(result, save_path=folder / "summary")
     if not problem.is_loaded:
         return  # a published method: no prices, no episodes
     history = budgets.history
-    prices = {name: price.cpu() for name, price in problem.hobs.channel_prices().items()}
-    plot_training_curves(history, save_path=folder / "training.png")
-    plot_budgets(result["budgets"], prices, save_path=folder / "budgets.png")
+    plot_training_curves(history, save_path=folder / "training")
     plot_lambda_evolution(
         [record["lambda"] for record in history],
         [record["accuracy"] for record in history],
-        save_path=folder / "lambda.png",
+        save_path=folder / "lambda",
         first_episode=int(history[0]["episode"]),
     )
-    plot_sensitivity_heatmap(prices, problem.layer_names, save_path=folder / "sensitivity.png")
+    if problem.selection != "hobs":
+        return  # filter norms are no prices
+    prices = {name: price.cpu() for name, price in problem.hobs.channel_prices().items()}
+    plot_budgets(result["budgets"], prices, save_path=folder / "budgets")
+    plot_sensitivity_heatmap(prices, problem.layer_names, save_path=folder / "sensitivity")

@@ -23,17 +23,14 @@ from prune_gym.curvature_cache import CurvatureSettings
 from prune_gym.env import HOBSPruneEnv
 from prune_gym.evaluator import Evaluation
 from prune_gym.problem import PruningProblem
-from prune_gym.pruner import PhysicalPruner, Refit
-from prune_gym.tasks import PruningTask, make_task
+from prune_gym.pruner import PhysicalPruner
+from prune_gym.tasks import PruningTask, make_task, task_takes
 from prune_gym.training import evaluate_model, fine_tune
 
 TOLERANCE = 0.02
 """How far beyond the target the final plan's FLOPs reduction may go."""
 REMEMBER_EVERY = 5
 """Episodes between two saves of what a search measured."""
-
-REFIT: Refit = "sequential"
-"""How the final network's weights are repaired."""
 
 Record = dict[str, Any]
 Archive = dict[tuple[int, ...], Evaluation]
@@ -66,19 +63,33 @@ def load_task(config: Config, device: torch.device) -> PruningTask:
     """Load data and dense network.
 
     Raises:
-        ConfigError: the configuration contradicts the task, or the task lacks a split the job needs.
+        ConfigError: the configuration contradicts the task or its data, or the task lacks a split the job needs.
         FileNotFoundError: the task's data or weights are missing.
     """
-    options = {} if config.dataset.data_dir is None else {"data_dir": config.dataset.data_dir.expanduser()}
+    options = _dataset_options(config)
     try:
         task = make_task(config.task_name, **options)
     except TypeError as error:
-        if not options:
+        refused = ", ".join(f"'dataset.{key}'" for key in options if repr(key) in str(error))
+        if not refused:
             raise
-        raise ConfigError(f"'dataset.data_dir': the task {config.task_name!r} takes none ({error})") from error
+        raise ConfigError(f"{refused}: the task {config.task_name!r} takes none ({error})") from error
+    except ValueError as error:
+        raise ConfigError(f"task {config.task_name!r}: {error}") from error
     task = replace(task, model=task.model.to(device), example_input=task.example_input.to(device))
     _check_agreement(config, task)
     return task
+
+
+def _dataset_options(config: Config) -> dict[str, Any]:
+    """What the configuration asks of the task's data."""
+    dataset = config.dataset
+    given: dict[str, Any] = {"reward_size": dataset.reward_size, "calibration_size": dataset.calibration_size}
+    if dataset.data_dir is not None:
+        given["data_dir"] = dataset.data_dir.expanduser()
+    if task_takes(config.task_name, "image_size"):
+        given["image_size"] = dataset.image_size
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _check_agreement(config: Config, task: PruningTask) -> None:
@@ -109,7 +120,7 @@ def make_problem(config: Config, task: PruningTask) -> PruningProblem:
     """
     hobs = config.pruning.hobs
     settings = CurvatureSettings(hobs.damping, hobs.use_kfac, num_batches=hobs.num_batches_sensitivity)
-    problem = PruningProblem(task, curvature=settings)
+    problem = PruningProblem(task, curvature=settings, repair=hobs.refit, selection=hobs.selection)
     try:
         problem.cost.check_target(target_of(config, task), problem.cost.limits(config.pruning.max_pruning_ratio))
     except ValueError as error:
@@ -130,7 +141,7 @@ def accuracy_on_test(model: nn.Module, task: PruningTask) -> float:
 
 
 def analyse(problem: PruningProblem, report: ProgressCallback) -> None:
-    """Price every channel (H-OBS), from the cache where it was done before."""
+    """Price every channel, from the cache where it was done before."""
     problem.progress = report
     problem.load()
     problem.progress = None
@@ -160,7 +171,9 @@ def search_budgets(
         remember: called now and then, and when anything goes wrong, with all plans measured so far.
     """
     method = METHODS[config.pruning.method]
-    env = make_env(config, problem, start=method.start)
+    # Filter norms predict no loss: a knapsack of them empties whole layers, so searches start from equal ratios.
+    blind = method.searches and config.pruning.hobs.selection == "magnitude"
+    env = make_env(config, problem, start="uniform" if blind else method.start)
     plans = cast(HOBSPruneEnv, env.unwrapped)
     problem.evaluator.archive.update(measured)
     history: list[Record] = []
@@ -190,7 +203,7 @@ def search_budgets(
 
 
 def make_env(config: Config, problem: PruningProblem, start: str = "knapsack") -> gym.Env:
-    """Return the environment of a run."""
+    """Return the environment of a run; without curvature, observations have none."""
     pruning = config.pruning
     return gym.make(
         "HOBSPrune-v0",
@@ -201,17 +214,19 @@ def make_env(config: Config, problem: PruningProblem, start: str = "knapsack") -
         lambda_0=pruning.rspar.lambda_0,
         tau=pruning.rspar.tau,
         start=start,
+        features="kfac" if pruning.hobs.selection == "hobs" else "cost",
         disable_env_checker=True,
     )
 
 
 def cut(config: Config, problem: PruningProblem, budgets: Budgets) -> nn.Module:
     """Return the physically smaller network, repaired."""
-    task = problem.task
+    task, hobs = problem.task, config.pruning.hobs
     pruner = PhysicalPruner(
-        task.model, task.example_input, ignored_layers=tuple(task.ignored_layers), damping=config.pruning.hobs.damping
+        task.model, task.example_input, ignored_layers=tuple(task.ignored_layers), damping=hobs.damping
     )
-    return pruner.prune(budgets.plan, refit=REFIT, calibration=task.calibration)
+    analyzer = problem.hobs if hobs.refit == "closed_form" else None
+    return pruner.prune(budgets.plan, refit=hobs.refit, calibration=task.calibration, analyzer=analyzer)
 
 
 def prune_by_baseline(

@@ -2,25 +2,59 @@
 
 The unit of observation is a *run* (one seed), never an episode or an image. Methods run with the same seeds are
 compared in pairs, which takes the spread that the seeds share (initialisation, data order) out of the comparison.
+
+What several tasks say together (interquartile mean, stratified bootstrap, performance profiles, probability of
+improvement) comes from :mod:`benchmarks.aggregates` and can be imported from here.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import statistics
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-MIN_SEEDS = 5
-"""Below this many runs a warning says that intervals and p-values say little."""
+from benchmarks.aggregates import (
+    Band,
+    Estimate,
+    interquartile_mean,
+    performance_profile,
+    probability_of_improvement,
+    stratified_band,
+    stratified_bootstrap,
+)
+from benchmarks.samples import (
+    MIN_SEEDS,
+    Results,
+    as_sample,
+    check_bootstrap,
+    check_level,
+    few_seeds_are_stated,
+    paired_samples,
+    warn_if_few,
+)
 
-Results: TypeAlias = Sequence[float] | Mapping[Any, float]
-"""Results of one method: a value a seed, in order or by seed."""
+__all__ = [
+    "MIN_SEEDS",
+    "Band",
+    "Estimate",
+    "bootstrap_confidence_interval",
+    "holm_correction",
+    "interquartile_mean",
+    "paired_t_test",
+    "performance_profile",
+    "probability_of_improvement",
+    "run_statistical_analysis",
+    "stratified_band",
+    "stratified_bootstrap",
+    "summarise_runs",
+]
 
 # Differences whose spread is below this fraction of their mean are rounding noise around a constant.
 _CONSTANT_TOLERANCE = 1e-12
@@ -52,14 +86,14 @@ def paired_t_test(baseline: ArrayLike, method: ArrayLike, alpha: float = 0.05) -
     Warns:
         UserWarning: Below 5 pairs.
     """
-    _check_alpha(alpha)
-    before = _as_sample(baseline, "baseline")
-    after = _as_sample(method, "method")
+    check_level(alpha)
+    before = as_sample(baseline, "baseline")
+    after = as_sample(method, "method")
     if before.size != after.size:
         raise ValueError(
             f"a paired test needs one value of each per seed, got {before.size} of baseline and {after.size} of method"
         )
-    _warn_if_few(before.size)
+    warn_if_few(before.size)
     return _paired_comparison(after - before, alpha)
 
 
@@ -81,7 +115,8 @@ def bootstrap_confidence_interval(
         seed: Seed or generator of the resampling: the same seed gives the same interval.
 
     Returns:
-        Lower and upper end. Both equal the statistic when all values are the same.
+        Lower and upper end. Both equal the statistic when all values are the same. Where the sample is too small for
+        the correction to exist, the percentile interval.
 
     Raises:
         ValueError: If a value is NaN or infinite, there are fewer than two values, or an argument is out of range.
@@ -89,12 +124,9 @@ def bootstrap_confidence_interval(
     Warns:
         UserWarning: Below 5 values.
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence}; for 95 % write 0.95")
-    if n_bootstrap < 1:
-        raise ValueError(f"n_bootstrap must be at least 1, got {n_bootstrap}")
-    sample = _as_sample(data, "data")
-    _warn_if_few(sample.size)
+    check_bootstrap(confidence, n_bootstrap)
+    sample = as_sample(data, "data")
+    warn_if_few(sample.size)
     return _bootstrap_interval(sample, confidence, n_bootstrap, statistic, seed)
 
 
@@ -119,7 +151,8 @@ def run_statistical_analysis(
     Returns:
         Method -> ``mean``, ``std`` (n - 1), ``median``, ``num_seeds``, ``confidence_interval`` (BCa, of the mean, at
         level 1 - alpha) and ``comparison``: None for the baseline, else the entries of `paired_t_test` plus
-        ``p_value_holm`` and ``significant_holm``.
+        ``difference_interval`` (BCa, of the mean difference, at level 1 - alpha), ``p_value_holm`` and
+        ``significant_holm``.
 
     Raises:
         KeyError: If ``baseline_name`` is not among the results.
@@ -129,23 +162,55 @@ def run_statistical_analysis(
     Warns:
         UserWarning: Below 5 seeds, once.
     """
-    _check_alpha(alpha)
+    check_level(alpha)
     if baseline_name not in results:
         raise KeyError(_unknown_baseline(baseline_name, list(results)))
     if len(results) < 2:
         raise ValueError(f"nothing to compare with {baseline_name!r}: results hold no other method")
-    samples = _paired_samples(results, baseline_name)
+    samples = paired_samples(results, baseline_name)
     baseline = samples[baseline_name]
-    _warn_if_few(baseline.size)
+    warn_if_few(baseline.size)
     analysis: dict[str, dict[str, Any]] = {}
     for name, sample in samples.items():
-        analysis[name] = _describe(sample, 1 - alpha, n_bootstrap, seed)
-        analysis[name]["comparison"] = None if name == baseline_name else _paired_comparison(sample - baseline, alpha)
+        analysis[name] = {**_describe(sample, 1 - alpha, n_bootstrap, seed), "comparison": None}
+        if name != baseline_name:
+            differences = sample - baseline
+            analysis[name]["comparison"] = {
+                **_paired_comparison(differences, alpha),
+                "difference_interval": _bootstrap_interval(differences, 1 - alpha, n_bootstrap, np.mean, seed),
+            }
     _add_holm([entry["comparison"] for entry in analysis.values() if entry["comparison"] is not None], alpha)
     return analysis
 
 
-def holm_correction(p_values: ArrayLike) -> np.ndarray:
+def summarise_runs(results: Mapping[str, Mapping[Any, float]], reference: str) -> dict[str, dict[str, Any]]:
+    """Describe every method as a table shows it, however many seeds there are; JSON-able.
+
+    Args:
+        results: Method -> seed -> result, finite.
+        reference: The method the others are compared with; it may be absent.
+
+    Returns:
+        Method -> ``mean`` and ``std`` (0 for one seed), and what `run_statistical_analysis` adds for the methods that
+        ran with the reference's seeds, at least two. ``confidence_interval`` and ``comparison`` are None for the
+        others, and infinite numbers within are None.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for method, values in results.items():
+        sample = list(values.values())
+        spread = statistics.stdev(sample) if len(sample) > 1 else 0.0
+        found[method] = {"mean": statistics.fmean(sample), "std": spread}
+        found[method].update(confidence_interval=None, comparison=None)
+    shared = results.get(reference, {})
+    paired = {method: values for method, values in results.items() if set(values) == set(shared)}
+    if len(shared) >= 2 and len(paired) >= 2:
+        with few_seeds_are_stated():
+            for method, entry in run_statistical_analysis(paired, reference).items():
+                found[method].update(_finite(entry))
+    return found
+
+
+def holm_correction(p_values: ArrayLike) -> NDArray[np.float64]:
     """Return Holm's step-down adjusted p-values (Holm 1979): family-wise error control without assumptions.
 
     Args:
@@ -219,15 +284,20 @@ def _bootstrap_interval(
     if np.ptp(sample) == 0:
         value = float(statistic(sample))
         return value, value
-    interval = stats.bootstrap(
-        (sample,),
-        statistic,
-        confidence_level=confidence,
-        n_resamples=n_bootstrap,
-        method="BCa",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (sample,),
+            statistic,
+            confidence_level=confidence,
+            n_resamples=n_bootstrap,
+            method="BCa",
+            rng=np.random.default_rng(seed),
+        )
+    low, high = found.confidence_interval
+    if not (np.isfinite(low) and np.isfinite(high)):
+        low, high = np.quantile(found.bootstrap_distribution, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def _describe(sample: np.ndarray, confidence: float, n_bootstrap: int, seed: int) -> dict[str, Any]:
@@ -247,63 +317,11 @@ def _add_holm(comparisons: list[dict[str, Any]], alpha: float) -> None:
         comparison["significant_holm"] = bool(p_value < alpha)
 
 
-def _paired_samples(results: Mapping[str, Results], baseline_name: str) -> dict[str, np.ndarray]:
-    """Return method -> [num_seeds] values with the seeds of all methods in the same order."""
-    reference = results[baseline_name]
-    samples = {name: _as_sample(_in_order_of(reference, values, name), name) for name, values in results.items()}
-    for name, sample in samples.items():
-        if sample.size != len(reference):
-            raise ValueError(
-                f"{name!r} has {sample.size} results and {baseline_name!r} {len(reference)}; "
-                "a paired comparison needs the same seeds for both"
-            )
-    return samples
-
-
-def _in_order_of(reference: Results, values: Results, name: str) -> Sequence[float]:
-    """Return a method's results in the order of the baseline's seeds."""
-    if not isinstance(values, Mapping) and not isinstance(reference, Mapping):
-        return values
-    if not isinstance(values, Mapping) or not isinstance(reference, Mapping):
-        raise ValueError(f"{name!r} and the baseline must both be sequences or both map seeds to results")
-    if set(values) != set(reference):
-        extra, missing = set(values) - set(reference), set(reference) - set(values)
-        raise ValueError(
-            f"runs of {name!r} cannot be paired with the baseline's: "
-            f"extra seeds {sorted(extra, key=str)}, missing seeds {sorted(missing, key=str)}"
-        )
-    return [values[seed] for seed in reference]
-
-
-def _as_sample(values: ArrayLike, name: str) -> np.ndarray:
-    try:
-        sample = np.asarray(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name!r} must hold one number a seed, got {values!r}") from error
-    if sample.ndim != 1:
-        raise ValueError(f"{name!r} must be one-dimensional, one value a seed, got shape {sample.shape}")
-    bad = np.flatnonzero(~np.isfinite(sample))
-    if bad.size:
-        raise ValueError(
-            f"{name!r} holds NaN or infinite values at positions {bad.tolist()}; drop or repeat those runs"
-        )
-    if sample.size < 2:
-        raise ValueError(f"{name!r} has {sample.size} value(s); at least 2 seeds are needed to see any spread")
-    return sample
-
-
-def _check_alpha(alpha: float) -> None:
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
-
-
-def _warn_if_few(count: int) -> None:
-    if count < MIN_SEEDS:
-        warnings.warn(
-            f"{count} seeds say little: run at least {MIN_SEEDS} before you quote an interval or a p-value",
-            UserWarning,
-            stacklevel=3,
-        )
+def _finite(value: Any) -> Any:
+    """A value as JSON holds it: a difference without any spread has an infinite t-statistic, which becomes None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _unknown_baseline(name: str, known: list[str]) -> str:

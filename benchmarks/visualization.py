@@ -1,7 +1,8 @@
-"""Pictures of a run: training, budgets, prices, lambda(t), and methods compared.
+"""Pictures of a run: training, budgets, prices, lambda(t), and methods compared. All pictures are found here.
 
-Every function returns a matplotlib ``Figure`` and saves it when given ``save_path``. Accuracies, pruning ratios and
-FLOPs reductions come in as fractions and are drawn in percent.
+Every function returns a matplotlib ``Figure`` and saves it when given ``save_path``: a name with a suffix (``.png``,
+``.svg``, ``.pdf``) gives that file, one without gives PNG and SVG. Accuracies, pruning ratios and FLOPs reductions come
+in as fractions and are drawn in percent.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from benchmarks.loss_plots import plot_loss_curves
 from benchmarks.plot_parts import History, by_layer, draw_dots, draw_kept, draw_noisy_curve, history_columns
 from benchmarks.plot_style import (
     BLUE,
@@ -27,7 +29,26 @@ from benchmarks.plot_style import (
     label_axes,
     name_rows,
     new_figure,
+    save_figure,
 )
+from benchmarks.seed_plots import plot_accuracy_flops, plot_best_so_far, plot_performance_profiles
+from benchmarks.speed_plots import plot_accuracy_speedup, plot_latency_by_batch
+
+__all__ = [
+    "plot_accuracy_flops",
+    "plot_accuracy_speedup",
+    "plot_best_so_far",
+    "plot_budgets",
+    "plot_lambda_evolution",
+    "plot_latency_by_batch",
+    "plot_loss_curves",
+    "plot_performance_profiles",
+    "plot_pruning_comparison",
+    "plot_sensitivity_heatmap",
+    "plot_summary",
+    "plot_training_curves",
+    "save_figure",
+]
 
 HEATMAP_COLUMNS = 64
 TRAINING_PANELS = {

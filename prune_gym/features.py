@@ -162,7 +162,9 @@ def layer_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel, names: Sequen
         float64 [L, F], columns as in ``names``, each of mean 0 and variance 1 (or all 0 where the layers do not
         differ, and for :data:`PLAN_FEATURES`), clipped to [-10, 10].
     """
-    columns = raw_features(hobs, cost) if set(names) & set(FEATURES) else {}
+    columns = cost_features(cost)
+    if set(names) & set(FEATURES) - set(COST_FEATURES):
+        columns |= curvature_features(hobs)
     if not set(names) <= set(FEATURES):
         columns |= amc_features(hobs, cost)
     table = np.stack([columns[name] for name in names], axis=-1)
@@ -173,7 +175,28 @@ def layer_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel, names: Sequen
 
 
 def raw_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel) -> dict[str, FloatArray]:
-    """The features before standardisation: name -> float64 [L]."""
+    """The default features before standardisation: name -> float64 [L]."""
+    return curvature_features(hobs) | cost_features(cost)
+
+
+def cost_features(cost: CostModel) -> dict[str, FloatArray]:
+    """What needs no curvature (:data:`COST_FEATURES`), before standardisation: name -> float64 [L]."""
+    return {
+        "log_flops_share": np.log(_half_shares(cost.flops_form.change, cost.units, cost.dense_flops)),
+        "log_params_share": np.log(_half_shares(cost.params_form.change, cost.units, cost.dense_params)),
+        "log_units": np.log(cost.units.astype(np.float64)),
+        "depth": np.arange(len(cost.units), dtype=np.float64),
+    }
+
+
+def curvature_features(hobs: HOBSSensitivityAnalyzer) -> dict[str, FloatArray]:
+    """What prices and Kronecker factors say, before standardisation: name -> float64 [L].
+
+    Raises:
+        ValueError: the analysis has no factors, as one by magnitude.
+    """
+    if not hobs.factors:
+        raise ValueError("these features need curvature, and none was measured; choose features='cost'")
     groups = hobs.groups
     curves = [_positive(hobs.curves[group.name]) for group in groups]
     unrepaired = [_positive(hobs.obd_curves[group.name]) for group in groups]
@@ -191,10 +214,6 @@ def raw_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel) -> dict[str, Fl
         "compensability_50": np.array(
             [1.0 - min(1.0, obs[k] / obd[k]) for obs, obd, k in zip(curves, unrepaired, half, strict=True)]
         ),
-        "log_flops_share": np.log(_half_shares(cost.flops_form.change, cost.units, cost.dense_flops)),
-        "log_params_share": np.log(_half_shares(cost.params_form.change, cost.units, cost.dense_params)),
-        "log_units": np.log(cost.units.astype(np.float64)),
-        "depth": np.arange(len(groups), dtype=np.float64),
     }
 
 

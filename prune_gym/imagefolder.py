@@ -32,6 +32,9 @@ HELD_OUT_SHARE = 10
 HELD_OUT_MOST = 10_000
 """But no more than this."""
 
+RESIZE_MARGIN = 8 / 7
+"""Shorter side of an image before its middle is cropped, relative to the crop (256 for 224)."""
+
 Transform = Callable[[Any], torch.Tensor]
 
 
@@ -192,7 +195,7 @@ def standard_transform(image_size: int = 224, resize_size: int | None = None) ->
         raise ValueError(f"image_size is at least 1; got {image_size}")
     return transforms.Compose(
         [
-            transforms.Resize(resize_size or round(image_size * 8 / 7)),
+            transforms.Resize(resize_size or round(image_size * RESIZE_MARGIN)),
             transforms.CenterCrop(image_size),
             transforms.ToTensor(),
             transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from prune_gym.imagefolder import imagefolder_splits, task_of_folder
+from prune_gym.imagefolder import RESIZE_MARGIN, imagefolder_splits, task_of_folder
 from prune_gym.pruning_task import CALIBRATION_SIZE, PruningTask
 from prune_gym.task_status import TaskSize, TaskStatus
 
@@ -71,6 +71,7 @@ class ImageNetTask:
         *,
         data_dir: str | os.PathLike[str] | None = None,
         weights: str | None = "",
+        image_size: int | None = None,
         reward_size: int | None = None,
         calibration_size: int = CALIBRATION_SIZE,
         seed: int = 0,
@@ -85,6 +86,8 @@ class ImageNetTask:
             data_dir: Folder with ``train`` and ``val``; by default ``$PRUNE_GYM_IMAGENET``.
             weights: Name of torchvision's weights, for example ``"IMAGENET1K_V2"``; by default :attr:`weights`. None
                 leaves the network untrained.
+            image_size: Height and width that images are resized and cropped to; None means what the weights were
+                trained for (224 for all of :data:`IMAGENET_TASKS`).
             reward_size: Images of the reward split; None means 1,000.
             calibration_size: Images of the calibration split.
             seed: Decides which training image goes where.
@@ -93,13 +96,15 @@ class ImageNetTask:
         Raises:
             FileNotFoundError: If the data is missing; the message says what is expected where.
             OSError: If the weights cannot be downloaded.
-            ValueError: If the folder does not hold ImageNet's classes, or there are no such weights.
+            ValueError: If the folder does not hold ImageNet's classes, there are no such weights, or a size is out of
+                range.
         """
         root = _imagenet_folder(data_dir)
         chosen = self._chosen_weights(weights)
         splits = imagefolder_splits(
             root,
-            transform=chosen.transforms() if chosen is not None else None,
+            image_size=INPUT_SHAPE[-1] if image_size is None else image_size,
+            transform=_transforms(chosen, image_size),
             reward_size=reward_size,
             calibration_size=calibration_size,
             seed=seed,
@@ -131,6 +136,15 @@ class ImageNetTask:
         except KeyError:
             names = ", ".join(known.__members__)
             raise ValueError(f"torchvision has no weights {name!r} of {self.network} (there are: {names})") from None
+
+
+def _transforms(chosen: Any, image_size: int | None) -> Any:
+    """The preprocessing that belongs to weights, at another size with the usual margin; None for no weights."""
+    if chosen is None or image_size is None:
+        return None if chosen is None else chosen.transforms()
+    if image_size < 1:
+        raise ValueError(f"image_size is at least 1; got {image_size}")
+    return chosen.transforms(crop_size=image_size, resize_size=round(image_size * RESIZE_MARGIN))
 
 
 def _load_pretrained(model: nn.Module, chosen: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hessian.channels import ChannelGroup, find_channel_groups
-from prune_gym import predicted
+from prune_gym import magnitude, predicted, unrepaired
 from prune_gym.cache import cache_path, code_digest, remember
 from prune_gym.cost import CostModel
 from prune_gym.curvature_cache import CurvatureSettings, analyse, analysis_key
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 START_NAMES = ("knapsack", "uniform")
 """Start plans :meth:`PruningProblem.start_plan` knows."""
+
+SELECTIONS = {"hobs": analyse, "magnitude": magnitude.rank_by_magnitude}
+"""What decides which units of a layer leave first: the H-OBS elimination order, or the size of the filters."""
 
 _MEASURING_CODE = (
     "evaluator",
@@ -62,7 +65,9 @@ class PruningProblem:
         progress: called with (description, done, total) during long steps.
         curvature: how curvature is measured.
         repair: how surviving weights are repaired before a plan is scored, ``"sequential"`` or ``"closed_form"``
-            (:mod:`prune_gym.repair`).
+            (:mod:`prune_gym.repair`), or ``"none"`` (:mod:`prune_gym.unrepaired`).
+        selection: which units of a layer leave first, ``"hobs"`` or ``"magnitude"`` (:mod:`prune_gym.magnitude`; no
+            curvature is measured then).
         task_options: arguments for :func:`prune_gym.tasks.make_task`, for example ``{"data_dir": ...}``.
 
     Attributes:
@@ -86,10 +91,15 @@ class PruningProblem:
         progress: Callable[[str, int, int], None] | None = None,
         curvature: CurvatureSettings | None = None,
         repair: str = "sequential",
+        selection: str = "hobs",
         task_options: Mapping[str, Any] | None = None,
     ) -> None:
         if repair not in REPAIRS:
             raise ValueError(unknown("repair", repair, tuple(REPAIRS)))
+        if selection not in SELECTIONS:
+            raise ValueError(unknown("selection", selection, tuple(SELECTIONS)))
+        if selection == "magnitude" and repair == "closed_form":
+            raise ValueError("the closed-form repair needs curvature, and selection='magnitude' measures none")
         if not isinstance(task, (str, PruningTask)):
             raise TypeError(f"task is a registered name or a PruningTask; got {type(task).__name__}")
         structure = _structure(task)
@@ -101,8 +111,10 @@ class PruningProblem:
             structure.model, structure.example_input[:1], structure.ignored_layers
         )
         self.cost = CostModel(self.groups, structure.model, structure.example_input)
+        self._input_shape = tuple(structure.example_input.shape[1:])
         self.curvature = curvature if curvature is not None else CurvatureSettings()
         self.repair = repair
+        self.selection = selection
         self.progress = progress
         self._given = task
         self._task_options = dict(task_options or {})
@@ -140,8 +152,8 @@ class PruningProblem:
         """
         if self._loaded is None:
             task = _on_device(self._build_task(), self.device)
-            hobs = analyse(task, self.curvature, self._folder, self.progress)
-            self._check_structure(hobs.groups)
+            hobs = SELECTIONS[self.selection](task, self.curvature, self._folder, self.progress)
+            self._check_structure(hobs.groups, task)
             self._loaded = _Loaded(task, hobs, self.cost, self.repair)
         return self
 
@@ -152,10 +164,16 @@ class PruningProblem:
     def _folder(self) -> Path:
         return self._cache_dir if self._cache_dir is not None else default_cache_dir()
 
-    def _check_structure(self, groups: list[ChannelGroup]) -> None:
+    def _check_structure(self, groups: list[ChannelGroup], task: PruningTask) -> None:
         expected, found = ([(group.name, group.num_units) for group in side] for side in (self.groups, groups))
         if expected != found:
             raise ValueError(f"task {self.name!r} promised layers {expected} but its network has {found}")
+        promised, shape = self._input_shape, tuple(task.example_input.shape[1:])
+        if promised != shape:
+            raise ValueError(
+                f"FLOPs were counted for inputs {list(promised)}, but with its options task {self.name!r} has "
+                f"{list(shape)}; pass the built task instead of its name"
+            )
 
     @property
     def _parts(self) -> _Loaded:
@@ -240,13 +258,16 @@ class PruningProblem:
 
     @property
     def measurement_key(self) -> str:
-        """Digest of all that decides what a plan measures: network, data, curvature, repair and code."""
+        """Digest of all that decides what a plan measures: network, data, selection, repair and code."""
+        own_code = [code_digest(magnitude)] if self.selection == "magnitude" else []
+        own_code += [code_digest(unrepaired)] if self.repair == "none" else []
         return sha256_of(
             analysis_key(self.task, self.curvature),
             self.task.reward.images,
             self.task.reward.labels,
             self.repair,
             code_digest(*(importlib.import_module(f"prune_gym.{name}") for name in _MEASURING_CODE)),
+            *own_code,
         )
 
     @property

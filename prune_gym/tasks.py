@@ -31,6 +31,7 @@ __all__ = [
     "task_size",
     "task_status",
     "task_structure",
+    "task_takes",
 ]
 
 
@@ -198,11 +199,27 @@ def make_task(name: str, **overrides: Any) -> PruningTask:
     return dataclasses.replace(task, **changes) if changes else task
 
 
-def _check_options(name: str, factory: Callable[..., PruningTask], options: Mapping[str, Any]) -> None:
+def task_takes(name: str, option: str) -> bool:
+    """Whether a task's factory names an option in its signature, for example ``"image_size"``.
+
+    Raises:
+        KeyError: If no such task is registered.
+    """
+    return option in (_options(_entry(name).factory) or ())
+
+
+def _options(factory: Callable[..., PruningTask]) -> list[str] | None:
+    """Names of a factory's options; None where it takes any and judges them itself."""
     parameters = inspect.signature(factory).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return None
+    return [parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY]
+
+
+def _check_options(name: str, factory: Callable[..., PruningTask], options: Mapping[str, Any]) -> None:
+    known = _options(factory)
+    if known is None:
         return
-    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY]
     unknown = [key for key in options if key not in known]
     if unknown:
         raise TypeError(

@@ -66,7 +66,8 @@ def test_run_folder_holds_everything_people_open(finished):
     _, folder = finished
     assert folder.state is RunState.FINISHED
     names = {str(path.relative_to(folder.path)) for path in folder.path.rglob("*") if path.is_file()}
-    plots = {f"plots/{name}.png" for name in ("summary", "training", "budgets", "lambda", "sensitivity")}
+    drawn = ("summary", "training", "budgets", "lambda", "sensitivity")
+    plots = {f"plots/{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert names == plots | {
         *("config.yaml", "result.json", "history.csv", "budgets.json", "pruned.safetensors", "pruned.json")
     }

@@ -6,14 +6,20 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
+from benchmarks import aggregates, stat_tests
 from benchmarks.stat_tests import (
     bootstrap_confidence_interval,
     holm_correction,
     paired_t_test,
     run_statistical_analysis,
+    summarise_runs,
 )
+
+ACCURACIES = st.integers(0, 500).map(lambda count: count / 500)
 
 BASELINE = [0.90, 0.88, 0.93, 0.91, 0.89, 0.92]
 METHOD = [0.92, 0.91, 0.94, 0.94, 0.90, 0.95]
@@ -137,6 +143,58 @@ def test_constant_data_has_a_point_interval():
         assert bootstrap_confidence_interval([0.5] * 6) == (0.5, 0.5)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ACCURACIES, min_size=5, max_size=9))
+def test_intervals_of_any_accuracies_are_finite_ordered_and_inside_the_data(values):
+    low, high = bootstrap_confidence_interval(values, n_bootstrap=200)
+    assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(ACCURACIES, ACCURACIES), min_size=5, max_size=9), st.floats(-10, 10))
+def test_the_t_test_forgets_what_both_share_and_agrees_with_its_interval(pairs, offset):
+    before, after = np.array(pairs).T
+    result = paired_t_test(before, after)
+    low, high = result["confidence_interval"]
+    assert low <= result["mean_difference"] <= high
+    if abs(result["p_value"] - 0.05) > 1e-6 and np.ptp(after - before) > 0:
+        assert result["significant"] == (not low <= 0 <= high)
+    moved = paired_t_test(before + offset, after + offset)
+    assert moved["mean_difference"] == pytest.approx(result["mean_difference"], abs=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_keeps_the_order_never_lowers_and_never_exceeds_bonferroni(p_values):
+    adjusted, raw = holm_correction(p_values), np.array(p_values)
+    assert (adjusted >= raw - 1e-12).all()
+    assert (adjusted <= np.minimum(1, raw * raw.size) + 1e-12).all()
+    order = np.argsort(raw, kind="stable")
+    assert (np.diff(adjusted[order]) >= 0).all()
+
+
+def test_analysis_has_a_bootstrap_interval_of_every_difference():
+    analysis = run_statistical_analysis({"Unpruned": BASELINE, "a": METHOD}, n_bootstrap=500)
+    expected = bootstrap_confidence_interval(np.subtract(METHOD, BASELINE), n_bootstrap=500)
+    assert analysis["a"]["comparison"]["difference_interval"] == expected
+
+
+def test_a_summary_takes_what_there_is_and_is_json():
+    seeds = dict(enumerate(BASELINE))
+    summary = summarise_runs({"full": seeds, "same": seeds, "fewer": {0: 0.5}, "other": {7: 0.5, 8: 0.6}}, "full")
+    assert summary["same"]["comparison"]["p_value_holm"] == 1.0
+    assert summary["fewer"] == {"mean": 0.5, "std": 0.0, "confidence_interval": None, "comparison": None}
+    assert summary["other"]["comparison"] is None
+    json.dumps(
+        summarise_runs({"a": seeds, "b": {key: value + 0.1 for key, value in seeds.items()}}, "a"), allow_nan=False
+    )
+    assert summarise_runs({"alone": {1: 0.5}}, "full")["alone"]["mean"] == 0.5
+
+
+def test_everything_about_statistics_is_found_here_and_written_once():
+    for name in ("interquartile_mean", "stratified_bootstrap", "performance_profile", "probability_of_improvement"):
+        assert getattr(stat_tests, name) is getattr(aggregates, name)
+
+
 def test_two_values_still_give_a_finite_interval():
     with pytest.warns(UserWarning, match="2 seeds"):
         low, high = bootstrap_confidence_interval([0.0, 1.0], n_bootstrap=500)
@@ -192,6 +250,7 @@ def test_mappings_are_paired_by_seed_not_by_position():
         (([1.0], [2.0]), "'baseline' has 1 value"),
         (([], []), "'baseline' has 0 value"),
         (([1.0, 2.0], [1.0, math.nan]), r"'method' holds NaN or infinite values at positions \[1\]"),
+        (([1.0, None], [1.0, 2.0]), r"'baseline' holds NaN or infinite values at positions \[1\]"),
         (([1.0, math.inf], [1.0, 2.0]), r"'baseline' holds NaN or infinite"),
         (([[1.0, 2.0]], [[1.0, 2.0]]), "one-dimensional"),
         ((["x", "y"], [1.0, 2.0]), "one number a seed"),

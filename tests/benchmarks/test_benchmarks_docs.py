@@ -1,0 +1,49 @@
+"""docs/benchmarks.md: its blocks run, its table is the result file's, its commands parse."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+from benchmarks import ablation, visualization
+from benchmarks.ablation_variants import VARIANTS
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "benchmarks.md"
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def test_the_page_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python"):
+        exec(compile(block, str(PAGE), "exec"), {"__name__": "benchmarks_page"})
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"fronts.png", "fronts.svg", "latency.svg"}
+    assert "points, p = 0." in capsys.readouterr().out
+
+
+def test_its_commands_are_understood():
+    for line in "".join(blocks("bash")).replace("\\\n", " ").splitlines():
+        arguments = shlex.split(line)
+        assert arguments[:3] == ["python", "-m", "benchmarks.ablation"]
+        ablation._parser().parse_intermixed_args(arguments[3:])
+
+
+def test_it_names_every_variant_and_every_picture():
+    page = PAGE.read_text()
+    for name, variant in VARIANTS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        if name != "baseline":
+            assert all(override.removesuffix(".0") in row for override in variant.overrides)
+    assert all(f"`{name}`" in page for name in visualization.__all__ if name != "save_figure")
+
+
+def test_its_table_is_what_was_measured():
+    rows = json.loads((ROOT / "benchmarks" / "results" / "ablation_digits.json").read_text())["rows"]
+    page = PAGE.read_text()
+    for row in rows:
+        line = next(line for line in page.splitlines() if line.startswith(f"| {row['variant']} |"))
+        for stage in ("one_shot", "final"):
+            assert f"{100 * row['accuracy'][stage]['mean']:.2f} ± {100 * row['accuracy'][stage]['std']:.2f}" in line
