@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import baselines
+from agents.monitor import best_feasible
 from benchmarks.config import Config
 from benchmarks.config_source import ConfigError
 from benchmarks.methods import METHODS
@@ -160,7 +161,7 @@ def search_budgets(
         remember: called now and then, and when anything goes wrong, with all plans measured so far.
     """
     method = METHODS[config.pruning.method]
-    env = make_env(config, problem, start=method.start)
+    env = make_env(config, problem, start=method.start, fidelity=method.fidelity)
     plans = cast(HOBSPruneEnv, env.unwrapped)
     problem.evaluator.archive.update(measured)
     history: list[Record] = []
@@ -175,6 +176,8 @@ def search_budgets(
 
     try:
         method.build(plans, config.pruning, seed).learn(env, total, callback=on_episode)
+        if method.fidelity == "predicted":
+            _measure_best(plans, history)
         kept, evaluation = plans.best_plan(TOLERANCE)
     finally:
         remember(problem.evaluator.archive)
@@ -189,7 +192,15 @@ def search_budgets(
     )
 
 
-def make_env(config: Config, problem: PruningProblem, start: str = "knapsack") -> gym.Env:
+def _measure_best(plans: HOBSPruneEnv, history: list[Record]) -> None:
+    """Measure the plan that predictions like best, so that it can compete with the start plan."""
+    best = best_feasible(history)
+    if best is not None:
+        kept = tuple(best["kept"])
+        plans.archive[kept] = plans.problem.evaluator.evaluate(kept)
+
+
+def make_env(config: Config, problem: PruningProblem, start: str = "knapsack", fidelity: str = "measured") -> gym.Env:
     """Return the environment of a run."""
     pruning = config.pruning
     return gym.make(
@@ -201,6 +212,7 @@ def make_env(config: Config, problem: PruningProblem, start: str = "knapsack") -
         lambda_0=pruning.rspar.lambda_0,
         tau=pruning.rspar.tau,
         start=start,
+        fidelity=fidelity,
         disable_env_checker=True,
     )
 
