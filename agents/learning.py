@@ -79,29 +79,41 @@ def learn_from_rollouts(
 
 
 def learn_with_imagination(
-    agent: RSPARAgent, settings: ImaginationSettings, env: gym.Env, total_timesteps: int, monitor: Monitor
+    agent: RSPARAgent,
+    settings: ImaginationSettings,
+    env: gym.Env,
+    total_timesteps: int,
+    monitor: Monitor,
+    batch_size: int = 1,
 ) -> None:
-    """Practise on imagined moves, measure the most promising one, learn from the answer, repeat."""
+    """Practise on imagined moves, measure the most promising ones, learn from the answers, repeat."""
     plans = plannable(env)
     observation, info = _first_reset(agent, env)
     experience = _experience(agent, plans, settings)
     if not agent.history:
         monitor.episode(0.0, info, agent.num_timesteps)
     episode_return, over = 0.0, False
-    for _ in range(total_timesteps):
+    chosen: list[np.ndarray] = []
+    for step in range(total_timesteps):
         if monitor.stopped:
             break
         if over:
-            observation, info = env.reset()
+            # A batch is chosen for one target, which its episodes keep.
+            observation, info = env.reset(options={"target": info["target_flops_reduction"]}) if chosen else env.reset()
             episode_return = 0.0
+        else:
+            chosen.clear()
         experience.absorb(plans)
         imagination = Imagination(plans, experience, info["kept"], float(info["target_flops_reduction"]))
-        states = [State(observation, imagination, float(info["score"]))]
-        met = [imagination.target, *(record["target_flops_reduction"] for record in agent.history)]
-        states += states_at_other_targets(plans, experience, met, settings.other_targets, agent.rng)
-        monitor.log(practise(agent, settings, states), agent.num_timesteps)
-        samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
-        action = agent.proposer.propose(imagination, samples, agent.rng)
+        if not chosen:
+            states = [State(observation, imagination, float(info["score"]))]
+            met = [imagination.target, *(record["target_flops_reduction"] for record in agent.history)]
+            states += states_at_other_targets(plans, experience, met, settings.other_targets, agent.rng)
+            monitor.log(practise(agent, settings, states), agent.num_timesteps)
+            samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
+            count = min(batch_size, total_timesteps - step) if getattr(plans, "horizon", 1) == 1 else 1
+            chosen = choose_batch(agent, imagination, samples, count)
+        action = chosen.pop(0)
         observation, reward, terminated, truncated, info = env.step(action)
         gain = finite_reward(reward)
         experience.moves.append(Move(as_plan(imagination.start), action, as_plan(info["kept"])))
@@ -112,6 +124,36 @@ def learn_with_imagination(
         if over:
             monitor.episode(episode_return, info, agent.num_timesteps)
     experience.absorb(plans)
+
+
+def choose_batch(agent: RSPARAgent, imagination: Imagination, samples: np.ndarray, count: int) -> list[np.ndarray]:
+    """Moves to measure side by side: each is chosen as if those before it had scored what the reward model believes.
+
+    This is the kriging believer of Ginsbourger, Le Riche & Carraro (2010).
+
+    Args:
+        agent: whose proposer chooses.
+        imagination: where moves lead.
+        samples: of the policy [N, L].
+        count: how many moves; fewer where no more new plans are in reach.
+
+    Returns:
+        Actions [L], at least one.
+    """
+    actions = [agent.proposer.propose(imagination, samples, agent.rng)]
+    if count == 1:
+        return actions
+    plans = [as_plan(imagination.moves(actions[0][None]).kept[0])]
+    while len(actions) < count:
+        imagination = imagination.believing(actions[-1])
+        action = agent.proposer.propose(imagination, samples, agent.rng)
+        plan = as_plan(imagination.moves(action[None]).kept[0])
+        if plan in imagination.experience.plans:
+            break
+        actions.append(action)
+        plans.append(plan)
+    imagination.env.problem.prefetch(plans)
+    return actions
 
 
 def practise(agent: RSPARAgent, settings: ImaginationSettings, states: Sequence[State]) -> dict[str, float]:

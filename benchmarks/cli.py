@@ -1,4 +1,4 @@
-"""The console script: ``prune-gym run`` and ``prune-gym tasks``."""
+"""The console script: ``prune-gym run``, ``sweep``, ``validate`` and ``tasks``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments; absent means those of the process.
     """
-    listed = "".join(f"\n  {name:8}{text}" for name, (text, _) in COMMANDS.items())
+    listed = "".join(f"\n  {name:10}{text}" for name, (text, _) in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="prune-gym",
         description="Structured pruning as a Gymnasium environment.",
@@ -36,6 +36,20 @@ def run(argv: Sequence[str]) -> int:
     return run_main(argv, prog="prune-gym run")
 
 
+def sweep(argv: Sequence[str]) -> int:
+    """Run a grid of methods, tasks, targets and seeds."""
+    from benchmarks.sweep import main as sweep_main
+
+    return sweep_main(argv, prog="prune-gym sweep")
+
+
+def validate(argv: Sequence[str]) -> int:
+    """Run rows of a table of results again and compare."""
+    from benchmarks.validate import main as validate_main
+
+    return validate_main(argv, prog="prune-gym validate")
+
+
 def tasks(argv: Sequence[str]) -> int:
     """List the named tasks, what is at hand of each, and how to get the rest."""
     argparse.ArgumentParser(prog="prune-gym tasks", description="List the named tasks.").parse_args(argv)
@@ -48,6 +62,8 @@ def tasks(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "run": ("prune a network and report what it cost", run),
+    "sweep": ("run a grid of methods, tasks, targets and seeds", sweep),
+    "validate": ("run rows of a sweep's results again and compare", validate),
     "tasks": ("list the named tasks", tasks),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from benchmarks.config import PruningConfig
@@ -34,7 +34,9 @@ class Method:
         summary: one line for listings.
         build: makes the search for an environment, a configuration and a seed.
         start: the environment's start plan, ``"knapsack"`` or ``"uniform"``.
-        searches: whether it measures plans besides the start plan, ``rspar.num_episodes`` of them.
+        searches: whether it looks at plans besides the start plan, ``rspar.num_episodes`` of them.
+        fidelity: what those plans score: ``"measured"``, or ``"predicted"`` from the loss curves, where only the best
+            one and the start plan are measured in the end and the better of the two is taken.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Method:
     build: Callable[[HOBSPruneEnv, PruningConfig, int], Search]
     start: str = "knapsack"
     searches: bool = True
+    fidelity: Literal["measured", "predicted"] = "measured"
 
     def num_episodes(self, config: PruningConfig) -> int:
         """Return how many episodes the search gets."""
@@ -72,6 +75,11 @@ def _control(name: str) -> Callable[[HOBSPruneEnv, PruningConfig, int], Search]:
     return build
 
 
+def _predicted(name: str, summary: str) -> Method:
+    """A search at predicted fidelity; none of a model, which would learn the predictions by heart."""
+    return Method(f"predicted-{name}", f"{summary}, on predicted scores", _control(name), fidelity="predicted")
+
+
 METHODS = {
     method.name: method
     for method in (
@@ -87,6 +95,10 @@ METHODS = {
         Method("hobs-cem", "the cross-entropy method", _control("cem")),
         Method("hobs-annealing", "simulated annealing", _control("annealing")),
         Method("random", "random moves from the knapsack plan, the best measured one", _control("random")),
+        _predicted("random", "random moves"),
+        _predicted("cem", "the cross-entropy method"),
+        _predicted("cmaes", "covariance matrix adaptation"),
+        _predicted("annealing", "simulated annealing"),
     )
 }
 

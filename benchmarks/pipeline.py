@@ -45,6 +45,7 @@ def run_experiment(
     *,
     device: torch.device,
     progress: StageProgress | None = None,
+    plots: bool = True,
 ) -> Result:
     """Run or resume the main job for one seed.
 
@@ -54,6 +55,7 @@ def run_experiment(
         folder: where results go, from :func:`benchmarks.run_folder.open_run`.
         device: where networks run.
         progress: bars to draw on; absent means none.
+        plots: whether to draw the run's plots.
 
     Returns:
         What ``result.json`` holds.
@@ -62,7 +64,7 @@ def run_experiment(
         ConfigError: the configuration contradicts the task, or the target is out of reach.
         FileNotFoundError: the task's data or weights are missing.
     """
-    return _Run(config, seed, folder, device, progress or StageProgress(Console(quiet=True))).execute()
+    return _Run(config, seed, folder, device, progress or StageProgress(Console(quiet=True)), plots).execute()
 
 
 def without_timings(result: Any) -> Any:
@@ -76,10 +78,16 @@ class _Run:
     """One run: the order of the stages, and what each leaves in the folder."""
 
     def __init__(
-        self, config: Config, seed: int, folder: RunFolder, device: torch.device, progress: StageProgress
+        self,
+        config: Config,
+        seed: int,
+        folder: RunFolder,
+        device: torch.device,
+        progress: StageProgress,
+        plots: bool,
     ) -> None:
         self.config, self.seed, self.folder, self.device = config, seed, folder, device
-        self._progress = progress
+        self._progress, self._plots = progress, plots
         self._forget_other_versions()
         self._seconds: dict[str, float] = folder.read_json("unfinished/seconds.json") or {}
 
@@ -105,7 +113,8 @@ class _Run:
             accuracies = {"dense": dense, "one_shot": one_shot, "final": stages.accuracy_on_test(final, task)}
             networks = {"dense": task.model, "one_shot": pruned, "final": final}
             result = self._result(task, problem, budgets, networks, accuracies)
-            save_plots(self.folder.plots, result, budgets, problem)
+            if self._plots:
+                save_plots(self.folder.plots, result, budgets, problem)
         result["seconds"] = self._seconds
         self.folder.finish(result)
         return result

@@ -137,8 +137,12 @@ def open_run(config: Config, seed: int, *, overwrite: bool = False) -> RunFolder
     return folder
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, key: str = "experiment.save_dir") -> None:
     """Make sure files can be written under ``path``, creating it if need be.
+
+    Args:
+        path: folder.
+        key: of the configuration that named it, for the message.
 
     Raises:
         RunFolderError: it is no folder, or nothing can be written there.
@@ -147,8 +151,7 @@ def check_writable(path: Path) -> None:
         write_atomic(path / ".writable", b"").unlink()
     except OSError as error:
         raise RunFolderError(
-            f"cannot write results to {str(path)!r}: {error.strerror or error}; "
-            "set experiment.save_dir to a folder you can write to"
+            f"cannot write results to {str(path)!r}: {error.strerror or error}; set {key} to a folder you can write to"
         ) from None
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import baselines
+from agents.monitor import best_feasible
 from benchmarks.config import Config
 from benchmarks.config_source import ConfigError
 from benchmarks.methods import METHODS
@@ -173,7 +174,7 @@ def search_budgets(
     method = METHODS[config.pruning.method]
     # Filter norms predict no loss: a knapsack of them empties whole layers, so searches start from equal ratios.
     blind = method.searches and config.pruning.hobs.selection == "magnitude"
-    env = make_env(config, problem, start="uniform" if blind else method.start)
+    env = make_env(config, problem, "uniform" if blind else method.start, method.fidelity)
     plans = cast(HOBSPruneEnv, env.unwrapped)
     problem.evaluator.archive.update(measured)
     history: list[Record] = []
@@ -188,6 +189,8 @@ def search_budgets(
 
     try:
         method.build(plans, config.pruning, seed).learn(env, total, callback=on_episode)
+        if method.fidelity == "predicted":
+            _measure_best(plans, history)
         kept, evaluation = plans.best_plan(TOLERANCE)
     finally:
         remember(problem.evaluator.archive)
@@ -202,7 +205,15 @@ def search_budgets(
     )
 
 
-def make_env(config: Config, problem: PruningProblem, start: str = "knapsack") -> gym.Env:
+def _measure_best(plans: HOBSPruneEnv, history: list[Record]) -> None:
+    """Measure the plan that predictions like best, so that it can compete with the start plan."""
+    best = best_feasible(history)
+    if best is not None:
+        kept = tuple(best["kept"])
+        plans.archive[kept] = plans.problem.evaluator.evaluate(kept)
+
+
+def make_env(config: Config, problem: PruningProblem, start: str = "knapsack", fidelity: str = "measured") -> gym.Env:
     """Return the environment of a run; without curvature, observations have none."""
     pruning = config.pruning
     return gym.make(
@@ -215,6 +226,7 @@ def make_env(config: Config, problem: PruningProblem, start: str = "knapsack") -
         tau=pruning.rspar.tau,
         start=start,
         features="kfac" if pruning.hobs.selection == "hobs" else "cost",
+        fidelity=fidelity,
         disable_env_checker=True,
     )
 

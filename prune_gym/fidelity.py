@@ -31,6 +31,7 @@ class MeasuredFidelity:
 
     def metrics(self, problem: PruningProblem, kept: IntArray) -> FloatArray:
         """Accuracy, soft accuracy and loss of plans: kept int [B, L] -> float64 [B, 3]; equal plans are run once."""
+        problem.prefetch(kept.tolist())
         evaluations = problem.evaluator.evaluate_many(kept.tolist())
         return np.array([(found.accuracy, found.soft_accuracy, found.loss) for found in evaluations])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from prune_gym.tasks import PruningTask, TaskStructure, make_task, task_structur
 
 if TYPE_CHECKING:
     from hessian import HOBSSensitivityAnalyzer
+    from prune_gym.plan_pool import PlanPool
 
 START_NAMES = ("knapsack", "uniform")
 """Start plans :meth:`PruningProblem.start_plan` knows."""
@@ -75,6 +76,7 @@ class PruningProblem:
         groups: the prunable layers, in execution order.
         cost: the network's cost model.
         default_target: the task's default FLOPs reduction.
+        pool: where several plans are measured side by side (:mod:`prune_gym.plan_pool`); None: here, one by one.
 
     Raises:
         KeyError: unknown task; the message names the nearest.
@@ -116,6 +118,7 @@ class PruningProblem:
         self.repair = repair
         self.selection = selection
         self.progress = progress
+        self.pool: PlanPool | None = None
         self._given = task
         self._task_options = dict(task_options or {})
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None
@@ -195,6 +198,26 @@ class PruningProblem:
     def evaluator(self) -> Evaluator:
         """Measures plans on the reward split."""
         return self._parts.evaluator
+
+    def prefetch(self, plans: Sequence[Sequence[int]]) -> None:
+        """Measure plans side by side, so that asking for them is free; without a :attr:`pool` nothing happens.
+
+        Prefetched plans count as measured evaluations of an environment only when it asks for them.
+
+        Args:
+            plans: kept units a layer.
+
+        Raises:
+            PoolError: a process of the pool was lost.
+        """
+        if self.pool is None:
+            return
+        evaluator = self.evaluator
+        keys = dict.fromkeys(tuple(int(count) for count in plan) for plan in plans)
+        missing = [plan for plan in keys if plan not in evaluator.archive]
+        if missing:
+            for plan, (evaluation, seconds) in zip(missing, self.pool.measure(missing), strict=True):
+                evaluator.archive[plan], evaluator.seconds[plan] = evaluation, seconds
 
     @property
     def dense(self) -> Evaluation:
@@ -328,8 +351,8 @@ class PruningProblem:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the progress callback, which belongs to this process."""
-        return {**self.__dict__, "progress": None}
+        """Everything but the progress callback and the pool, which belong to this process."""
+        return {**self.__dict__, "progress": None, "pool": None}
 
 
 class _Loaded:
