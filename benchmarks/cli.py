@@ -1,4 +1,4 @@
-"""The console script: ``prune-gym run``, ``sweep``, ``validate`` and ``tasks``."""
+"""The console script: ``prune-gym run``, ``sweep``, ``validate``, ``report`` and ``tasks``."""
 
 from __future__ import annotations
 
@@ -50,6 +50,13 @@ def validate(argv: Sequence[str]) -> int:
     return validate_main(argv, prog="prune-gym validate")
 
 
+def report(argv: Sequence[str]) -> int:
+    """Write a page about results."""
+    from benchmarks.report_page import main as report_main
+
+    return report_main(argv, prog="prune-gym report")
+
+
 def tasks(argv: Sequence[str]) -> int:
     """List the named tasks, what is at hand of each, and how to get the rest."""
     argparse.ArgumentParser(prog="prune-gym tasks", description="List the named tasks.").parse_args(argv)
@@ -64,6 +71,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "run": ("prune a network and report what it cost", run),
     "sweep": ("run a grid of methods, tasks, targets and seeds", sweep),
     "validate": ("run rows of a sweep's results again and compare", validate),
+    "report": ("write one HTML page about results", report),
     "tasks": ("list the named tasks", tasks),
 }
 

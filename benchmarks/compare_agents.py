@@ -27,6 +27,7 @@ from benchmarks.agent_study import Cell, StudyConfig, load_study
 from benchmarks.agent_tables import is_front, study_table, summarise, write_evaluations
 from benchmarks.arguments import share
 from benchmarks.config_source import ConfigError
+from benchmarks.machine import describe_machine
 from benchmarks.main import chosen_device, default_threads
 from benchmarks.pipeline import versions
 from benchmarks.plan_store import PlanStore
@@ -89,6 +90,7 @@ def _open_folder(study: StudyConfig) -> None:
             )
         agents = {**stored["agents"], **agents}
     content = {"study": current, "agents": agents, "versions": versions(), "threads": torch.get_num_threads()}
+    content["machine"] = describe_machine()
     write_json_atomic(path, content)
     write_atomic(study.save_dir / "config.yaml", study.to_yaml())
 

@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.arguments import positive, share
+from benchmarks.machine import describe_machine
 from benchmarks.main import default_threads
 from benchmarks.method_cells import Budget, Contest, method_names
 from benchmarks.method_plots import plot_methods
@@ -131,7 +132,8 @@ def _open_folder(folder: Path, study: Study, *, overwrite: bool) -> None:
     if overwrite:
         for cell in (folder / "cells").glob("*.json"):
             cell.unlink()
-    write_json_atomic(path, {**same, "versions": versions(), "threads": torch.get_num_threads()})
+    content = {**same, "versions": versions(), "threads": torch.get_num_threads(), "machine": describe_machine()}
+    write_json_atomic(path, content)
 
 
 def _run(study: Study, options: argparse.Namespace, console: Console) -> None:

@@ -23,6 +23,7 @@ from torch import nn
 
 from benchmarks import stages
 from benchmarks.config import Config
+from benchmarks.machine import describe_machine
 from benchmarks.methods import METHODS
 from benchmarks.progress import ProgressCallback, StageProgress
 from benchmarks.report import measure_networks
@@ -230,6 +231,7 @@ class _Run:
             "seed": self.seed,
             "device": str(self.device),
             "num_threads": torch.get_num_threads(),
+            "machine": describe_machine(),
             "versions": versions(),
         }
 

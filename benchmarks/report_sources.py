@@ -1,0 +1,315 @@
+"""What a folder of results holds: runs, sweeps, ablations and comparisons, each recognised by its files.
+
+What cannot be read is named and left out; the rest is still there.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.report_runs import (
+    Group,
+    Run,
+    UnreadableError,
+    check_finite,
+    group_runs,
+    read_json,
+    run_of_result,
+    run_of_row,
+)
+from benchmarks.results_table import KEY
+
+SKIPPED_FOLDERS = ("unfinished", "plans", "plots")
+LOOKED_FOR = (
+    "seed_<n>/result.json (a run: prune-gym run)",
+    "results.csv (a sweep: prune-gym sweep)",
+    "ablation.json (python -m benchmarks.ablation)",
+    "study.json or comparison.json (python -m benchmarks.compare_agents, compare_methods)",
+)
+
+AGENTS, METHODS = "agents", "methods"
+
+
+class NoResultsError(ValueError):
+    """A folder that a report cannot be made of; the message says what was looked for."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An ``ablation.json``: its path relative to the folder of the report, and its content."""
+
+    source: str
+    content: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison of agents or of methods.
+
+    Attributes:
+        folder: its place, relative to the folder of the report; ``"."`` for that itself.
+        kind: ``AGENTS`` or ``METHODS``.
+        study: content of ``study.json``, or what ``comparison.json`` repeats of it.
+        rows: of ``comparison.json``; none where it is missing.
+        cells: finished runs; none where only the table was kept.
+        failed: cells with their error.
+    """
+
+    folder: str
+    kind: str
+    study: Mapping[str, Any]
+    rows: list[Mapping[str, Any]]
+    cells: list[Mapping[str, Any]]
+    failed: list[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder: its place, its configuration as text ("" if missing), and why cells failed."""
+
+    folder: str
+    config: str
+    failures: dict[str, str]
+
+
+@dataclass
+class Findings:
+    """Everything found.
+
+    Attributes:
+        root: the folder.
+        groups: runs that differ in their seed alone.
+        sweeps: folders of sweeps.
+        ablations: their tables.
+        comparisons: of agents and methods.
+        problems: what could not be read, a sentence each.
+    """
+
+    root: Path
+    groups: list[Group] = field(default_factory=list)
+    sweeps: list[Sweep] = field(default_factory=list)
+    ablations: list[Ablation] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What the folder is called."""
+        return self.root.resolve().name or str(self.root)
+
+
+def find_results(root: Path) -> Findings:
+    """Read a folder of results.
+
+    Args:
+        root: a run folder, a sweep, an ablation, a comparison, or a folder with any of them below.
+
+    Raises:
+        NoResultsError: no folder, or none of the files that a report is made of.
+    """
+    if not root.is_dir():
+        what = "is a file; name its folder" if root.is_file() else "does not exist"
+        raise NoResultsError(f"{str(root)!r} {what}")
+    findings = Findings(root)
+    folders = list(_folders(root))
+    for folder, files in folders:
+        _read_folder(findings, folder, files)
+    _read_runs(findings, folders)
+    found = (findings.groups, findings.sweeps, findings.ablations, findings.comparisons)
+    if not any(found):
+        if findings.problems:
+            raise NoResultsError("nothing readable in {!r}:\n  {}".format(str(root), "\n  ".join(findings.problems)))
+        raise NoResultsError(f"no results below {str(root)!r}; looked for:\n  " + "\n  ".join(LOOKED_FOR))
+    return findings
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Every folder of results with the names of its files, sorted; symbolic links are not followed."""
+    for place, names, files in os.walk(root):
+        names[:] = sorted(name for name in names if name not in SKIPPED_FOLDERS and not name.startswith("."))
+        yield Path(place), sorted(files)
+
+
+def _read_folder(findings: Findings, folder: Path, files: list[str]) -> None:
+    """Read everything but runs."""
+    for name in files:
+        if name.startswith("ablation") and name.endswith(".json"):
+            _read_ablation(findings, folder / name)
+    if "study.json" in files or "comparison.json" in files:
+        _read_comparison(findings, folder, files)
+    if "sweep.yaml" in files or ("results.csv" in files and "timings.csv" in files):
+        config = _text(folder / "sweep.yaml") if "sweep.yaml" in files else ""
+        findings.sweeps.append(Sweep(_relative(findings, folder), config, _failures(findings, folder)))
+
+
+def _read_ablation(findings: Findings, path: Path) -> None:
+    source = _relative(findings, path)
+    try:
+        content = read_json(path, source)
+        if not isinstance(content, dict) or not isinstance(content.get("rows"), list):
+            raise UnreadableError(f"{source} is no table of an ablation: it has no rows")
+    except UnreadableError as error:
+        findings.problems.append(str(error))
+        return
+    rows = _finite_only(findings, content["rows"], source)
+    findings.ablations.append(Ablation(source, {**content, "rows": rows}))
+
+
+def _finite_only(findings: Findings, rows: list[Any], source: str) -> list[Mapping[str, Any]]:
+    """Rows whose numbers are numbers; the others are reported."""
+    good = []
+    for number, row in enumerate(rows, start=1):
+        try:
+            check_finite(row, f"{source}, row {number}")
+        except UnreadableError as error:
+            findings.problems.append(str(error))
+        else:
+            good.append(row)
+    return good
+
+
+def _read_comparison(findings: Findings, folder: Path, files: list[str]) -> None:
+    contents = {}
+    for name in ("study.json", "comparison.json"):
+        source = _relative(findings, folder / name)
+        try:
+            content = read_json(folder / name, source) if name in files else {}
+            if not isinstance(content, dict):
+                raise UnreadableError(f"{source} is no comparison: it holds a {type(content).__name__}")
+            contents[name] = content
+        except UnreadableError as error:
+            findings.problems.append(str(error))
+            contents[name] = {}
+    study, table = contents["study.json"], contents["comparison.json"]
+    known = {**table, **study}
+    if "study" not in known and "budget" not in known:
+        if study or table:
+            place = _relative(findings, folder)
+            findings.problems.append(f"{place}: study.json and comparison.json are of no comparison known here")
+        return
+    cells: list[Mapping[str, Any]] = []
+    failed: list[Mapping[str, Any]] = []
+    for path in sorted((folder / "cells").glob("*.json")):
+        source = _relative(findings, path)
+        try:
+            cell = read_json(path, source)
+            check_finite(cell, source)
+            if not isinstance(cell, dict):
+                raise UnreadableError(f"{source} is no cell of a comparison")
+        except UnreadableError as error:
+            findings.problems.append(str(error))
+            continue
+        (failed if "error" in cell else cells).append(cell)
+    rows = _finite_only(findings, list(table.get("rows", [])), _relative(findings, folder / "comparison.json"))
+    if not cells and not failed:
+        failed = list(table.get("failed", []))
+    kind = AGENTS if "study" in known else METHODS
+    findings.comparisons.append(Comparison(_relative(findings, folder), kind, known, rows, cells, failed))
+
+
+def _failures(findings: Findings, folder: Path) -> dict[str, str]:
+    """Name of every failed cell of a sweep -> its error."""
+    failures = {}
+    for path in sorted((folder / "failures").glob("*.json")):
+        source = _relative(findings, path)
+        try:
+            content = read_json(path, source)
+            failures[str(content["cell"])] = str(content["error"])
+        except (UnreadableError, KeyError, TypeError) as error:
+            findings.problems.append(f"{source} cannot be read: {error}")
+    return failures
+
+
+def _read_runs(findings: Findings, folders: list[tuple[Path, list[str]]]) -> None:
+    """Read run folders, and the rows of tables that no run folder stands behind."""
+    inside = {(findings.root / ablation.source).parent for ablation in findings.ablations}
+    runs: list[Run] = []
+    for folder, files in folders:
+        is_run = folder.name.startswith("seed_") or folder == findings.root
+        if is_run and "result.json" in files and folder.parent.parent not in inside:
+            source = _relative(findings, folder / "result.json")
+            try:
+                run = run_of_result(read_json(folder / "result.json", source), source, folder)
+                _check_new(run, runs)
+            except UnreadableError as error:
+                findings.problems.append(str(error))
+            else:
+                runs.append(run)
+    for folder, files in folders:
+        if "results.csv" in files:
+            known = {run.key for run in runs if run.folder is not None and folder in run.folder.parents}
+            runs += _rows(findings, folder, known)
+    findings.groups = group_runs(runs)
+
+
+def _check_new(run: Run, runs: list[Run]) -> None:
+    place = Path(run.source).parent.parent
+    for other in runs:
+        if other.key == run.key and Path(other.source).parent.parent == place:
+            raise UnreadableError(f"{run.source} and {other.source} are the same run; the former is left out")
+
+
+def _rows(findings: Findings, folder: Path, known: set[tuple[str, str, float, int]]) -> list[Run]:
+    source = _relative(findings, folder / "results.csv")
+    timings = {_key(row): row for row in _table(findings, folder / "timings.csv")}
+    runs: list[Run] = []
+    for number, row in enumerate(_table(findings, folder / "results.csv"), start=1):
+        try:
+            run = run_of_row(row, timings.get(_key(row)), source)
+        except UnreadableError as error:
+            findings.problems.append(f"row {number} of {error}")
+            continue
+        if run.key in known:
+            continue
+        if any(run.key == other.key for other in runs):
+            findings.problems.append(f"row {number} of {source} repeats the run {run.key}; it is left out")
+            continue
+        runs.append(run)
+    return runs
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(column) for column in KEY)
+
+
+def _table(findings: Findings, path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        findings.problems.append(f"{_relative(findings, path)} cannot be read: {error}")
+        return []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _relative(findings: Findings, path: Path) -> str:
+    return path.relative_to(findings.root).as_posix()
+
+
+def config_of(run: Run) -> str:
+    """Return the text of a run's resolved configuration; "" where it was not kept."""
+    return "" if run.folder is None else _text(run.folder / "config.yaml")
+
+
+def read_yaml(text: str) -> Mapping[str, Any]:
+    """Return a mapping of a YAML text; empty where it is none."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
