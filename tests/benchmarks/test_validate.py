@@ -95,7 +95,7 @@ def test_bad_tables_are_refused_and_say_where(swept, tmp_path, column, value, sa
 def test_a_row_the_sweep_does_not_have_and_a_missing_sweep_are_errors(swept, edited, tmp_path, capsys):
     edited(",hobs-uniform,0.6,2,", ",hobs-uniform,0.6,7,")
     assert cli.main(["validate", str(swept)]) == 2
-    assert "its sweep.yaml has not" in capsys.readouterr().err
+    assert "its sweep.yaml does not" in capsys.readouterr().err
     (tmp_path / "results.csv").write_bytes((swept / "results.csv").read_bytes())
     assert cli.main(["validate", str(tmp_path)]) == 2
     assert "has no sweep.yaml" in capsys.readouterr().err
