@@ -94,7 +94,7 @@ class CMAESSearch(Search):
             import cmaes
         except ImportError as error:
             raise ImportError("CMAESSearch needs the package cmaes: pip install 'prune-gym[search]'") from error
-        self._package = cmaes
+        self._make_strategy = cmaes.CMA
         self.sigma, self.population = positive("sigma", sigma), population
         self._strategy: Any = None
         self._asked: np.ndarray | None = None
@@ -131,5 +131,5 @@ class CMAESSearch(Search):
             raise ValueError("CMA-ES needs at least two layers; use RandomSearch for a single one")
         bounds = np.tile([-1.0, 1.0], (len(mean), 1))
         seed = int(self.rng.integers(2**31))
-        self._strategy = self._package.CMA(mean, sigma, bounds=bounds, seed=seed, population_size=self.population)
+        self._strategy = self._make_strategy(mean, sigma, bounds=bounds, seed=seed, population_size=self.population)
         self._samples = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
 
-from agents.experience import Experience, as_plan, damage
+from agents.experience import Experience, Move, as_plan, damage
 from agents.protocol import TOLERANCE, PlannableEnv
+from prune_gym.evaluator import Evaluation
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,18 @@ class Imagination:
         actions = np.asarray(actions, dtype=np.float32)
         kept = self.env.decode(actions, self.start)
         return Moves(actions, kept, self.env.problem.cost.reduction(kept))
+
+    def believing(self, action: np.ndarray) -> Imagination:
+        """The same with the plan of an action [L] known, at the score that is expected of it."""
+        moves = self.moves(action[None])
+        seen = damage(self.env.problem, moves.kept)
+        expected = float(self.experience.model.predict(seen).accuracy(np.zeros((1, 1)))[0, 0])
+        experience = copy.deepcopy(self.experience)
+        plan = as_plan(moves.kept[0])
+        experience.plans[plan] = Evaluation(expected, expected, 0.0)
+        experience.moves.append(Move(as_plan(self.start), action, plan))
+        experience.model.add(seen[0], expected)
+        return Imagination(self.env, experience, self.start, self.target)
 
     def scores(self, moves: Moves, deviations: float = 0.0) -> np.ndarray:
         """Scores [N] of moves, believed to be `deviations` standard deviations above the expected accuracy."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,13 @@ import torch
 
 from agents.experience import Experience, Move, as_plan, fingerprint
 from agents.imagination import Imagination
+from agents.imagined_targets import State, states_at_other_targets
 from agents.lanes import lanes_of
 from agents.monitor import Monitor
+from agents.ppo import normalise
 from agents.protocol import PlannableEnv, finite_reward, plannable
 from agents.reward_model import RewardModel
-from agents.rollout import Batch, Decision
+from agents.rollout import Batch, Decision, joined
 
 if TYPE_CHECKING:
     from agents.rspar import RSPARAgent
@@ -31,6 +34,8 @@ class ImaginationSettings:
     Attributes:
         moves: imagined moves for every measured plan.
         batch_size: of them a minibatch.
+        other_targets: where episodes ask for several targets, imagined moves are shared between the current state and
+            so many first states at other targets.
         epochs: passes over them.
         proposals: policy samples considered for measuring.
         refit_every: measurements between two fits of the reward model's hyper-parameters.
@@ -38,6 +43,7 @@ class ImaginationSettings:
 
     moves: int = 512
     batch_size: int = 512
+    other_targets: int = 7
     epochs: int = 8
     proposals: int = 256
     refit_every: int = 8
@@ -73,26 +79,41 @@ def learn_from_rollouts(
 
 
 def learn_with_imagination(
-    agent: RSPARAgent, settings: ImaginationSettings, env: gym.Env, total_timesteps: int, monitor: Monitor
+    agent: RSPARAgent,
+    settings: ImaginationSettings,
+    env: gym.Env,
+    total_timesteps: int,
+    monitor: Monitor,
+    batch_size: int = 1,
 ) -> None:
-    """Practise on imagined moves, measure the most promising one, learn from the answer, repeat."""
+    """Practise on imagined moves, measure the most promising ones, learn from the answers, repeat."""
     plans = plannable(env)
     observation, info = _first_reset(agent, env)
     experience = _experience(agent, plans, settings)
     if not agent.history:
         monitor.episode(0.0, info, agent.num_timesteps)
     episode_return, over = 0.0, False
-    for _ in range(total_timesteps):
+    chosen: list[np.ndarray] = []
+    for step in range(total_timesteps):
         if monitor.stopped:
             break
         if over:
-            observation, info = env.reset()
+            # A batch is chosen for one target, which its episodes keep.
+            observation, info = env.reset(options={"target": info["target_flops_reduction"]}) if chosen else env.reset()
             episode_return = 0.0
+        else:
+            chosen.clear()
         experience.absorb(plans)
         imagination = Imagination(plans, experience, info["kept"], float(info["target_flops_reduction"]))
-        monitor.log(practise(agent, settings, imagination, observation, float(info["score"])), agent.num_timesteps)
-        samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
-        action = agent.proposer.propose(imagination, samples, agent.rng)
+        if not chosen:
+            states = [State(observation, imagination, float(info["score"]))]
+            met = [imagination.target, *(record["target_flops_reduction"] for record in agent.history)]
+            states += states_at_other_targets(plans, experience, met, settings.other_targets, agent.rng)
+            monitor.log(practise(agent, settings, states), agent.num_timesteps)
+            samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
+            count = min(batch_size, total_timesteps - step) if getattr(plans, "horizon", 1) == 1 else 1
+            chosen = choose_batch(agent, imagination, samples, count)
+        action = chosen.pop(0)
         observation, reward, terminated, truncated, info = env.step(action)
         gain = finite_reward(reward)
         experience.moves.append(Move(as_plan(imagination.start), action, as_plan(info["kept"])))
@@ -105,30 +126,67 @@ def learn_with_imagination(
     experience.absorb(plans)
 
 
-def practise(
-    agent: RSPARAgent, settings: ImaginationSettings, imagination: Imagination, observation: np.ndarray, score: float
-) -> dict[str, float]:
-    """A PPO update on imagined one-move episodes from here, rewarded with the believed change of the score.
+def choose_batch(agent: RSPARAgent, imagination: Imagination, samples: np.ndarray, count: int) -> list[np.ndarray]:
+    """Moves to measure side by side: each is chosen as if those before it had scored what the reward model believes.
+
+    This is the kriging believer of Ginsbourger, Le Riche & Carraro (2010).
+
+    Args:
+        agent: whose proposer chooses.
+        imagination: where moves lead.
+        samples: of the policy [N, L].
+        count: how many moves; fewer where no more new plans are in reach.
+
+    Returns:
+        Actions [L], at least one.
+    """
+    actions = [agent.proposer.propose(imagination, samples, agent.rng)]
+    if count == 1:
+        return actions
+    plans = [as_plan(imagination.moves(actions[0][None]).kept[0])]
+    while len(actions) < count:
+        imagination = imagination.believing(actions[-1])
+        action = agent.proposer.propose(imagination, samples, agent.rng)
+        plan = as_plan(imagination.moves(action[None]).kept[0])
+        if plan in imagination.experience.plans:
+            break
+        actions.append(action)
+        plans.append(plan)
+    imagination.env.problem.prefetch(plans)
+    return actions
+
+
+def practise(agent: RSPARAgent, settings: ImaginationSettings, states: Sequence[State]) -> dict[str, float]:
+    """A PPO update on imagined one-move episodes, rewarded with the believed change of the score.
+
+    Advantages are brought to the same scale in every state: what a move can gain differs greatly between targets.
 
     Args:
         agent: whose policy acts and learns.
         settings: how many moves, and how long to learn from them.
-        imagination: where moves lead.
-        observation: the current state [D].
-        score: of the current plan.
+        states: where the moves start; each gets the same share of them.
 
     Returns:
         The update's diagnostics.
     """
-    decisions = imagined_decisions(agent, observation, settings.moves)
-    moves = imagination.moves(np.tanh(decisions.pre_squash))
-    rewards = (imagination.scores(moves) - score).astype(np.float32)
+    batches = [_imagined_batch(agent, state, settings.moves // len(states)) for state in states]
+    batch = joined(batches)
+    diagnostics = agent.update_from(batch, min(settings.batch_size, len(batch)), settings.epochs)
+    return diagnostics | {"imagined/reward_mean": float(batches[0].returns.mean())}
+
+
+def _imagined_batch(agent: RSPARAgent, state: State, count: int) -> Batch:
+    """Imagined moves from one state."""
+    decisions = imagined_decisions(agent, state.observation, count)
+    moves = state.imagination.moves(np.tanh(decisions.pre_squash))
+    rewards = (state.imagination.scores(moves) - state.score).astype(np.float32)
     columns = (decisions.pre_squash, decisions.log_probs, decisions.values, rewards - decisions.values, rewards)
-    tensors = [torch.as_tensor(column, device=agent.device) for column in columns]
-    state = torch.as_tensor(decisions.observations, device=agent.device)
-    batch = Batch(state, torch.zeros(settings.moves, dtype=torch.long, device=agent.device), *tensors)
-    diagnostics = agent.update_from(batch, settings.batch_size, settings.epochs)
-    return diagnostics | {"imagined/reward_mean": float(rewards.mean())}
+    pre_squash, log_probs, values, advantages, returns = (
+        torch.as_tensor(column, device=agent.device) for column in columns
+    )
+    observation = torch.as_tensor(decisions.observations, device=agent.device)
+    index = torch.zeros(count, dtype=torch.long, device=agent.device)
+    return Batch(observation, index, pre_squash, log_probs, values, normalise(advantages), returns)
 
 
 @torch.no_grad()

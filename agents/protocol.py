@@ -38,6 +38,10 @@ class Problem(Protocol):
         """The task's costs."""
         ...
 
+    def prefetch(self, plans: Sequence[Sequence[int]]) -> None:
+        """Measure plans side by side where there is a pool; asked only of agents that choose plans in batches."""
+        ...
+
 
 class Metric(Protocol):
     """What the environment rewards."""

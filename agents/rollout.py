@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,17 @@ class Batch:
             self.advantages[index],
             self.returns[index],
         )
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Several batches as one."""
+    starts = np.cumsum([0, *(len(batch.observations) for batch in batches[:-1])])
+    index = torch.cat([batch.state_index + int(start) for batch, start in zip(batches, starts, strict=True)])
+    rest = [
+        torch.cat([getattr(batch, name) for batch in batches])
+        for name in ("pre_squash", "log_probs", "values", "advantages", "returns")
+    ]
+    return Batch(torch.cat([batch.observations for batch in batches]), index, *rest)
 
 
 @dataclass(frozen=True)

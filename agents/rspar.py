@@ -25,6 +25,7 @@ from agents.learning import DEFAULT_IMAGINATION, ImaginationSettings, learn_from
 from agents.monitor import Callback, Monitor, Record, best_feasible
 from agents.ppo_agent import AgentConfig, PPOAgent
 from agents.protocol import PlannableEnv
+from agents.search import check_batch_size
 
 
 class RSPARAgent(PPOAgent):
@@ -126,6 +127,8 @@ class RSPARAgent(PPOAgent):
         callback: Callback | None = None,
         progress_bar: bool = False,
         log_dir: str | Path | None = None,
+        *,
+        batch_size: int = 1,
     ) -> RSPARAgent:
         """Train on an environment; may be called again to go on.
 
@@ -138,18 +141,22 @@ class RSPARAgent(PPOAgent):
             callback: called with every new record of :attr:`history`; returning False ends the training.
             progress_bar: draw one.
             log_dir: folder for TensorBoard files.
+            batch_size: plans chosen before the first of them is measured, where moves are imagined and episodes have
+                one move; measured side by side where the problem has a pool (:mod:`prune_gym.plan_pool`). A larger
+                batch is another, less informed search; with a pool or without one it comes out the same.
 
         Returns:
             The agent.
 
         Raises:
-            ValueError: the spaces do not fit, or a reward is not finite.
+            ValueError: a batch size below 1, the spaces do not fit, or a reward is not finite.
         """
+        check_batch_size(batch_size)
         check_spaces(env, self.observation_size, self.num_layers)
         self._meet(env)
         with Monitor(self.history, total_timesteps, callback, progress_bar, log_dir) as monitor:
             if self.imagination is not None and _can_be_imagined(env):
-                learn_with_imagination(self, self.imagination, env, total_timesteps, monitor)
+                learn_with_imagination(self, self.imagination, env, total_timesteps, monitor, batch_size)
             else:
                 learn_from_rollouts(self, env, total_timesteps, monitor)
         return self

@@ -8,6 +8,7 @@ search uses the first one only.
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -17,16 +18,20 @@ import gymnasium as gym
 import numpy as np
 
 from agents.acquisition import eligible
-from agents.experience import Experience, Move, as_plan, fingerprint
+from agents.experience import Experience, Move, Plan, as_plan, fingerprint
 from agents.imagination import Imagination
 from agents.monitor import Callback, Monitor, Record, best_feasible
 from agents.protocol import PlannableEnv, finite_reward, plannable
 from agents.reward_model import RewardModel
+from prune_gym.evaluator import Evaluation
 
 logger = logging.getLogger(__name__)
 
 ESCAPE_STDS, ESCAPE_TRIES = (0.1, 0.3, 1.0), 512
 """Random moves tried, and how far away, where a search proposes only what was measured."""
+
+UNKNOWN = Evaluation(accuracy=0.0, soft_accuracy=0.0, loss=0.0)
+"""Stands for the score of a plan in a rehearsal."""
 
 
 class PlanChooser(ABC):
@@ -169,16 +174,30 @@ class Search(PlanChooser):
         callback: Callback | None = None,
         progress_bar: bool = False,
         log_dir: str | Path | None = None,
+        *,
+        batch_size: int = 1,
     ) -> Search:
         """Measure a new plan in each of `total_timesteps` steps; may be called again to go on.
 
         Stops earlier, with a logged warning, when no plan on the target is found that was not measured yet.
 
+        Args:
+            env: a pruning environment.
+            total_timesteps: environment steps of this call.
+            callback: called with every new record of :attr:`history`; returning False ends the search.
+            progress_bar: draw one.
+            log_dir: folder for TensorBoard files.
+            batch_size: plans measured side by side where the problem has a pool (:mod:`prune_gym.plan_pool`): those the
+                search would propose next if the scores in between did not matter, as within a population they do not.
+                The search itself goes on one by one, so this changes its speed and never its result.
+
         Raises:
             TypeError: `env` is no pruning environment.
-            ValueError: another problem or target than before, or a reward that is not finite.
+            ValueError: a batch size below 1, another problem or target than before, or a reward that is not finite.
         """
         plans = plannable(env)
+        check_batch_size(batch_size)
+        expected: set[Plan] = set()
         with Monitor(self.history, total_timesteps, callback, progress_bar, log_dir) as monitor:
             info = self._reset(env, plans)
             if not self.history:
@@ -189,6 +208,8 @@ class Search(PlanChooser):
                     break
                 info = self._reset(env, plans) if step else info
                 view = self._view(plans, info)
+                if batch_size > 1 and not expected:
+                    expected = self._prefetch(view, min(batch_size, total_timesteps - step))
                 action = self._next(view)
                 if action is None:
                     logger.warning("no plan in reach is left to measure after %d steps", self.num_timesteps)
@@ -196,13 +217,32 @@ class Search(PlanChooser):
                 _, reward, _, _, info = env.step(action)
                 self.num_timesteps += 1
                 gain = finite_reward(reward)
-                view.experience.moves.append(Move(as_plan(view.start), action, as_plan(info["kept"])))
+                reached = as_plan(info["kept"])
+                view.experience.moves.append(Move(as_plan(view.start), action, reached))
+                expected = expected - {reached} if reached in expected else set()
                 view.experience.absorb(plans)
                 self.observe(action, float(info["score"]))
                 self._actions.append(action)
                 monitor.episode(gain, info, self.num_timesteps)
                 monitor.advance()
         return self
+
+    def _prefetch(self, view: Imagination, count: int) -> set[Plan]:
+        """Have the next plans measured side by side, as far as they can be foreseen; returns them."""
+        rehearsal = copy.deepcopy(self)
+        assert rehearsal._experience is not None
+        plans: list[Plan] = []
+        while len(plans) < count:
+            ahead = Imagination(view.env, rehearsal._experience, view.start, view.target)
+            action = rehearsal._next(ahead)
+            if action is None:
+                break
+            plan = as_plan(ahead.moves(action[None]).kept[0])
+            plans.append(plan)
+            rehearsal._experience.plans[plan] = UNKNOWN
+            rehearsal.observe(action, -np.inf)
+        view.env.problem.prefetch(plans)
+        return set(plans)
 
     def _reset(self, env: gym.Env, plans: PlannableEnv) -> dict[str, Any]:
         """Start an episode; make sure that it is about the same question as those before."""
@@ -262,6 +302,12 @@ class RandomSearch(Search):
     def propose(self, view: Imagination) -> np.ndarray:
         """A normal action, clipped to [-1, 1]."""
         return np.clip(self.rng.normal(0.0, self.std, len(view.start)), -1.0, 1.0)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise ValueError for a batch of less than one plan."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of plans, at least 1; got {batch_size!r}")
 
 
 def positive(name: str, value: float) -> float:

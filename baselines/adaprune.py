@@ -47,8 +47,10 @@ def adaprune_prune(
     ``variant="activation"`` is adaptive activation-based structured pruning (Zhao et al., 2022), the closest method
     that removes channels: scores are ``mean |ReLU(x)|^p`` of a channel's feature maps; each round the threshold rises
     by a step and everything below it goes, with fine-tuning after; a round that overshoots the target is rolled back
-    and the step halved. Scores are divided by their layer's mean, as activations of different layers have no common
-    scale; a last round ranks the few channels that single thresholds cannot tell apart.
+    and the step halved. Its deviations: scores are divided by their layer's mean, as activations of different layers
+    have no common scale, where the authors scale the threshold by every layer's share of the FLOPs left; survivors are
+    fine-tuned from where they are, where the authors rewind them and train anew for 182 epochs a round; a last round
+    ranks the few channels that single thresholds cannot tell apart.
 
     Args:
         bench: the workbench.

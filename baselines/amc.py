@@ -15,15 +15,14 @@ from baselines.removal import keep_best
 from baselines.workbench import Outcome, Workbench
 from hessian.feature_error import filter_norms
 from prune_gym.cost import CostModel
+from prune_gym.features import AMC_FEATURES, BOUND
 from prune_gym.layerwise import HOBSPruneLayerwiseEnv
-from prune_gym.limits import FloatArray
 from prune_gym.problem import PruningProblem
 from prune_gym.pruning_task import PruningTask
 
 LARGEST_RATIO = 0.8
 """AMC keeps at least a fifth of every layer."""
 NOISE, NOISE_DECAY = 0.5, 0.95
-NUM_FEATURES = 11
 
 
 @register("amc", "AMC: DDPG over layer rates, one layer a step (needs stable-baselines3)")
@@ -33,16 +32,17 @@ def amc_prune(
     """AMC (He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018).
 
     DDPG (stable-baselines3's) walks the layers of ``HOBSPruneLayerwise-v0``. Its state is AMC's: index, output and
-    input channels, height and width, stride, kernel, FLOPs of the layer, FLOPs reduced before it, FLOPs left after
-    it, and the last action, scaled to [0, 1]. The action is the layer's pruning ratio; it is capped so that the
-    target stays in reach with all later layers at their smallest, which keeps a fifth of every layer. Filters go by
-    magnitude, the layers that read them are refitted by least squares on cached features, and the reward is the
-    accuracy on the validation images. It is given to every step of its episode, with gamma 1. Exploration is
-    Gaussian, 0.5 at first, and decays by 0.95 an episode after a warm-up of random ones. The best plan of all
-    episodes is returned, cut from the dense network.
+    input channels, height and width, stride, kernel, FLOPs of the layer, FLOPs reduced before it, FLOPs left after it,
+    and the last action (the environment's ``features="amc"``). The action is the layer's pruning ratio; it is capped so
+    that the target stays in reach with all later layers at their smallest, which keeps a fifth of every layer. Filters
+    go by magnitude, the layers that read them are refitted by least squares on cached features, and the reward is the
+    accuracy on the validation images. It is given to every step of its episode, with gamma 1. Exploration is Gaussian,
+    0.5 at first, and decays by 0.95 an episode after a warm-up of random ones. The best plan of all episodes is
+    returned, cut from the dense network.
 
     Deviations: 100 episodes, 25 of them warm-up, where the authors take 800 and 100; noise is added to an action in
     [-1, 1], which spans the ratios that are left, and clipped there, where AMC's is a truncated normal in the ratio;
+    what no plan changes of the state is standardised across layers, where AMC scales it to [0, 1];
     the smallest layer keeps a fifth unless the target needs less, then ``max_pruning_ratio`` holds; BatchNorm
     statistics are recalibrated with the refit; rewards have no moving baseline. Under ``ratio_of="channels"`` the
     search runs at the FLOPs target that the uniform plan of that channel ratio has, and the plan found is moved onto
@@ -96,15 +96,13 @@ class AMCEnv(gym.Wrapper):
             problem=self._problem,
             target_flops_reduction=flops_target,
             reward="amc_accuracy",
+            features="amc",
             start="uniform",
             max_pruning_ratio=largest,
         )
         super().__init__(inner)
         self._inner = inner
-        self._fixed = layer_table(bench)
-        self._flops = self._fixed[:, 7]
-        self._scale = np.maximum(self._fixed.max(axis=0), 1e-9)
-        self.observation_space = spaces.Box(0.0, 1.0, (NUM_FEATURES,), np.float32)
+        self.observation_space = spaces.Box(-BOUND, BOUND, (len(AMC_FEATURES),), np.float32)
         self.finished: list[tuple[float, tuple[int, ...]]] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -122,66 +120,10 @@ class AMCEnv(gym.Wrapper):
         return self._state(observation), reward, terminated, truncated, info
 
     def _state(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """AMC's state of the layer in turn (after the last one, of that one)."""
-        layout = self._inner.layout
-        marker = layout.features(observation)[:, -1]
+        """The features of the layer in turn (after the last one, of that one)."""
+        *features, marker = self._inner.layout.features(observation).T
         layer = int(marker.argmax()) if marker.any() else len(marker) - 1
-        ratios = observation[layout.slices["ratios"]].astype(np.float64)
-        return amc_state(self._fixed / self._scale, self._flops, ratios, layer)
-
-
-def amc_state(table: FloatArray, flops: FloatArray, ratios: FloatArray, layer: int) -> NDArray[np.float32]:
-    """The eleven numbers of AMC's state, in [0, 1].
-
-    Args:
-        table: [L, 8], the scaled first eight of every layer (:func:`layer_table`).
-        flops: [L], dense FLOPs of the layers.
-        ratios: [L], pruning ratios; only those of earlier layers count.
-        layer: the layer in turn.
-    """
-    reduced = float((flops * ratios)[:layer].sum() / flops.sum())
-    rest = float(flops[layer + 1 :].sum() / flops.sum())
-    last = float(ratios[layer - 1]) if layer else 0.0
-    return np.array([*table[layer], reduced, rest, last], dtype=np.float32).clip(0.0, 1.0)
-
-
-def layer_table(bench: Workbench) -> FloatArray:
-    """What does not change of AMC's state, [L, 8].
-
-    Columns: index, output channels, input channels, height, width, stride, kernel, FLOPs of the layer's convolution.
-    """
-    sizes = _input_sizes(bench)
-    rows = []
-    for index, group in enumerate(bench.groups):
-        module = bench.modules[group.name]
-        height, width = sizes[group.name]
-        stride = getattr(module, "stride", (1,))[0]
-        kernel = getattr(module, "kernel_size", (1,))[0]
-        inputs = getattr(module, "in_channels", 0) or getattr(module, "in_features", 0)
-        flops = 2 * module.weight.numel() * bench.cost.positions[group.name]
-        rows.append([index, group.size, inputs, height, width, stride, kernel, flops])
-    return np.array(rows, dtype=np.float64)
-
-
-def _input_sizes(bench: Workbench) -> dict[str, tuple[int, int]]:
-    """Height and width of the input of every layer's convolution; 1 x 1 for a linear layer."""
-    sizes: dict[str, tuple[int, int]] = {}
-
-    def record(name: str) -> Any:
-        def hook(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-            shape = tuple(inputs[0].shape[2:])
-            sizes[name] = (shape[0], shape[-1]) if shape else (1, 1)
-
-        return hook
-
-    handles = [bench.modules[group.name].register_forward_pre_hook(record(group.name)) for group in bench.groups]
-    try:
-        with torch.no_grad():
-            bench.dense(bench.example)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sizes
+        return np.array(features)[:, layer]
 
 
 def magnitude_problem(bench: Workbench) -> PruningProblem:

@@ -27,15 +27,18 @@ def taylor_prune(
 
     Every channel has a gate z = 1 behind its batch norm. A minibatch scores it with ``(z dL/dz)^2``, the squared
     first-order change of the loss if it went. Scores are averaged over ``frequency`` minibatches of ordinary training
-    (SGD at 1e-3, momentum 0.9, weight decay 1e-4) and over removals with momentum 0.9; then the lowest of the whole
-    network are gated off for good, and training goes on. The gate of a residual stream is one gate in all its blocks;
-    its score is divided by the number of blocks that write to it, so that long streams do not look important for
-    their length.
+    (SGD at 1e-3, momentum 0.9, no weight decay, as the authors' ImageNet runs) and over removals with momentum 0.9;
+    then the lowest of the whole network are gated off for good, and training goes on. The gate of a residual stream
+    is one gate in all its blocks; its score is divided by the number of convolutions that write to it, so that long
+    streams do not look important for their length.
 
-    Deviations: the paper removes 100 channels every 30 minibatches, which is more than a small network has to spare; by
-    default the way to the target is cut into ``removals`` equal parts (``channels_per_removal=100`` is the paper's).
-    Gates act where consumers read a channel, which in networks of ReLUs is the same function as behind its batch
-    norms (:mod:`baselines.taps`). The long fine-tuning that follows in the paper is the caller's.
+    Deviations: the paper removes 100 channels every 30 minibatches of 256, which is more than a small network has to
+    spare; by default the way to the target is cut into ``removals`` equal parts (``channels_per_removal=100`` is the
+    paper's). Gates act where consumers read a channel, which in networks of ReLUs is the same function as behind its
+    batch norms (:mod:`baselines.taps`): the gate of a stream counts every channel once, where the authors', behind
+    every block's sum, counts the early blocks again in the later ones. The authors divide by the blocks of a stage,
+    without the convolution that opens it, and their code divides the scores inside blocks by 3 as well. Their group
+    lasso of 1e-8 is left out. The long fine-tuning that follows in the paper is the caller's.
 
     Args:
         bench: the workbench.
@@ -49,7 +52,7 @@ def taylor_prune(
         raise ValueError("removals and frequency are at least 1 and momentum in [0, 1)")
     model = bench.copy_dense()
     gates = {group.name: torch.ones(group.size, device=bench.device, requires_grad=True) for group in bench.groups}
-    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
     batches = bench.minibatches()
     selection = everything(bench.groups)
     scores: list[Tensor] | None = None
@@ -85,7 +88,7 @@ def squared_terms(
     labels: Tensor,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> list[Tensor]:
-    """``(z dL/dz)^2`` of every unit for one minibatch, over the blocks its layer spans, [num_units] a layer.
+    """``(z dL/dz)^2`` of every unit for one minibatch, over the number of its layer's writers, [num_units] a layer.
 
     Leaves the weights' gradients of the same backward pass for an optimizer's step.
     """

@@ -11,7 +11,8 @@ import numpy as np
 
 from agents.monitor import Record, until
 from agents.protocol import TOLERANCE
-from agents.registry import create
+from agents.registry import Agent, create
+from benchmarks.agent_policies import policy_rows
 from benchmarks.agent_study import AgentEntry, Cell, EnvironmentConfig, StudyConfig, serves_targets
 from benchmarks.aggregates import hypervolume
 from benchmarks.plan_store import Plan, PlanStore
@@ -66,14 +67,20 @@ def run_cell(study: StudyConfig, cell: Cell, problem: PruningProblem, store: Pla
     started = time.perf_counter()
     if cell.is_front and not serves_targets(entry):
         share = cell.evaluations // len(cell.targets)
-        archives = [_learn(entry, settings, (target,), cell.seed, share, problem, store) for target in cell.targets]
+        learned = [_learn(entry, settings, (target,), cell.seed, share, problem, store) for target in cell.targets]
     else:
-        archives = [_learn(entry, settings, cell.targets, cell.seed, cell.evaluations, problem, store)]
+        learned = [_learn(entry, settings, cell.targets, cell.seed, cell.evaluations, problem, store)]
+    archives = [archive for _, archive in learned]
     seconds = time.perf_counter() - started
     fresh = sum(problem.evaluator.seconds[plan] for plan in set(problem.evaluator.seconds) - before)
     rows = [row for number, archive in enumerate(archives) for row in _rows(number, archive, problem)]
     own, evaluating = seconds - fresh, sum(row["seconds"] for row in _with_seconds(rows, store))
     start = "uniform" if entry.name == "uniform" else "knapsack"
+    policy = None
+    if cell.is_front and serves_targets(entry):
+        asked = sorted({*cell.targets, *study.fronts.unseen})
+        env = make_env(problem, settings, asked[:1])
+        policy = policy_rows(learned[0][0], env, problem, archives[0], asked)
     best = {f"{target:g}": _best(settings, start, target, archives, problem) for target in cell.targets}
     return {
         "task": cell.task,
@@ -82,6 +89,7 @@ def run_cell(study: StudyConfig, cell: Cell, problem: PruningProblem, store: Pla
         "seed": cell.seed,
         "evaluations": rows,
         "best": best,
+        "policy": policy,
         "hypervolume": _hypervolumes(list(best.values())) if cell.is_front else None,
         "dense": {"accuracy": problem.dense.accuracy, "soft_accuracy": problem.dense.soft_accuracy},
         "seconds": {"own": own, "evaluations": evaluating, "overhead": own / evaluating if evaluating else None},
@@ -96,8 +104,8 @@ def _learn(
     evaluations: int,
     problem: PruningProblem,
     store: PlanStore,
-) -> dict[Plan, Evaluation]:
-    """What an agent measures within its budget, in the order it did."""
+) -> tuple[Agent, dict[Plan, Evaluation]]:
+    """An agent that has learned, and what it measured within its budget, in the order it did."""
     env = make_env(problem, settings, targets)
     agent = create(entry.name, env, seed, **entry.options)
 
@@ -108,7 +116,7 @@ def _learn(
         agent.learn(env, MAX_REVISITS * evaluations, callback=until(evaluations, remember))
     finally:
         store.sync()
-    return dict(cast(HOBSPruneEnv, env.unwrapped).archive)
+    return agent, dict(cast(HOBSPruneEnv, env.unwrapped).archive)
 
 
 def make_env(

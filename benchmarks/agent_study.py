@@ -70,6 +70,8 @@ class FrontConfig(Section):
     """Measured evaluations for all targets together."""
     agents: Annotated[tuple[Name, ...], Field(strict=False)] = ()
     """Labels of the agents to compare; none: all."""
+    unseen: Targets = ()
+    """Further FLOPs reductions at which policies act after training, without a search."""
 
 
 class StudyConfig(Section):

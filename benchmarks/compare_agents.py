@@ -22,6 +22,7 @@ from rich.console import Console
 
 from benchmarks.agent_cells import run_cell
 from benchmarks.agent_plots import plot_fronts, plot_progress
+from benchmarks.agent_policies import policy_table
 from benchmarks.agent_study import Cell, StudyConfig, load_study
 from benchmarks.agent_tables import is_front, study_table, summarise, write_evaluations
 from benchmarks.arguments import share
@@ -151,6 +152,9 @@ def _report(study: StudyConfig, console: Console) -> None:
             _draw(study, results)
         for question in dict.fromkeys(row["question"] for row in rows):
             console.print(study_table(question, [row for row in rows if row["question"] == question], study.reference))
+        policies = policy_table(results)
+        if policies is not None:
+            console.print(policies)
         content = {"study": study.model_dump(mode="json"), "versions": versions(), "rows": rows}
         write_json_atomic(study.save_dir / "comparison.json", content)
         write_evaluations(study.save_dir / "evaluations.csv", results)

@@ -5,7 +5,8 @@
 
 Every (method, target, seed) is a file of its own in ``DIR/cells``: a killed or stopped run goes on where it was with
 the same command, and several can share the work. ``--weights`` gives every seed a dense network of its own. When
-cells are there, the table of what is finished is printed and ``DIR/comparison.json`` and ``.csv`` are written.
+cells are there, the table of what is finished is printed, and ``DIR/comparison.json``, ``.csv``, ``.md`` and ``.png``
+are written.
 """
 
 from __future__ import annotations
@@ -15,26 +16,28 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from benchmarks.arguments import share
+from benchmarks.arguments import positive, share
 from benchmarks.machine import describe_machine
 from benchmarks.main import default_threads
-from benchmarks.method_cells import Budget, measure, method_names
-from benchmarks.method_tables import comparison_table, summarise, write_csv
+from benchmarks.method_cells import Budget, Contest, method_names
+from benchmarks.method_plots import plot_methods
+from benchmarks.method_tables import comparison_table, markdown_tables, summarise, write_csv
 from benchmarks.pipeline import versions
+from benchmarks.result_file import write_result
 from hessian.channels import suggest
 from prune_gym.augmentation import Augmentation
 from prune_gym.device import resolve_device
-from prune_gym.files import write_json_atomic
+from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.named_tasks import named_task
 from prune_gym.problem import PruningProblem
-from prune_gym.tasks import task_names
+from prune_gym.tasks import make_task, task_names
 
 BAD_INPUT, INTERRUPTED = 2, 130
 TARGETS = (0.5, 0.76, 0.9)
@@ -109,9 +112,11 @@ def _study(options: argparse.Namespace) -> Study:
         raise ValueError(f"--weights gives every seed a dense network: {len(options.seeds)} files, got {len(weights)}")
     if len(set(options.seeds)) < len(options.seeds):
         raise ValueError(f"--seeds are different numbers; got {options.seeds}")
-    budget = Budget(
-        options.images, options.own_training, options.evaluations, options.finetune_epochs, options.finetune_lr
-    )
+    if not all(0 < target < 1 for target in options.targets):
+        raise ValueError(f"--targets are shares of the FLOPs removed, in (0, 1); got {options.targets}")
+    if options.finetune_epochs < 0 or options.finetune_lr <= 0:
+        raise ValueError("--finetune-epochs is at least 0 and --finetune-lr positive")
+    budget = Budget(**{field.name: getattr(options, field.name) for field in fields(Budget)})
     return Study(options.task, methods, tuple(options.targets), tuple(options.seeds), weights, budget)
 
 
@@ -137,17 +142,17 @@ def _run(study: Study, options: argparse.Namespace, console: Console) -> None:
     todo = [cell for cell in mine if not _finished(_cell_path(options.out, study, *cell))]
     console.print(f"{len(mine) - len(todo)} of {len(mine)} cells finished before", highlight=False)
     device, started = resolve_device(options.gpu), time.monotonic()
-    problems: dict[str | None, PruningProblem] = {}
+    contests: dict[str | None, Contest] = {}
     for number, (seed, target, method) in enumerate(todo, start=1):
         if options.minutes is not None and time.monotonic() - started > 60 * options.minutes:
             console.print(f"{options.minutes:g} minutes are over; the same command goes on", highlight=False)
             return
         weights = study.weights_of(seed)
-        if weights not in problems:
-            problems = {weights: _problem(study.task, weights, device)}  # one at a time: data and curvature are large
+        if weights not in contests:
+            contests = {weights: _contest(study, weights, device)}  # one at a time: data and curvature are large
         path = _cell_path(options.out, study, seed, target, method)
         began = time.monotonic()
-        write_json_atomic(path, _cell(problems[weights], study, seed, target, method))
+        write_result(path, _cell(contests[weights], method, target, seed))
         console.print(
             f"[{number}/{len(todo)}] {method}, target {target:g}, seed {seed}: {time.monotonic() - began:.0f} s",
             highlight=False,
@@ -155,18 +160,18 @@ def _run(study: Study, options: argparse.Namespace, console: Console) -> None:
         )
 
 
-def _problem(task: str, weights: str | None, device: torch.device) -> PruningProblem:
-    options = {} if weights is None else {"weights": weights}
-    problem = PruningProblem(task, device=device, task_options=options).load()
-    if problem.task.test is None or problem.task.train is None:
-        raise ValueError(f"the task {task!r} lacks a test or a train split, which the comparison needs")
-    return problem
+def _contest(study: Study, weights: str | None, device: torch.device) -> Contest:
+    task = make_task(study.task, **({} if weights is None else {"weights": weights}))
+    if task.test is None or task.train is None:
+        raise ValueError(f"the task {study.task!r} lacks a test or a train split, which the comparison needs")
+    task = replace(task, reward=task.reward.subset(slice(study.budget.reward_images)))
+    return Contest(PruningProblem(task, device=device).load(), study.budget, _augmentation(study.task))
 
 
-def _cell(problem: PruningProblem, study: Study, seed: int, target: float, method: str) -> dict[str, Any]:
+def _cell(contest: Contest, method: str, target: float, seed: int) -> dict[str, Any]:
     """The measured cell, or why there is none: one failure must not cost the others."""
     try:
-        return measure(problem, method, target, seed, study.budget, _augmentation(study.task))
+        return contest.measure(method, target, seed)
     except (ValueError, RuntimeError, ArithmeticError) as error:
         return {"method": method, "target": target, "seed": seed, "error": f"{type(error).__name__}: {error}"}
 
@@ -204,12 +209,18 @@ def _report(study: Study, folder: Path, console: Console) -> int:
         rows = summarise(done)
         for target in study.targets:
             console.print(comparison_table(target, [row for row in rows if row["target"] == target]))
-        content = {"task": study.task, "budget": asdict(study.budget), "versions": versions(), "rows": rows}
-        content["failed"] = failed
-        write_json_atomic(folder / "comparison.json", content)
+        content = {"task": study.task, "budget": asdict(study.budget), "rows": rows, "failed": failed}
+        write_result(folder / "comparison.json", content)
         write_csv(folder / "comparison.csv", done)
+        write_atomic(folder / "comparison.md", markdown_tables(rows))
+        plot_methods(rows, f"{study.task}, {_seeds(done)}", folder / "comparison.png")
     console.print(f"{len(done)} of {len(paths)} cells; results: {folder}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
+
+
+def _seeds(cells: Sequence[dict[str, Any]]) -> str:
+    count = len({cell["seed"] for cell in cells})
+    return f"{count} seed{'s' * (count != 1)}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -225,11 +236,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--targets", nargs="+", type=float, default=TARGETS, metavar="X", help="FLOPs reductions")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N")
     add("--weights", nargs="+", type=Path, metavar="FILE", help="dense weights, a file a seed (default: the task's)")
-    add("--images", type=int, default=budget.images, help="training images drawn from (default: %(default)s)")
-    add("--own-training", type=int, default=budget.own_training, help="images a method may train on by itself")
-    add("--evaluations", type=int, default=budget.evaluations, help="plans a search may measure")
+    add("--images", type=positive, default=budget.images, help="training images drawn from (default: %(default)s)")
+    add("--own-training", type=positive, default=budget.own_training, help="images a method may train on by itself")
+    add("--evaluations", type=positive, default=budget.evaluations, help="plans a search may measure")
     add("--finetune-epochs", type=int, default=budget.finetune_epochs, help="of the equal fine-tuning")
     add("--finetune-lr", type=float, default=budget.finetune_lr, help="its peak learning rate")
+    add("--reward-images", type=positive, metavar="N", help="reward images a plan is measured on (default: all)")
+    add("--test-images", type=positive, metavar="N", help="test images the stages are scored on (default: all)")
+    add("--timed-passes", type=positive, default=budget.timed_passes, help="passes timed for the speed-up")
     add("--minutes", type=float, help="start no new cell after so long")
     add("--part", type=share, default=(1, 1), metavar="I/N", help="only every N-th cell, starting at the I-th")
     add("--overwrite", action="store_true", help="forget the cells that are there")

@@ -24,9 +24,9 @@ from rich.table import Table
 
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
+from hessian.rank_correlation import spearman
 from prune_gym.device import resolve_device
 from prune_gym.features import AMC_FEATURES, FEATURES, PLAN_FEATURES, amc_features, raw_features
-from prune_gym.predicted import rank_correlation
 from prune_gym.problem import PruningProblem
 from prune_gym.tasks import task_names
 
@@ -83,10 +83,14 @@ def evidence(features: Mapping[str, np.ndarray], losses: np.ndarray) -> list[Evi
         losses: [L, shares].
     """
     rows = [
-        Evidence(name, tuple(rank_correlation(values, losses[:, column]) for column in range(losses.shape[1])))
-        for name, values in features.items()
+        Evidence(name, tuple(_correlation(values, column) for column in losses.T)) for name, values in features.items()
     ]
     return sorted(rows, key=lambda row: -row.strength)
+
+
+def _correlation(values: np.ndarray, losses: np.ndarray) -> float:
+    """Spearman's correlation; a feature that is the same in all layers ranks nothing."""
+    return float(np.nan_to_num(spearman(np.stack([values, losses], axis=-1))))
 
 
 def all_features(problem: PruningProblem) -> dict[str, np.ndarray]:

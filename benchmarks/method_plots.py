@@ -1,143 +1,73 @@
-"""Pictures of methods over seeds: accuracy against FLOPs, progress of a search, performance profiles."""
+"""The comparison of methods as one picture: a panel a target, a row a method, a mark a stage of repair."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
-from benchmarks.aggregates import Strata, interquartile_curve, performance_profile, stratified_band
-from benchmarks.plot_parts import draw_band
-from benchmarks.plot_style import GREY, add_legend, finish, label_axes, look, new_figure
-from benchmarks.samples import few_seeds_are_stated
-from benchmarks.stat_tests import bootstrap_confidence_interval
+from benchmarks.method_cells import STAGES
+from benchmarks.plot_style import BLUE, GREY, INK, ORANGE, PALE, VERMILLION, finish, label_axes, name_rows, new_figure
 
-SIDESTEP = 0.04
-"""How far points of all methods at one target are spread, relative to the span of the targets."""
+Row = Mapping[str, Any]
 
-Front = Mapping[float, Sequence[float]]
-"""FLOPs reduction (a fraction) -> accuracies there (fractions), one a seed."""
+MARKS = {
+    "raw": ("as returned", "x", GREY),
+    "bn": ("+ BN recalibration", "v", ORANGE),
+    "refit": ("+ our refit", "D", BLUE),
+    "finetuned": ("fine-tuned", "o", VERMILLION),
+}
+"""Stage -> legend, marker, colour; both differ, so that stages are told apart in grey too."""
 
 
-def plot_accuracy_flops(
-    fronts: Mapping[str, Front],
-    save_path: str | Path | None = None,
-    *,
-    dense_accuracy: float | None = None,
-    title: str = "Accuracy against FLOPs removed",
-) -> Figure:
-    """Draw fronts: mean accuracy of every method by FLOPs reduction, with 95 % bootstrap intervals over seeds.
+def plot_methods(rows: Sequence[Row], title: str, save_path: str | Path | None = None) -> Figure:
+    """Draw the test accuracy of every method at every stage of repair, with intervals of the fine-tuned.
 
     Args:
-        fronts: method -> FLOPs reduction -> accuracies, one a seed; a single seed is drawn without an interval.
-        save_path: where to save the figure, if anywhere.
-        dense_accuracy: of the unpruned network, a fraction; drawn as a line.
+        rows: of :func:`benchmarks.method_tables.summarise`.
         title: of the figure.
+        save_path: where to save it, if anywhere.
 
     Raises:
-        ValueError: no methods, a method without points, a point without runs, or a value that is not finite.
+        ValueError: no rows.
     """
-    if not fronts or not all(fronts.values()):
-        raise ValueError("a front needs methods with at least one FLOPs reduction each")
-    figure, (panel,) = new_figure(7.2, 4.2)
-    aside = 100 * SIDESTEP * (np.ptp([x for front in fronts.values() for x in front]) or 0.1) / len(fronts)
-    for number, (method, front) in enumerate(fronts.items()):
-        style = look(number)
-        reductions = sorted(front)
-        ends = np.array([_mean_and_interval(front[reduction]) for reduction in reductions]).T
-        # Neighbours step aside a little, so that intervals at the same target stay apart.
-        positions = 100 * np.array(reductions) + aside * (number - (len(fronts) - 1) / 2)
-        panel.plot(positions, 100 * ends[0], style.line, color=style.colour, linewidth=1.6)
-        panel.errorbar(
-            positions,
-            100 * ends[0],
-            yerr=100 * np.array([ends[0] - ends[1], ends[2] - ends[0]]),
-            fmt=style.marker,
-            color=style.colour,
-            markersize=6,
-            elinewidth=1.4,
-            capsize=2.5,
-        )
-        panel.plot([], [], style.line, marker=style.marker, color=style.colour, label=method)
-    if dense_accuracy is not None:
-        panel.axhline(100 * dense_accuracy, color=GREY, linewidth=1, linestyle="--", label="dense")
-    label_axes(panel, title=title, x="FLOPs removed (%)", y="accuracy (%): mean, 95 % interval")
-    add_legend(panel, outside=True)
+    if not rows:
+        raise ValueError("nothing to draw: no finished cells")
+    targets = sorted({row["target"] for row in rows})
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    figure, panels = new_figure(
+        1.8 + 3.2 * len(targets), 1.2 + 0.3 * len(methods), columns=len(targets), sharey=True, sharex=True
+    )
+    for panel, target in zip(panels, targets, strict=True):
+        by_method = {row["method"]: row for row in rows if row["target"] == target}
+        _draw(panel, [by_method.get(method) for method in methods])
+        label_axes(panel, title=f"{100 * target:g} % of the FLOPs removed", x="test accuracy (%)")
+    name_rows(panels[0], methods)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(MARKS) + 1, frameon=False, fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     return finish(figure, save_path)
 
 
-def _mean_and_interval(accuracies: Sequence[float]) -> tuple[float, float, float]:
-    values = np.asarray(accuracies, dtype=float)
-    if not values.size or not np.isfinite(values).all():
-        raise ValueError(f"a point of a front is a non-empty list of finite accuracies, got {accuracies!r}")
-    mean = float(values.mean())
-    if values.size < 2:
-        return mean, mean, mean
-    with few_seeds_are_stated():
-        low, high = bootstrap_confidence_interval(values, n_bootstrap=2000)
-    # Skewed samples: the corrected interval may end beside the mean.
-    return mean, min(low, mean), max(high, mean)
-
-
-def plot_best_so_far(
-    curves: Mapping[str, ArrayLike],
-    save_path: str | Path | None = None,
-    *,
-    title: str = "Best plan so far",
-    quantity: str = "best soft accuracy on the reward split (%)",
-) -> Figure:
-    """Draw how searches progress: interquartile mean of the best plan's score against measured evaluations.
-
-    Args:
-        curves: method -> [num_runs, evaluations], fractions: the best score after every evaluation of every run.
-        save_path: where to save the figure, if anywhere.
-        title: of the figure.
-        quantity: label of the vertical axis.
-
-    Raises:
-        ValueError: no methods, a curve that is not two-dimensional, or a value that is not finite.
-    """
-    if not curves:
-        raise ValueError("no curves to draw: give at least one method with its runs")
-    figure, (panel,) = new_figure(7.2, 4.2)
-    for number, (method, runs) in enumerate(curves.items()):
-        table = np.asarray(runs, dtype=float)
-        if table.ndim != 2 or not table.size:
-            raise ValueError(f"curves of {method!r} have the shape [runs, evaluations], got {list(table.shape)}")
-        with few_seeds_are_stated():
-            band = stratified_band(interquartile_curve, [table], n_bootstrap=1000)
-        draw_band(panel, np.arange(1, table.shape[1] + 1), band, look(number), method, step=True)
-    label_axes(panel, title=title, x="measured evaluations", y=quantity)
-    add_legend(panel, outside=True)
-    return finish(figure, save_path)
-
-
-def plot_performance_profiles(
-    scores: Mapping[str, Strata], save_path: str | Path | None = None, *, title: str = "Performance profile"
-) -> Figure:
-    """Draw how large a share of a method's runs reaches a score, with 95 % stratified bootstrap bands.
-
-    Args:
-        scores: method -> one array [num_runs] a task, fractions.
-        save_path: where to save the figure, if anywhere.
-        title: of the figure.
-
-    Raises:
-        ValueError: no methods, a method without runs, or a value that is not finite.
-    """
-    if not scores:
-        raise ValueError("no profiles to draw: give at least one method with its runs")
-    pooled = np.concatenate([np.asarray(runs, dtype=float) for strata in scores.values() for runs in strata])
-    margin = 0.05 * (np.ptp(pooled) or 0.01)
-    levels = np.linspace(pooled.min() - margin, pooled.max() + margin, 200)
-    figure, (panel,) = new_figure(7.2, 4.2)
-    for number, (method, strata) in enumerate(scores.items()):
-        with few_seeds_are_stated():
-            band = stratified_band(lambda runs: performance_profile(runs, levels), strata, n_bootstrap=1000)
-        draw_band(panel, 100 * levels, band, look(number), method, marks=12)
-    label_axes(panel, title=title, x="score (%)", y="runs with at least this score (%)")
-    add_legend(panel, outside=True)
-    return finish(figure, save_path)
+def _draw(panel: Axes, rows: Sequence[Row | None]) -> None:
+    there = [(place, row) for place, row in enumerate(rows) if row is not None]
+    places = [place for place, _ in there]
+    means = {stage: [100 * row["accuracy"][stage]["mean"] for _, row in there] for stage in STAGES}
+    panel.hlines(
+        places,
+        [min(values) for values in zip(*means.values(), strict=True)],
+        [max(values) for values in zip(*means.values(), strict=True)],
+        color=PALE,
+        linewidth=3,
+    )
+    dense = [100 * row["dense_accuracy"] for _, row in there]
+    panel.axvline(sum(dense) / len(dense), color=INK, linewidth=1, linestyle=":", label="dense")
+    for stage, (label, marker, colour) in MARKS.items():
+        panel.plot(means[stage], places, marker, color=colour, markersize=5.5, label=label, linestyle="none")
+    for place, row in there:
+        interval = row["accuracy"]["finetuned"]["confidence_interval"]
+        if interval is not None:
+            panel.hlines(place, 100 * interval[0], 100 * interval[1], color=VERMILLION, linewidth=1.4)

@@ -30,6 +30,22 @@ NUMBERS = (
     "seconds",
 )
 HEADINGS = ("raw", "+ BN", "+ refit", "fine-tuned", "p", "FLOPs cut", "parameters", "speed-up", "plans", "seconds")
+MARKDOWN_HEADINGS = (
+    "method",
+    "seeds",
+    "raw",
+    "+ BN",
+    "+ refit",
+    "fine-tuned",
+    "95 % interval",
+    "p",
+    "FLOPs cut, %",
+    "parameters",
+    "speed-up",
+    "plans",
+    "images",
+    "seconds",
+)
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
@@ -99,6 +115,48 @@ def _accuracy(entry: Mapping[str, Any], seeds: int) -> str:
 
 def _p_value(comparison: Mapping[str, Any] | None) -> str:
     return "" if comparison is None else f"{comparison['p_value_holm']:.3f}"
+
+
+def markdown_tables(rows: Sequence[Row]) -> str:
+    """The rows as Markdown, a table a target; accuracies in percent, mean and standard deviation over seeds."""
+    return "\n".join(
+        _markdown_table(target, [row for row in rows if row["target"] == target])
+        for target in sorted({row["target"] for row in rows})
+    )
+
+
+def _markdown_table(target: float, rows: Sequence[Row]) -> str:
+    dense = 100 * statistics.fmean(row["dense_accuracy"] for row in rows)
+    lines = [
+        f"**{100 * target:g} % of the FLOPs removed** (dense {dense:.1f} %)\n",
+        "| " + " | ".join(MARKDOWN_HEADINGS) + " |",
+        "| --- |" + " ---: |" * (len(MARKDOWN_HEADINGS) - 1),
+    ]
+    best = max(row["accuracy"]["finetuned"]["mean"] for row in rows if row["method"] != "unpruned")
+    for row in rows:
+        seeds = len(row["seeds"])
+        accuracies = [_accuracy(row["accuracy"][stage], seeds) for stage in STAGES]
+        if row["accuracy"]["finetuned"]["mean"] == best:
+            accuracies[-1] = f"**{accuracies[-1]}**"
+        cells = (
+            row["method"],
+            str(seeds),
+            *accuracies,
+            _interval(row["accuracy"]["finetuned"]["confidence_interval"]),
+            _p_value(row["accuracy"]["finetuned"]["comparison"]),
+            f"{100 * row['flops_reduction']:.1f}",
+            f"{row['parameters'] / 1e3:,.1f} k",
+            f"{row['speedup']:.2f}x",
+            f"{row['evaluations']:.0f}",
+            f"{row['images'] / 1e3:,.1f} k",
+            f"{row['seconds']:,.0f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _interval(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 
 def write_csv(path: Path, cells: Sequence[Cell]) -> None:

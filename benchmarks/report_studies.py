@@ -10,7 +10,6 @@ from benchmarks import agent_tables, method_tables
 from benchmarks.ablation_plot import plot_ablation
 from benchmarks.agent_plots import plot_fronts, plot_progress
 from benchmarks.method_cells import STAGES as REPAIRS
-from benchmarks.method_plots import plot_accuracy_flops
 from benchmarks.report_commands import (
     command_of_ablation,
     command_of_comparison,
@@ -21,6 +20,7 @@ from benchmarks.report_html import Html, bullets, details, join, listing, paragr
 from benchmarks.report_numbers import count, described_accuracy, difference, percent, seconds, span, with_interval
 from benchmarks.report_sources import AGENTS, Ablation, Comparison, Findings
 from benchmarks.samples import few_seeds_are_stated
+from benchmarks.seed_plots import plot_accuracy_flops
 
 Row = Mapping[str, Any]
 

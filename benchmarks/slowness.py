@@ -7,24 +7,17 @@ by timing the layer alone on its own input shape with its channels at multiples 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import numpy as np
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from torch import Tensor, nn
 
-from hessian.channels import CONV_TYPES, is_depthwise
+from benchmarks.layer_record import LayerRecord, LayerRecorder
+from benchmarks.rounding_gain import rounding_gain
 from prune_gym.device import module_device
-from prune_gym.timing import compare_interleaved, inference, make_clock
 
-WEIGHTED = (*CONV_TYPES, nn.Linear)
-ROUNDINGS = (8, 16, 32)
 BLOCK = 8
 """Channels that fill a vector register of 32-bit numbers (256 bits); CPU and GPU kernels work on such blocks."""
 SMALL_GEMM = 2e6
@@ -150,11 +143,11 @@ def explain_slowness(
         ValueError: If the networks do not have the same modules, or the number of passes is out of range.
     """
     _check_pair(dense, pruned, num_iterations, num_warmup)
-    records = {"dense": _Recorder(dense), "pruned": _Recorder(pruned)}
+    records = {"dense": LayerRecorder(dense), "pruned": LayerRecorder(pruned)}
     for iteration in range(num_warmup + num_iterations):
         for recorder in records.values():
             recorder.run(example_input, keep=iteration >= num_warmup)
-    seen = {key: recorder.summary() for key, recorder in records.items()}
+    seen = {key: recorder.records() for key, recorder in records.items()}
     names = [name for name in seen["dense"] if name in seen["pruned"]]
     layers = tuple(_row(name, seen["dense"][name], seen["pruned"][name]) for name in names)
     modules = dict(pruned.named_modules())
@@ -183,7 +176,7 @@ def slowness_table(report: SlownessReport, rows: int = 20) -> Table:
     table.add_column("layer", no_wrap=True)
     for heading in ("channels", "FLOPs", "time", "ms", "rounding gains"):
         table.add_column(heading, justify="right")
-    table.add_column("reason")
+    table.add_column("reason", min_width=len("memory-bound"))
     for layer in sorted(report.layers, key=lambda layer: -layer.pruned_ms)[:rows]:
         gain = f"{layer.rounding_gain_ms:.2f} ms (x{layer.rounding})" if layer.rounding else ""
         table.add_row(
@@ -198,112 +191,7 @@ def slowness_table(report: SlownessReport, rows: int = 20) -> Table:
     return table
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What was seen of one module while its network ran."""
-
-    kind: str
-    sizes: tuple[int, int] | None
-    groups: int
-    depthwise: bool
-    flops: float
-    moved_bytes: float
-    input_shape: tuple[int, ...]
-    channels_last: bool
-    ms: float
-
-
-class _Recorder:
-    """Times the modules of a network that have no children."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._clock = make_clock(module_device(model))
-        self._leaves = {
-            name: module for name, module in model.named_modules() if name and next(module.children(), None) is None
-        }
-        self._marks: dict[str, Any] = {}
-        self._pass: dict[str, list[tuple[Any, Any]]] = {}
-        self._samples: dict[str, list[float]] = {}
-        self._calls: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def run(self, inputs: Tensor, keep: bool) -> None:
-        """Run once; the times count if ``keep``."""
-        self._pass = {}
-        with self._hooked(), inference(self._model):
-            self._model(inputs)
-        if keep:
-            for name, spans in self._pass.items():
-                elapsed = sum(self._clock.elapsed_ms(start, end) for start, end in spans)
-                self._samples.setdefault(name, []).append(elapsed)
-
-    def summary(self) -> dict[str, _Seen]:
-        """What was seen of every module that ran, in the order of the first call."""
-        return {
-            name: _seen(self._leaves[name], *self._calls[name], float(np.median(samples)))
-            for name, samples in self._samples.items()
-        }
-
-    @contextmanager
-    def _hooked(self) -> Iterator[None]:
-        handles = []
-        try:
-            for name, module in self._leaves.items():
-                handles.append(module.register_forward_pre_hook(self._before(name)))
-                handles.append(module.register_forward_hook(self._after(name)))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _before(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            self._marks[name] = self._clock.mark()
-
-        return hook
-
-    def _after(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            end = self._clock.mark()
-            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-                self._pass.setdefault(name, []).append((self._marks[name], end))
-                # Only shapes and strides are asked of them later; storages are not kept alive.
-                self._calls[name] = (inputs[0].detach().to("meta"), output.detach().to("meta"))
-
-        return hook
-
-
-def _seen(module: nn.Module, inputs: Tensor, output: Tensor, ms: float) -> _Seen:
-    weighted = isinstance(module, WEIGHTED)
-    flops = 0.0
-    if isinstance(module, nn.Linear):
-        flops = 2.0 * output.numel() * module.in_features
-    elif isinstance(module, CONV_TYPES):
-        applied = inputs.shape[2:] if module.transposed else output.shape[2:]
-        flops = 2.0 * inputs.shape[0] * applied.numel() * module.weight.numel()
-    weights = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-    return _Seen(
-        kind=type(module).__name__,
-        sizes=_sizes(module) if weighted else None,
-        groups=int(getattr(module, "groups", 1)),
-        depthwise=is_depthwise(module),
-        flops=flops,
-        moved_bytes=float(inputs.element_size() * (inputs.numel() + output.numel() + weights)),
-        input_shape=tuple(inputs.shape),
-        channels_last=inputs.ndim == 4
-        and inputs.is_contiguous(memory_format=torch.channels_last)
-        and not inputs.is_contiguous(),
-        ms=ms,
-    )
-
-
-def _sizes(module: Any) -> tuple[int, int]:
-    if isinstance(module, nn.Linear):
-        return module.in_features, module.out_features
-    return module.in_channels, module.out_channels
-
-
-def _row(name: str, dense: _Seen, pruned: _Seen) -> LayerSlowness:
+def _row(name: str, dense: LayerRecord, pruned: LayerRecord) -> LayerSlowness:
     return LayerSlowness(
         name,
         pruned.kind,
@@ -317,7 +205,7 @@ def _row(name: str, dense: _Seen, pruned: _Seen) -> LayerSlowness:
     )
 
 
-def reason_of(dense: Any, pruned: Any) -> str:
+def reason_of(dense: LayerRecord, pruned: LayerRecord) -> str:
     """Why a layer's time did not fall as its FLOPs did: the first of the reasons that applies.
 
     Args:
@@ -328,6 +216,7 @@ def reason_of(dense: Any, pruned: Any) -> str:
         return NO_WEIGHTS
     if pruned.sizes == dense.sizes:
         return UNPRUNED
+    assert dense.sizes is not None
     removed, gone = 1 - pruned.flops / dense.flops, 1 - pruned.ms / dense.ms
     if gone >= FAIR_SHARE * removed:
         return FINE
@@ -342,65 +231,12 @@ def reason_of(dense: Any, pruned: Any) -> str:
     return NEIGHBOUR if pruned.sizes[0] == dense.sizes[0] or pruned.sizes[1] == dense.sizes[1] else OVERHEAD
 
 
-def _with_gain(layer: LayerSlowness, module: nn.Module, seen: _Seen) -> LayerSlowness:
-    """The row with what rounding its channels would gain, timed on the layer alone."""
-    if layer.channels is None or seen.groups > 1 or layer.channels == layer.dense_channels:
+def _with_gain(layer: LayerSlowness, module: nn.Module, seen: LayerRecord) -> LayerSlowness:
+    """The row with what rounding its channels would gain."""
+    if layer.dense_channels is None or seen.groups > 1 or layer.channels == layer.dense_channels:
         return layer
-    assert layer.dense_channels is not None
-    variants: Mapping[int, tuple[int, int]] = {
-        step: _rounded(layer.channels, layer.dense_channels, step) for step in ROUNDINGS
-    }
-    variants = {step: sizes for step, sizes in variants.items() if sizes != layer.channels}
-    if not variants:
-        return layer
-    calls = {0: _alone(module, seen, layer.channels)}
-    calls |= {step: _alone(module, seen, sizes) for step, sizes in variants.items()}
-    with torch.inference_mode():
-        timings = compare_interleaved(
-            {str(step): call for step, call in calls.items()},
-            device=module_device(module),
-            num_iterations=15,
-            num_warmup=3,
-        )
-    best = min(variants, key=lambda step: timings[str(step)].p50_ms)
-    gain = timings["0"].p50_ms - timings[str(best)].p50_ms
-    if gain <= 0.02 * timings["0"].p50_ms:
-        return layer
-    return replace(layer, rounding=best, rounding_gain_ms=gain)
-
-
-def _rounded(sizes: tuple[int, int], full: tuple[int, int], step: int) -> tuple[int, int]:
-    """Both channel counts at the nearest multiple; unpruned ones stay."""
-    pairs = zip(sizes, full, strict=True)
-    first, second = (
-        size if size == whole else min(whole, max(step, round(size / step) * step)) for size, whole in pairs
-    )
-    return first, second
-
-
-def _alone(module: Any, seen: _Seen, sizes: tuple[int, int]) -> Any:
-    """A call of the layer with other channel counts, on noise of the shape and format it sees in the network."""
-    inputs, outputs = sizes
-    layer = copy.copy(module)
-    layer._parameters, layer._buffers = dict(module._parameters), dict(module._buffers)
-    like = module.weight
-    if isinstance(module, nn.Linear):
-        layer.in_features, layer.out_features = inputs, outputs
-        shape: tuple[int, ...] = (outputs, inputs)
-        data_shape = (*seen.input_shape[:-1], inputs)
-    else:
-        layer.in_channels, layer.out_channels = inputs, outputs
-        first, second = (inputs, outputs) if module.transposed else (outputs, inputs)
-        shape = (first, second, *module.kernel_size)
-        data_shape = (seen.input_shape[0], inputs, *seen.input_shape[2:])
-    memory_format = torch.channels_last if seen.channels_last else torch.contiguous_format
-    weight = torch.randn(shape, device=like.device, dtype=like.dtype)
-    layer.weight = nn.Parameter(weight.contiguous(memory_format=memory_format) if weight.ndim == 4 else weight)
-    if module.bias is not None:
-        layer.bias = nn.Parameter(torch.zeros(outputs, device=like.device, dtype=like.dtype))
-    data = torch.randn(data_shape, device=like.device, dtype=like.dtype)
-    data = data.contiguous(memory_format=memory_format) if data.ndim == 4 else data
-    return lambda: layer(data)
+    gain = rounding_gain(module, seen, layer.dense_channels)
+    return layer if gain is None else replace(layer, rounding=gain[0], rounding_gain_ms=gain[1])
 
 
 def _check_pair(dense: nn.Module, pruned: nn.Module, num_iterations: int, num_warmup: int) -> None:

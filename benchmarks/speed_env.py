@@ -7,7 +7,6 @@ forward pass over the reward images, nothing repaired. Measured candidates here 
 from __future__ import annotations
 
 import argparse
-import copy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,22 +18,26 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import Tensor, nn
 
+from benchmarks.speed_bench import EnvBench, laid_out
+from benchmarks.speed_forward import formats, measured_vs_floor, vector_bound
 from benchmarks.speed_rows import SpeedRow, interleaved, median_ratio, seconds_of
 from hessian.layout import preferred_layout
+from hessian.rank_correlation import spearman
 from prune_gym.env import HOBSPruneEnv
-from prune_gym.evaluator import CPU_BATCH_SIZE, Evaluator
-from prune_gym.folding import FoldedNetwork
-from prune_gym.limits import IntArray
+from prune_gym.latency import BATCH_SIZE
+from prune_gym.latency import measure as measure_table
 from prune_gym.problem import PruningProblem
+from prune_gym.pruner import PhysicalPruner
 from prune_gym.repair import REPAIRS
+from prune_gym.timing import compare_models
 
 Report = Callable[[str], None]
 
 TARGETS = {"050": 0.5, "084": 0.84}
 PREDICTED_BATCH = 4096
 STEPS = 2000
+LATENCY_TARGETS = (0.3, 0.5, 0.7, 0.84, 0.9)
 IMPORTS = "import time; start = time.perf_counter(); import torch; middle = time.perf_counter(); import prune_gym; "
 IMPORTS += "print(middle - start, time.perf_counter() - middle)"
 
@@ -56,122 +59,53 @@ def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
     """
     report(f"loading {options.task}")
     problem = PruningProblem(options.task, device=options.device)
-    bench = _Bench(problem.load(), options.images, options.repeats)
+    bench = EnvBench(problem.load(), options.images, options.repeats)
     for name in options.rows or ROWS:
         report(f"measuring {name}")
         yield from ROWS[name](bench)
 
 
-class _Bench:
-    """One loaded problem, its reward images cut to a number."""
-
-    def __init__(self, problem: PruningProblem, images: int, repeats: int) -> None:
-        self.problem = problem
-        self.repeats = repeats
-        self.images = problem.task.reward.images[:images].to(problem.device)
-        self.labels = problem.task.reward.labels[:images].to(problem.device)
-
-    def evaluator(self, repair: str) -> Evaluator:
-        return Evaluator(self.problem.task, self.problem.hobs, repair)
-
-    def candidates(self, target: float) -> list[IntArray]:
-        """Distinct plans on the target: random moves from the knapsack plan."""
-        env = HOBSPruneEnv(problem=self.problem, constraint="hard", target_flops_reduction=target, fidelity="predicted")
-        env.reset(seed=0)
-        moves = np.random.default_rng(0).uniform(-0.3, 0.3, (40 * (self.repeats + 1), self.problem.num_layers))
-        plans = np.unique(env.decode(moves), axis=0)
-        if len(plans) <= self.repeats:
-            raise ValueError(f"only {len(plans)} distinct plans around the start; fewer --repeats are needed")
-        return list(np.random.default_rng(1).permutation(plans)[: self.repeats + 1])
-
-    def masked(self, model: nn.Module, images: Tensor) -> None:
-        """One pass of a full-size network; masks multiply weights and cost nothing at this size."""
-        with torch.no_grad():
-            outputs = torch.cat([model(part) for part in images.split(CPU_BATCH_SIZE)])
-            (outputs.argmax(dim=1) == self.labels).double().mean().item()
-
-    def measured(self, evaluator: Evaluator, plans: Iterator[IntArray]) -> None:
-        """Repair and run one plan never seen before."""
-        outputs = evaluator.logits(next(plans).tolist(), self.images)
-        (outputs.argmax(dim=1) == self.labels).double().mean().item()
-
-
-def _against_masked(bench: _Bench, name: str) -> Iterator[SpeedRow]:
-    """Every repair, and the bound of all: the small network's pass alone, already repaired and folded."""
-    dense = _laid_out(copy.deepcopy(bench.problem.task.model).eval())
-    masked = partial(bench.masked, dense, bench.images)
+def _against_masked(bench: EnvBench, name: str) -> Iterator[SpeedRow]:
+    """Every repair, its share of a candidate's time, and the bound of all: the repaired network's pass alone."""
     baseline = "candidates a second of the masked network, one forward pass, same dtype and memory format"
+    row = f"measured_vs_masked_{name}"
+    dense = bench.dense()
+    masked = partial(bench.masked, laid_out(dense), bench.images)
+    bare, whole = interleaved(partial(bench.masked, bench.small(TARGETS[name]), bench.images), masked, bench.repeats)
+    bound = median_ratio(whole, bare)
     for repair in REPAIRS:
         plans = cycle(bench.candidates(TARGETS[name]))
-        evaluator = bench.evaluator(repair)
-        times, whole = interleaved(partial(bench.measured, evaluator, plans), masked, bench.repeats)
+        times, whole = interleaved(partial(bench.measured, bench.evaluator(repair), plans), masked, bench.repeats)
         suffix = "" if repair == "sequential" else f"_{repair}"
-        row = f"measured_vs_masked_{name}{suffix}"
-        yield SpeedRow(row, 1.0 / median(times), "candidates/s", baseline, median_ratio(whole, times))
-    small = bench.evaluator("closed_form").export(bench.candidates(TARGETS[name])[0].tolist())
-    bare = _laid_out(FoldedNetwork(small, bench.problem.task.example_input).model)
-    times, whole = interleaved(partial(bench.masked, bare, bench.images), masked, bench.repeats)
-    row = f"measured_vs_masked_{name}_without_repair"
-    yield SpeedRow(row, 1.0 / median(times), "candidates/s", baseline, median_ratio(whole, times))
+        ratio = median_ratio(whole, times)
+        yield SpeedRow(row + suffix, 1.0 / median(times), "candidates/s", baseline, ratio)
+        yield SpeedRow(f"repair_share_{name}{suffix}", 1.0 - ratio / bound, "of a candidate's time", "", None)
+    yield SpeedRow(f"{row}_without_repair", 1.0 / median(bare), "candidates/s", baseline, bound)
+    small, dense = bench.small(TARGETS[name]).to(torch.bfloat16), dense.to(torch.bfloat16)
+    images = preferred_layout(bench.images.to(torch.bfloat16))
+    bare, whole = interleaved(partial(bench.masked, small, images), partial(bench.masked, dense, images), bench.repeats)
+    row = f"{row}_bfloat16_without_repair"
+    yield SpeedRow(row, 1.0 / median(bare), "candidates/s", baseline, median_ratio(whole, bare))
 
 
-def _laid_out(model: nn.Module) -> nn.Module:
-    """The network with its weights as the evaluator lays them out."""
-    model.load_state_dict({name: preferred_layout(tensor) for name, tensor in model.state_dict().items()}, assign=True)
-    return model
+def latency_table(bench: EnvBench) -> Iterator[SpeedRow]:
+    """The latency table's predictions against whole pruned networks, both relative to the dense one timed alongside."""
+    task, cost = bench.problem.task, bench.problem.cost
+    table = measure_table(task.model, task.example_input, cost)
+    pruner = PhysicalPruner(task.model, task.example_input, ignored_layers=task.ignored_layers)
+    images = bench.images[:1].expand(BATCH_SIZE, *bench.images.shape[1:]).contiguous()
+    plans = [plan for target in LATENCY_TARGETS for plan in bench.candidates(target)[:2]]
+    pairs = np.empty((len(plans), 2))
+    for pair, kept in zip(pairs, plans, strict=True):
+        networks = {"dense": task.model, "small": pruner.prune(bench.problem.hobs.plan(kept.tolist()))}
+        times = compare_models(networks, images, num_iterations=10 * bench.repeats, num_warmup=3)
+        pair[:] = table.relative(kept), times["small"].p50_ms / times["dense"].p50_ms
+    error = float(np.median(np.abs(pairs[:, 0] / pairs[:, 1] - 1.0)))
+    yield SpeedRow("latency_table_error", error, "of a network's latency, median", "", None)
+    yield SpeedRow("latency_table_spearman", spearman(pairs), f"over {len(plans)} plans", "", None)
 
 
-def measured_vs_floor(bench: _Bench) -> Iterator[SpeedRow]:
-    """A candidate against the time its forward pass would take at the machine's peak convolution throughput."""
-    flops_per_second, peak = _peak(bench.problem.device, bench.repeats)
-    for name, target in TARGETS.items():
-        plans = bench.candidates(target)
-        evaluator = bench.evaluator("sequential")
-        floor = float(bench.problem.cost.flops(plans[0])) * len(bench.images) / flops_per_second
-        times = [seconds_of(partial(bench.measured, evaluator, iter([plan]))) for plan in plans][1:]
-        baseline = f"FLOPs of its forward pass at {flops_per_second / 1e9:.0f} GFLOP/s ({peak})"
-        yield SpeedRow(f"measured_vs_floor_{name}", median(times) * 1e3, "ms", baseline, median(times) / floor)
-
-
-def _peak(device: torch.device, repeats: int) -> tuple[float, str]:
-    """FLOPs a second of a large convolution, and its description."""
-    channels, size, images = 256, 28, 32
-    layer = nn.Conv2d(channels, channels, 3, padding=1, bias=False).to(device)
-    inputs = torch.randn(images, channels, size, size, device=device)
-
-    def run() -> None:
-        with torch.no_grad():
-            layer(inputs).sum().item()
-
-    run()
-    seconds = min(seconds_of(run) for _ in range(max(repeats, 3)))
-    flops = 2 * images * size * size * channels * channels * 9
-    return flops / seconds, f"3x3 convolution, {channels} channels, {size}x{size}, {images} images"
-
-
-def formats(bench: _Bench) -> Iterator[SpeedRow]:
-    """What other memory formats and types add to a pass of the full-size network."""
-    model = bench.problem.task.model.eval()
-    plain = partial(bench.masked, model, bench.images)
-    variants: dict[str, tuple[Any, Any]] = {
-        "channels_last": (None, torch.channels_last),
-        "bfloat16": (torch.bfloat16, None),
-        "bfloat16_channels_last": (torch.bfloat16, torch.channels_last),
-        "folded_channels_last": (None, torch.channels_last),
-    }
-    for name, (dtype, layout) in variants.items():
-        folded = FoldedNetwork(model, bench.problem.task.example_input).model
-        changed = folded if name.startswith("folded") else copy.deepcopy(model)
-        images = bench.images
-        if dtype is not None:
-            changed, images = changed.to(dtype), images.to(dtype)
-        if layout is not None:
-            changed, images = changed.to(memory_format=layout), images.contiguous(memory_format=layout)
-        times, base = interleaved(partial(bench.masked, changed, images), plain, bench.repeats)
-        yield SpeedRow(f"format_{name}", median(times) * 1e3, "ms", "float32, contiguous", median_ratio(base, times))
-
-
-def predicted_steps_per_s(bench: _Bench) -> Iterator[SpeedRow]:
+def predicted_steps_per_s(bench: EnvBench) -> Iterator[SpeedRow]:
     """Steps a second through ``gymnasium.make``, resets included, one move an episode."""
     for constraint in ("soft", "hard"):
         env = gym.make("HOBSPrune-v0", fidelity="predicted", constraint=constraint, problem=bench.problem)
@@ -191,7 +125,7 @@ def _steps(env: gym.Env, actions: list[Any]) -> None:
         env.reset()
 
 
-def predicted_batched_per_s(bench: _Bench) -> Iterator[SpeedRow]:
+def predicted_batched_per_s(bench: EnvBench) -> Iterator[SpeedRow]:
     """Candidates a second decoded, predicted and scored in batches, and stepped through the vector environment."""
     for constraint in ("soft", "hard"):
         env = HOBSPruneEnv(problem=bench.problem, fidelity="predicted", constraint=constraint)
@@ -219,7 +153,7 @@ def _score(env: HOBSPruneEnv, moves: np.ndarray) -> np.ndarray:
     return env.score_of(env.problem.predicted_score(kept), env.problem.cost.reduction(kept))
 
 
-def revisit_ms(bench: _Bench) -> Iterator[SpeedRow]:
+def revisit_ms(bench: EnvBench) -> Iterator[SpeedRow]:
     """A measured step to a plan that was visited before."""
     env = HOBSPruneEnv(problem=bench.problem, horizon=1_000_000)
     env.reset(seed=0)
@@ -228,7 +162,7 @@ def revisit_ms(bench: _Bench) -> Iterator[SpeedRow]:
     yield SpeedRow("revisit_ms", median(seconds) * 1e3, "ms", "", None)
 
 
-def import_s(bench: _Bench) -> Iterator[SpeedRow]:
+def import_s(bench: EnvBench) -> Iterator[SpeedRow]:
     """What ``import prune_gym`` adds to ``import torch``, in fresh processes."""
     times = []
     for _ in range(bench.repeats):
@@ -238,11 +172,13 @@ def import_s(bench: _Bench) -> Iterator[SpeedRow]:
     yield SpeedRow("import_s", median(own), "s", "import torch", median_ratio(own, torch_seconds))
 
 
-ROWS: dict[str, Callable[[_Bench], Iterator[SpeedRow]]] = {
+ROWS: dict[str, Callable[[EnvBench], Iterator[SpeedRow]]] = {
     "measured_vs_masked_050": partial(_against_masked, name="050"),
     "measured_vs_masked_084": partial(_against_masked, name="084"),
-    "measured_vs_floor": measured_vs_floor,
+    "measured_vs_floor": partial(measured_vs_floor, targets=TARGETS),
+    "vector_bound": partial(vector_bound, targets=TARGETS),
     "formats": formats,
+    "latency_table": latency_table,
     "predicted_steps_per_s": predicted_steps_per_s,
     "predicted_batched_per_s": predicted_batched_per_s,
     "revisit_ms": revisit_ms,

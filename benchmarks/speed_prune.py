@@ -3,13 +3,14 @@
 Weights are random (time does not depend on them) and all layers lose the same share of their channels. The ideal
 speed-up is the ratio of FLOPs: 4.17 with 76 % of them removed. Dense and pruned run in turns, each in the faster of
 NCHW and channels last. ``_auto`` is the same plan under ``round_to="auto"``, which keeps at least its FLOPs
-reduction, chosen on a batch of the same size.
+reduction, chosen on a batch of the same size by timings of its own, before those reported here.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -19,11 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.comparison import BatchTimings, compare_networks
+from benchmarks.layer_record import LayerRecorder
 from benchmarks.metrics import SystemMetrics
 from benchmarks.random_networks import random_images, random_network
 from benchmarks.speed_rows import SpeedRow, interleaved, median_ratio
+from prune_gym.auto_rounding import RoundedPlan
 from prune_gym.cost import CostModel
 from prune_gym.pruner import PhysicalPruner
+
+_CEILING_PASSES = 8
 
 Report = Callable[[str], None]
 Plan = Mapping[str, Sequence[int]]
@@ -111,20 +116,49 @@ def _speedup_rows(
     trial = _compare({"pruned": pruned}, options, batch_size, repeats=3)
     memory_format = torch.channels_last if trial.channels_last["pruned"] else torch.contiguous_format
     model = copy.deepcopy(dense).to(memory_format=memory_format)
-    found = PhysicalPruner(model, images).time_roundings(plan)
-    report(", ".join(f"multiples of {row.round_to}: {row.latency_ms:.1f} ms" for row in found))
+    chooser = PhysicalPruner(model, images)
+    started = time.perf_counter()
+    found = chooser.time_roundings(plan)
+    took = time.perf_counter() - started
+    report(", ".join(f"{_candidate(row)}: {row.latency_ms:.1f} ms" for row in found))
     rounded = PhysicalPruner(dense, images[:1]).prune(found[0].plan)
     report(f"batch of {batch_size}: dense, pruned and rounded in turns")
     networks = {"dense": dense, "pruned": pruned, "auto": rounded}
     timed = _compare(networks, options, batch_size, options.repeats)
     shape = (1, 3, options.image_size, options.image_size)
     flops = {name: SystemMetrics.count_flops(network, shape) for name, network in networks.items()}
-    for name, suffix in (("pruned", ""), ("auto", "_auto")):
+    for name, suffix, what in (("pruned", "", ""), ("auto", "_auto", f", {_candidate(found[0])}")):
         speedup, ideal = timed.speedup(name, "dense"), flops["dense"] / flops[name]
-        baseline = f"dense, {_format(timed, 'dense')}; this: {_format(timed, name)}"
+        baseline = f"dense, {_format(timed, 'dense')}; this: {_format(timed, name)}{what}"
         yield SpeedRow(f"{options.network}_speedup_b{batch_size}{suffix}", speedup, "x", baseline, speedup)
         share, baseline = speedup / ideal, f"ratio of FLOPs, {ideal:.2f}x"
         yield SpeedRow(f"{options.network}_share_of_ideal_b{batch_size}{suffix}", share, "", baseline, share)
+    ceiling = _ceiling(dense, rounded, timed, images) / ideal
+    baseline = "share of ideal if every convolution kept its FLOPs' promise and all else took what it takes with auto"
+    yield SpeedRow(f"{options.network}_ceiling_b{batch_size}_auto", ceiling, "", baseline, None)
+    yield SpeedRow(f"choose_auto_{options.network}_b{batch_size}_s", took, "s", "candidates cut and timed", None)
+
+
+def _ceiling(dense: nn.Module, rounded: nn.Module, timed: BatchTimings, images: Tensor) -> float:
+    """Speed-up if the layers with weights were as fast as their FLOPs promise and only they were."""
+    records = {}
+    for name, network in (("dense", dense), ("auto", rounded)):
+        memory_format = torch.channels_last if timed.channels_last[name] else torch.contiguous_format
+        recorder = LayerRecorder(copy.deepcopy(network).to(memory_format=memory_format))
+        for iteration in range(_CEILING_PASSES):
+            recorder.run(images.contiguous(memory_format=memory_format), keep=iteration > 0)
+        records[name] = {layer: record for layer, record in recorder.records().items() if record.sizes is not None}
+    weighted = sum(record.ms for record in records["auto"].values())
+    promised = sum(
+        record.ms * records["auto"][layer].flops / record.flops for layer, record in records["dense"].items()
+    )
+    others = max(0.0, timed.timings["auto"].p50_ms - weighted)
+    return timed.timings["dense"].p50_ms / (promised + others)
+
+
+def _candidate(row: RoundedPlan) -> str:
+    what = "as is" if row.round_to == 1 else f"multiples of {row.round_to}"
+    return f"{what}, rebalanced" if row.rebalanced else what
 
 
 def _compare(

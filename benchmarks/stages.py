@@ -174,7 +174,7 @@ def search_budgets(
     method = METHODS[config.pruning.method]
     # Filter norms predict no loss: a knapsack of them empties whole layers, so searches start from equal ratios.
     blind = method.searches and config.pruning.hobs.selection == "magnitude"
-    env = make_env(config, problem, start="uniform" if blind else method.start, fidelity=method.fidelity)
+    env = make_env(config, problem, "uniform" if blind else method.start, method.fidelity)
     plans = cast(HOBSPruneEnv, env.unwrapped)
     problem.evaluator.archive.update(measured)
     history: list[Record] = []

@@ -202,9 +202,9 @@ def batch_table(report: SystemReport) -> Table:
     title = f"on {report.device}, in turns; the ideal speed-up is {report.ideal_speedup:.2f}x"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("batch", justify="right")
-    headings = ("dense ms", "pruned ms", "p90", "p99", "dense img/s", "pruned img/s", "speed-up", "of ideal")
+    headings = ("dense ms", "pruned ms", "its p90", "its p99", "dense img/s", "pruned img/s", "speed-up", "of ideal")
     for heading in headings:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
     for row in report.batches:
         if row.problem is not None:
             table.add_row(str(row.batch_size), "does not fit into memory")

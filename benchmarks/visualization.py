@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from benchmarks.loss_plots import plot_loss_curves
-from benchmarks.method_plots import plot_accuracy_flops, plot_best_so_far, plot_performance_profiles
 from benchmarks.plot_parts import History, by_layer, draw_dots, draw_kept, draw_noisy_curve, history_columns
 from benchmarks.plot_style import (
     BLUE,
@@ -32,6 +31,7 @@ from benchmarks.plot_style import (
     new_figure,
     save_figure,
 )
+from benchmarks.seed_plots import plot_accuracy_flops, plot_best_so_far, plot_performance_profiles
 from benchmarks.speed_plots import plot_accuracy_speedup, plot_latency_by_batch
 
 __all__ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import gymnasium as gym
@@ -16,10 +15,11 @@ from prune_gym.evaluator import Evaluation
 from prune_gym.features import BOUND, FeatureSet
 from prune_gym.fidelity import Archive, Fidelity, MeasuredFidelity, make_fidelity
 from prune_gym.limits import FloatArray, IntArray
-from prune_gym.observation import GLOBALS, ObservationLayout
+from prune_gym.observation import ObservationLayout, Observer
 from prune_gym.problem import START_NAMES, PruningProblem
 from prune_gym.render import RENDER_MODES, PlanPicture
-from prune_gym.reward import Reward, make_reward, unknown, violation
+from prune_gym.reward import Reward, make_reward, unknown
+from prune_gym.scoring import PlanState, Scorer
 from prune_gym.targets import TargetRange
 
 if TYPE_CHECKING:
@@ -31,27 +31,6 @@ SHARED_SETTINGS = ("task", "repair", "device", "cache_dir", "task_options")
 Observation = NDArray[np.float32]
 Info = dict[str, Any]
 Self = TypeVar("Self", bound="PruningEnv")
-
-
-@dataclass(frozen=True)
-class PlanState:
-    """Where an episode stands.
-
-    Attributes:
-        kept: int64 [L], kept units.
-        evaluation: what the plan scores.
-        reduction: its FLOPs reduction.
-        violation: relative shortfall of the reduction.
-        value: what the reward finds it worth, without penalty.
-        score: value minus the weighted violation.
-    """
-
-    kept: IntArray
-    evaluation: Evaluation
-    reduction: float
-    violation: float
-    value: float
-    score: float
 
 
 class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
@@ -110,6 +89,8 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self.start = start
         self.render_mode = render_mode
         self.layout = layout
+        self._observer = Observer(layout, features, problem)
+        self._scorer = Scorer(problem, self.reward)
         self.observation_space = spaces.Box(-BOUND, BOUND, (layout.size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
         self.archive: Archive = {}
@@ -120,7 +101,6 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self._state: PlanState | None = None
         self._past: list[tuple[PlanState, IntArray]] = []
         self._start_score = 0.0
-        self._template = np.zeros(layout.size, dtype=np.float32)
 
     # ------------------------------------------------------------------ plans
 
@@ -167,9 +147,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         Raises:
             ValueError: the reward weighs latency and the plans are not given.
         """
-        evaluations, reductions = np.asarray(evaluations, dtype=np.float64), np.asarray(reductions, dtype=np.float64)
-        value = self.reward.value(evaluations, self.cost_of(reductions, kept))
-        return np.asarray(value - self._lambda * violation(reductions, np.float64(self._target)))
+        return self._scorer.scores(evaluations, reductions, self._target, self._lambda, kept)
 
     def best_plan(self, tolerance: float = 0.02) -> tuple[IntArray, Evaluation]:
         """The best measured plan that meets the current target.
@@ -212,8 +190,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         other = type(self)(**{**self._settings, **overrides, "problem": self.problem})
         other.archive = self.archive
         other._lambda, other._target, other._steps = self._lambda, self._target, self._steps
-        other._start_score, other._template = self._start_score, self._template.copy()
-        other._state, other._past = self._state, list(self._past)
+        other._start_score, other._state, other._past = self._start_score, self._state, list(self._past)
         other.np_random.bit_generator.state = self.np_random.bit_generator.state
         return other
 
@@ -259,8 +236,6 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         start = self.problem.start_plan(self.start, self._target, limits=self.limits)
         self._state = self._visit(start)
         self._start_score = self._state.score
-        features = self.layout.features(self._template)
-        features[:, : len(self.features.names)] = self.problem.features_of(self.features)
         return self._state
 
     @abstractmethod
@@ -287,63 +262,30 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         Raises:
             ValueError: an unknown option, or a target out of reach.
         """
-        for name in options:
-            if name != "target":
-                raise ValueError(unknown("reset option", name, ("target",)))
-        if options.get("target") is None:
-            return self.targets.sample(generator)
-        target = TargetRange.of(options["target"], self.targets.low)
-        if target.low != target.high:
-            raise ValueError(f"options['target'] is a single FLOPs reduction; got {options['target']!r}")
-        self.problem.cost.check_target(target.low, self.limits)
-        return target.low
+        target = self.targets.choose(options, generator)
+        if options:
+            self.problem.cost.check_target(target, self.limits)
+        return target
 
     def _adapt_lambda(self, restart: bool) -> None:
         """Set lambda for the coming episode, from the last plan of the one before."""
         if restart or self._state is None:
             self._lambda = self.reward.schedule.lambda_0
         else:
-            self._lambda = self.reward.schedule(self._accuracy_drop(self._state))
+            self._lambda = self.reward.schedule(self._accuracy_drop)
 
-    def _accuracy_drop(self, state: PlanState) -> float:
-        metric = self.reward.metric
-        return getattr(self.problem.dense, metric) - getattr(state.evaluation, metric)
+    @property
+    def _accuracy_drop(self) -> float:
+        return float(self._scorer.drop(getattr(self._current.evaluation, self.reward.metric)))
 
     def _visit(self, kept: IntArray) -> PlanState:
         evaluation = self._fidelity.evaluate(self.problem, self.archive, kept)
-        reduction = float(self.problem.cost.reduction(kept))
-        short = float(violation(reduction, self._target))
-        value = float(self.reward.value(getattr(evaluation, self.reward.metric), self.cost_of(reduction, kept)))
-        return PlanState(kept, evaluation, reduction, short, value, value - self._lambda * short)
-
-    def cost_of(self, reductions: Any, kept: IntArray | None) -> Any:
-        """What the reward weighs accuracy against: FLOPs, or latency relative to the dense network's, [...]."""
-        if self.reward.cost == "flops":
-            return (1.0 - reductions) * self.problem.cost.dense_flops
-        if kept is None:
-            raise ValueError(
-                "this reward weighs latency, which needs the plans: score_of(evaluations, reductions, kept)"
-            )
-        return self.problem.latency_table.relative(kept)
+        return self._scorer.state(kept, evaluation, self._target, self._lambda)
 
     def _observation(self, kept: IntArray, progress: float) -> Observation:
         """The observation of a plan, a fresh array."""
-        state = self._current
-        observation = self._template.copy()
-        tail = self.layout.size - len(GLOBALS)
-        observation[tail - self.problem.num_layers : tail] = 1.0 - kept / self.problem.cost.units
-        if self.features.plan_columns:
-            table = self.layout.features(observation)
-            for column, values in self.features.of_plans(kept, self.problem.cost):
-                table[:, column] = values
-        observation[tail:] = (
-            self._accuracy_drop(state),
-            1.0 - self.problem.cost.flops_form(kept) / self.problem.cost.dense_flops,
-            self._target,
-            min(self._lambda, BOUND),
-            progress,
-        )
-        return observation
+        reduction = self.problem.cost.reduction(kept)
+        return self._observer(kept, self._accuracy_drop, reduction, self._target, self._lambda, progress)
 
     def _gains(self, before: PlanState, after: PlanState) -> dict[str, float]:
         """The parts of the reward of a move."""

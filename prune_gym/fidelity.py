@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -50,7 +51,23 @@ class PredictedFidelity:
         return problem.predicted_metrics(kept)
 
 
-Fidelity = MeasuredFidelity | PredictedFidelity
+@runtime_checkable
+class Fidelity(Protocol):
+    """What answers how good plans are; an object of one's own may be given to the environments too."""
+
+    @property
+    def name(self) -> str:
+        """What the environment's ``fidelity`` says."""
+        ...
+
+    def evaluate(self, problem: PruningProblem, archive: Archive, kept: IntArray) -> Evaluation:
+        """What one plan [L] scores."""
+        ...
+
+    def metrics(self, problem: PruningProblem, kept: IntArray) -> FloatArray:
+        """Accuracy, soft accuracy and loss of plans: kept int [B, L] -> float64 [B, 3]."""
+        ...
+
 
 FIDELITY_NAMES = ("measured", "predicted")
 """Fidelities :func:`make_fidelity` knows by name."""
@@ -62,7 +79,7 @@ def make_fidelity(name: str | Fidelity) -> Fidelity:
     Raises:
         ValueError: unknown name; the known ones are listed.
     """
-    if isinstance(name, (MeasuredFidelity, PredictedFidelity)):
+    if isinstance(name, Fidelity):
         return name
     if name not in FIDELITY_NAMES:
         raise ValueError(unknown("fidelity", name, FIDELITY_NAMES))

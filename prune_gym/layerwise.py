@@ -178,9 +178,10 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         return self._look()
 
     def _look(self) -> Observation:
-        marker = self.layout.features(self._template)[:, -1]
-        marker[:] = np.arange(self.problem.num_layers) == self._steps
-        return self._observation(self._draft, self._steps / self.problem.num_layers)
+        observation = self._observation(self._draft, self._steps / self.problem.num_layers)
+        marker = self.layout.column(self.layout.feature_dim - 1)
+        observation[marker] = np.arange(self.problem.num_layers) == self._steps
+        return observation
 
     def fork(self, **overrides: Any) -> HOBSPruneLayerwiseEnv:
         """An independent environment in the same state; see :meth:`prune_gym.base_env.PruningEnv.fork`."""

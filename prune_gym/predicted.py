@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
+from hessian.rank_correlation import spearman
 from prune_gym.cache import Metadata, Tensors
 from prune_gym.cost import CostModel
 from prune_gym.knapsack import knapsack
@@ -34,7 +35,7 @@ class PredictedMetrics:
         knots: float64 [K], ascending log predicted losses.
         values: float64 [K, 3], metrics at the knots, columns as in :data:`METRICS`.
         rank_correlation: Spearman correlation of minus the log predicted loss with the measured soft accuracy over the
-            fitted plans.
+            fitted plans; 0 where all measured the same.
         num_measured: plans measured for the fit.
     """
 
@@ -93,42 +94,22 @@ def fit(log_losses: FloatArray, measured: FloatArray) -> PredictedMetrics:
         curves.append((np.append(centres, centres[-1] + _TAIL), np.append(means, tail)))
     knots = np.unique(np.concatenate([centres for centres, _ in curves]))
     values = np.stack([np.interp(knots, *curve) for curve in curves], axis=-1)
-    return PredictedMetrics(knots, values, rank_correlation(-x, y[:, 1]), len(x) - 1)
+    correlation = float(np.nan_to_num(spearman(np.stack([-x, y[:, 1]], axis=-1))))
+    return PredictedMetrics(knots, values, correlation, len(x) - 1)
 
 
 def isotonic(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Non-decreasing least-squares fit by pooling adjacent violators.
+    """Non-decreasing least-squares fit, one point a block.
 
     Args:
-        x: float [N], ascending.
-        y: float [N].
+        x: float64 [N], ascending.
+        y: float64 [N].
 
     Returns:
         Centre and mean of every block [M], M <= N. Means strictly ascend, so a line through them has no flat piece.
     """
-    blocks: list[tuple[float, float, int]] = []
-    for position, value in zip(x.tolist(), y.tolist(), strict=True):
-        total_x, total_y, count = position, value, 1
-        while blocks and blocks[-1][1] / blocks[-1][2] >= total_y / count:
-            previous = blocks.pop()
-            total_x, total_y, count = total_x + previous[0], total_y + previous[1], count + previous[2]
-        blocks.append((total_x, total_y, count))
-    sums = np.array(blocks)
-    return sums[:, 0] / sums[:, 2], sums[:, 1] / sums[:, 2]
-
-
-def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation, ties ranked at their mean; 0 where one side is constant."""
-    ranks = [_mean_ranks(np.asarray(values)) for values in (first, second)]
-    deviations = [rank - rank.mean() for rank in ranks]
-    norm = float(np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum()))
-    return float(deviations[0] @ deviations[1]) / norm if norm > 0.0 else 0.0
-
-
-def _mean_ranks(values: FloatArray) -> FloatArray:
-    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    return (last - (counts - 1) / 2.0)[group]
+    means, block, counts = np.unique(isotonic_regression(y).x, return_inverse=True, return_counts=True)
+    return np.bincount(block, weights=x) / counts, means
 
 
 def probe_plans(

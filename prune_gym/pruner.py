@@ -7,25 +7,35 @@ with weights, and the smaller network has to run forwards and backwards.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree
+from torch import nn
 
 from hessian.batches import read_batches
 from hessian.channels import ChannelGroup, UnsupportedStructureError, find_channel_groups
 from hessian.sequential import SequentialRefitter
 from hessian.slicing import NetworkSlicer
 from prune_gym import batchnorm
+from prune_gym.auto_rounding import RoundedPlan, time_roundings
 from prune_gym.datasets import TensorSplit
 from prune_gym.device import module_device, resolve_device
+from prune_gym.limits import FloatArray
 from prune_gym.plan import resolve_plan
-from prune_gym.rounding import PlanRounder, RoundedPlan, RoundTo, check_round_to, time_roundings
+from prune_gym.rounding import PlanRounder, RoundTo, check_round_to
 from prune_gym.surgery import check_against_prediction, remove_channels, surgery_failed
+from prune_gym.tracing import (
+    autograd,
+    check_devices,
+    in_format_of,
+    output_shapes,
+    outputs,
+    plain,
+    random_image,
+    restore_properties,
+    trainable_copy,
+)
 
 if TYPE_CHECKING:
     from hessian.hobs import HOBSSensitivityAnalyzer
@@ -33,7 +43,6 @@ if TYPE_CHECKING:
 Refit: TypeAlias = Literal["none", "closed_form", "sequential"]
 REFITS = ("none", "closed_form", "sequential")
 
-_IMAGENET_SHAPE = (1, 3, 224, 224)
 _CALIBRATION_BATCH = 100
 
 
@@ -75,11 +84,11 @@ class PhysicalPruner:
         self.model = model
         self._ignored = [_name_of(layer, model) for layer in ignored_layers]
         self._damping = damping
-        with _autograd():
-            self.example_input = _random_image(model) if example_input is None else _plain(example_input)
-            _check_devices(model, self.example_input)
-            scratch = _trainable_copy(model)
-            self._output_shapes = _output_shapes(scratch, self.example_input)
+        with autograd():
+            self.example_input = random_image(model) if example_input is None else plain(example_input)
+            check_devices(model, self.example_input)
+            scratch = trainable_copy(model)
+            self._output_shapes = output_shapes(scratch, self.example_input)
             self.groups: list[ChannelGroup] = find_channel_groups(scratch, self.example_input, self._ignored)
 
     def resolve(self, plan: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -129,7 +138,7 @@ class PhysicalPruner:
         _check_request(refit, calibration is not None, recalibrate_bn, analyzer is not None)
         home = module_device(self.model) if device is None else resolve_device(device)
         resolved = self.resolve(plan) if round_to is None else self.rounded(plan, round_to, analyzer=analyzer)
-        with _autograd():
+        with autograd():
             images = None if calibration is None else _as_split(calibration, module_device(self.model))
             pruned = self._cut(resolved)
             if refit == "closed_form":
@@ -173,59 +182,57 @@ class PhysicalPruner:
         analyzer: HOBSSensitivityAnalyzer | None = None,
         num_iterations: int = 20,
     ) -> list[RoundedPlan]:
-        """Measure which rounding of a plan runs fastest here, under the plan's own FLOPs reduction.
+        """Measure which counts near a plan run fastest here, under the plan's own FLOPs reduction.
 
-        The candidates (see `prune_gym.rounding.ROUNDINGS`) are cut and timed in turns on the example input: its batch
-        size, the model's device, number and memory format and the threads PyTorch has are what the answer is good for.
+        Candidates are the plan rounded to several multiples, and the fastest of these with its layers moved against
+        each other by the times of their modules (see `prune_gym.auto_rounding`). They are cut and timed in turns on the
+        example input: its batch size, the model's device, number and memory format and the threads PyTorch has are what
+        the answer is good for.
 
         Args:
             plan: Layer name -> removed channel indices.
-            analyzer: As for `rounded`.
+            analyzer: As for `rounded`; moves of layers against each other then keep to the predicted loss.
             num_iterations: Timed passes of every candidate, >= 1.
 
         Returns:
-            The plan and its roundings, the fastest first.
+            The candidates, the fastest first; the plan as it is is one of them.
 
         Raises:
             TypeError: If the plan is not a mapping of names to integer indices.
             ValueError: If the plan is not legal or ``num_iterations`` is not positive.
         """
-        candidates = self._rounder(analyzer).candidates(self.resolve(plan), self.example_input)
-        with _autograd():
-            return time_roundings(candidates, self._cut, self._timing_input(), num_iterations=num_iterations)
+        resolved, example = self.resolve(plan), in_format_of(self.model, self.example_input)
+        curves = None if analyzer is None or not analyzer.curves else self._curves(analyzer)
+        with autograd():
+            return time_roundings(
+                self._rounder(analyzer), resolved, self._cut, example, curves=curves, num_iterations=num_iterations
+            )
 
     def _rounder(self, analyzer: HOBSSensitivityAnalyzer | None) -> PlanRounder:
-        return PlanRounder(self.groups, self.model, None if analyzer is None else analyzer.orders)
+        return PlanRounder(self.groups, self.model, self.example_input, None if analyzer is None else analyzer.orders)
 
-    def _timing_input(self) -> Any:
-        """The example input in the model's memory format: a mismatch would be converted, and timed, in every pass."""
-        if not any(_is_channels_last(parameter) for parameter in self.model.parameters()):
-            return self.example_input
-        return _pytree.tree_map_only(
-            Tensor,
-            lambda tensor: tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor,
-            self.example_input,
-        )
+    def _curves(self, analyzer: HOBSSensitivityAnalyzer) -> list[FloatArray]:
+        return [analyzer.curves[group.name].double().cpu().numpy() for group in self.groups]
 
     def _cut(self, plan: dict[str, list[int]]) -> nn.Module:
-        pruned = _trainable_copy(self.model)
+        pruned = trainable_copy(self.model)
         if plan:
             remove_channels(pruned, self.example_input, self.groups, plan)
         check_against_prediction(pruned, NetworkSlicer(self.model, self.groups).state(plan))
         self._check_runs(pruned)
-        _restore_properties(pruned, self.model)
+        restore_properties(pruned, self.model)
         return pruned
 
     def _check_runs(self, pruned: nn.Module) -> None:
         """Raise unless the network runs, its outputs keep their shapes and gradients flow."""
         try:
-            outputs = _outputs(pruned, self.example_input)
-            total = torch.stack([output.float().sum() for output in outputs if output.requires_grad]).sum()
+            found = outputs(pruned, self.example_input)
+            total = torch.stack([output.float().sum() for output in found if output.requires_grad]).sum()
             parameters = [parameter for parameter in pruned.parameters() if parameter.requires_grad]
             torch.autograd.grad(total, parameters, allow_unused=True)
         except (RuntimeError, ValueError, TypeError) as error:
             raise UnsupportedStructureError(surgery_failed(f"the pruned network does not run: {error}")) from error
-        shapes = [tuple(output.shape) for output in outputs]
+        shapes = [tuple(output.shape) for output in found]
         if shapes != self._output_shapes:
             raise UnsupportedStructureError(
                 surgery_failed(f"the output shape changed from {self._output_shapes} to {shapes}")
@@ -236,7 +243,7 @@ class PhysicalPruner:
 
         assert images is not None
         analyzer = HOBSSensitivityAnalyzer(
-            _trainable_copy(self.model),
+            trainable_copy(self.model),
             self._damping,
             example_input=self.example_input,
             ignored_layers=self._ignored,
@@ -263,17 +270,6 @@ def _as_split(calibration: TensorSplit | Iterable[Any], device: torch.device) ->
     return TensorSplit(torch.cat(images), torch.cat(labels))
 
 
-def _random_image(model: nn.Module) -> Tensor:
-    image = torch.randn(_IMAGENET_SHAPE, generator=torch.Generator().manual_seed(0))
-    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), image.dtype)
-    return image.to(device=module_device(model), dtype=dtype)
-
-
-def _plain(example_input: Any) -> Any:
-    """Return the input free of autograd history; an inference tensor could not be traced."""
-    return _pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().clone(), example_input)
-
-
 def _name_of(layer: str | nn.Module, model: nn.Module) -> str:
     """Return a module's name, so that it means the same layer in every copy of the model."""
     if isinstance(layer, str):
@@ -282,63 +278,3 @@ def _name_of(layer: str | nn.Module, model: nn.Module) -> str:
         if module is layer:
             return name
     raise ValueError(f"ignored layer {layer!r} is not a module of the model; give its name or the module itself")
-
-
-def _check_devices(model: nn.Module, example_input: Any) -> None:
-    device = module_device(model)
-    for tensor in _pytree.tree_leaves(example_input):
-        if isinstance(tensor, Tensor) and tensor.device != device:
-            raise ValueError(
-                f"example_input is on {tensor.device} but the model on {device}; pass example_input.to({str(device)!r})"
-            )
-
-
-@contextmanager
-def _autograd() -> Iterator[None]:
-    """Tracing follows gradients, so it must work inside a caller's ``no_grad`` or ``inference_mode`` too."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
-def _trainable_copy(model: nn.Module) -> nn.Module:
-    """Return a copy in eval mode whose parameters all require gradients: a frozen one would cut the trace short."""
-    try:
-        duplicate = copy.deepcopy(model)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{type(model).__name__} cannot be copied ({error}); remove reparametrisations first "
-            "(torch.nn.utils.remove_weight_norm, prune.remove, parametrize.remove_parametrizations)"
-        ) from error
-    return duplicate.eval().requires_grad_(True)
-
-
-def _restore_properties(pruned: nn.Module, original: nn.Module) -> None:
-    """Give the copy what cutting does not keep: modes, ``requires_grad`` and memory format."""
-    for module, dense in zip(pruned.modules(), original.modules(), strict=True):
-        module.training = dense.training
-    parameters = dict(original.named_parameters())
-    for name, parameter in pruned.named_parameters():
-        parameter.requires_grad_(parameters[name].requires_grad)
-        if _is_channels_last(parameters[name]):
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return channels_last and not tensor.is_contiguous()
-
-
-def _outputs(model: nn.Module, example_input: Any) -> list[Tensor]:
-    result = model(*example_input) if isinstance(example_input, (tuple, list)) else model(example_input)
-    return [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-
-
-def _output_shapes(model: nn.Module, example_input: Any) -> list[tuple[int, ...]]:
-    try:
-        return [tuple(output.shape) for output in _outputs(model, example_input)]
-    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        shapes = [list(leaf.shape) for leaf in _pytree.tree_leaves(example_input) if isinstance(leaf, Tensor)]
-        raise ValueError(
-            f"{type(model).__name__} does not run on an example input of shape {shapes}: {error}; "
-            "pass example_input=<a batch the model accepts>"
-        ) from error

@@ -1,14 +1,15 @@
-"""Kept channel counts that a machine runs fast: multiples of a number, given or measured.
+"""Kept channel counts that machines run fast: a plan moved to multiples of a number.
 
 Vector units and cache lines work on blocks of channels, so 33 kept channels can cost as much as 48. Rounding moves a
 plan to counts without such waste. Which block is best depends on the machine, its threads, the batch and the memory
-format, so it can be measured: every candidate keeps the plan's FLOPs reduction, and the fastest wins.
+format; :mod:`prune_gym.auto_rounding` measures it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -19,32 +20,11 @@ from hessian.channels import ChannelGroup
 from hessian.feature_error import filter_norms
 from prune_gym.cost import CostModel
 from prune_gym.limits import CountLimits, IntArray
-from prune_gym.timing import compare_models
 
 Plan: TypeAlias = dict[str, list[int]]
 RoundTo: TypeAlias = int | Literal["auto"]
 
-ROUNDINGS = (1, 4, 8, 16, 32)
-"""What automatic rounding tries; 1 is the plan as it is."""
-
 _ANY_RATIO = 1.0 - 1e-9
-
-
-@dataclass(frozen=True)
-class RoundedPlan:
-    """A candidate of automatic rounding.
-
-    Attributes:
-        round_to: Kept channels of every pruned layer are a multiple of this (or all of them); 1 for the plan as it is.
-        plan: Layer name -> removed channel indices.
-        flops_reduction: Fraction of the dense FLOPs removed.
-        latency_ms: Median time of the example batch on the model's device, in ms.
-    """
-
-    round_to: int
-    plan: Plan
-    flops_reduction: float
-    latency_ms: float
 
 
 def check_round_to(round_to: Any) -> None:
@@ -64,16 +44,40 @@ class PlanRounder:
     Args:
         groups: The network's prunable layers.
         model: The dense network.
+        example_input: What FLOPs are counted for, a tensor or a tuple of tensors.
         orders: Layer name -> LongTensor [num_units], its units from the cheapest to the dearest; which units leave or
             return is read from it. None means by the norm of their filters.
+
+    Attributes:
+        groups: The prunable layers.
+        model: The dense network.
     """
 
     def __init__(
-        self, groups: Sequence[ChannelGroup], model: nn.Module, orders: Mapping[str, Tensor] | None = None
+        self,
+        groups: Sequence[ChannelGroup],
+        model: nn.Module,
+        example_input: Any,
+        orders: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._groups = tuple(groups)
-        self._model = model
+        self.groups = tuple(groups)
+        self.model = model
+        self._example_input = example_input
         self._orders = orders or None
+
+    @cached_property
+    def cost(self) -> CostModel:
+        """The network's cost model."""
+        return CostModel(self.groups, self.model, self._example_input)
+
+    def kept(self, plan: Mapping[str, Sequence[int]]) -> IntArray:
+        """Units a plan keeps of every layer, int64 [L]."""
+        counts = [group.num_units - len(_removed_units(group, plan.get(group.name, ()))) for group in self.groups]
+        return np.array(counts, dtype=np.int64)
+
+    def reduction(self, plan: Mapping[str, Sequence[int]]) -> float:
+        """FLOPs reduction of a plan, fraction in [0, 1)."""
+        return float(self.cost.reduction(self.kept(plan)))
 
     def nearest(self, plan: Mapping[str, Sequence[int]], round_to: int) -> Plan:
         """Return the plan with the kept channels of every layer at the nearest multiple (at least one).
@@ -82,45 +86,42 @@ class PlanRounder:
             plan: Layer name -> removed channel indices, checked beforehand.
             round_to: The multiple, in channels; layers with fewer channels stay whole.
         """
-        limits = self._limits(plan, round_to)
-        return self._moved(plan, limits.round(self._kept(plan).astype(np.float64)))
+        limits = self.limits(plan, round_to)
+        return self.moved(plan, limits.round(self.kept(plan).astype(np.float64)))
 
-    def candidates(
-        self, plan: Mapping[str, Sequence[int]], example_input: Any, roundings: Sequence[int] = ROUNDINGS
-    ) -> dict[int, tuple[Plan, float]]:
-        """Return the plan and its roundings that remove at least as many FLOPs, with the FLOPs reduction of each.
+    def candidates(self, plan: Mapping[str, Sequence[int]], roundings: Sequence[int]) -> dict[int, IntArray]:
+        """Return kept units [L] of the plan (as 1) and of its roundings that remove at least as many FLOPs.
 
         Args:
             plan: Layer name -> removed channel indices, checked beforehand.
-            example_input: What the FLOPs are counted for.
             roundings: Multiples to try; those that cannot reach the reduction or change nothing are left out.
         """
-        cost = CostModel(self._groups, self._model, example_input)
-        kept = self._kept(plan)
-        target = float(cost.reduction(kept))
-        found = {1: ({name: list(removed) for name, removed in plan.items()}, target)}
+        kept, target = self.kept(plan), self.reduction(plan)
+        found = {1: kept}
         for round_to in roundings:
-            limits = self._limits(plan, round_to)
-            if round_to == 1 or cost.largest_reduction(limits) < target:
+            limits = self.limits(plan, round_to)
+            if round_to == 1 or self.cost.largest_reduction(limits) < target:
                 continue
-            rounded = cost.project_logits(limits.logits(kept), target, limits)
-            moved = self._moved(plan, rounded)
-            if all(moved != other for other, _ in found.values()):
-                found[round_to] = (moved, float(cost.reduction(rounded)))
+            rounded = self.cost.project_logits(limits.logits(kept), target, limits)
+            if not any(np.array_equal(rounded, other) for other in found.values()):
+                found[round_to] = rounded
         return found
 
-    def _limits(self, plan: Mapping[str, Sequence[int]], round_to: int) -> CountLimits:
-        limits = CountLimits.of(self._groups, _ANY_RATIO, round_to=round_to)
-        pruned = np.array([bool(plan.get(group.name)) for group in self._groups])
+    def limits(self, plan: Mapping[str, Sequence[int]], round_to: int) -> CountLimits:
+        """Legal counts of a rounding: multiples, and whole layers where the plan removes nothing."""
+        limits = CountLimits.of(self.groups, _ANY_RATIO, round_to=round_to)
+        pruned = np.array([bool(plan.get(group.name)) for group in self.groups])
         return replace(limits, minimum=np.where(pruned, limits.minimum, limits.units))
 
-    def _kept(self, plan: Mapping[str, Sequence[int]]) -> IntArray:
-        counts = [group.num_units - len(_removed_units(group, plan.get(group.name, ()))) for group in self._groups]
-        return np.array(counts, dtype=np.int64)
+    def moved(self, plan: Mapping[str, Sequence[int]], kept: IntArray) -> Plan:
+        """The plan with other counts: its cheapest kept units leave, or its dearest removed ones return.
 
-    def _moved(self, plan: Mapping[str, Sequence[int]], kept: IntArray) -> Plan:
+        Args:
+            plan: Layer name -> removed channel indices, checked beforehand.
+            kept: int64 [L], units to keep of every layer.
+        """
         moved = {}
-        for group, count in zip(self._groups, kept.tolist(), strict=True):
+        for group, count in zip(self.groups, kept.tolist(), strict=True):
             removed = _removed_units(group, plan.get(group.name, ()))
             units = self._resized(group, removed, group.num_units - count)
             if units:
@@ -131,40 +132,26 @@ class PlanRounder:
         """Removed units, ``count`` of them: the cheapest others leave too, or the dearest return."""
         if count == len(removed):
             return removed
-        if self._orders is not None and group.name in self._orders:
-            order = self._orders[group.name].tolist()
-        else:
-            modules = dict(self._model.named_modules())
-            order = torch.argsort(filter_norms(group, modules), stable=True).tolist()
+        order = self._order(group)
         inside = [unit for unit in order if unit in removed]
         outside = [unit for unit in order if unit not in removed]
         return set(inside[:count]) | set(outside[: max(0, count - len(inside))])
 
+    def _order(self, group: ChannelGroup) -> list[int]:
+        if self._orders is not None and group.name in self._orders:
+            return self._orders[group.name].tolist()
+        if group.name not in self._by_norm:
+            norms = filter_norms(group, self._modules)
+            self._by_norm[group.name] = torch.argsort(norms, stable=True).tolist()
+        return self._by_norm[group.name]
 
-def time_roundings(
-    candidates: Mapping[int, tuple[Plan, float]],
-    cut: Callable[[Plan], nn.Module],
-    example_input: Any,
-    *,
-    num_iterations: int = 20,
-    num_warmup: int = 3,
-) -> list[RoundedPlan]:
-    """Time candidates in turns on one batch and return them, the fastest first.
+    @cached_property
+    def _modules(self) -> dict[str, nn.Module]:
+        return dict(self.model.named_modules())
 
-    Args:
-        candidates: Rounding -> plan and FLOPs reduction, from :meth:`PlanRounder.candidates`.
-        cut: Makes the network of a plan.
-        example_input: The batch, a tensor or a tuple of tensors.
-        num_iterations: Timed passes of each candidate.
-        num_warmup: Untimed passes before them.
-    """
-    networks = {str(round_to): cut(plan) for round_to, (plan, _) in candidates.items()}
-    timings = compare_models(networks, example_input, num_iterations=num_iterations, num_warmup=num_warmup)
-    plans = [
-        RoundedPlan(round_to, plan, reduction, timings[str(round_to)].p50_ms)
-        for round_to, (plan, reduction) in candidates.items()
-    ]
-    return sorted(plans, key=lambda candidate: candidate.latency_ms)
+    @cached_property
+    def _by_norm(self) -> dict[str, list[int]]:
+        return {}
 
 
 def _removed_units(group: ChannelGroup, channels: Sequence[int]) -> set[int]:

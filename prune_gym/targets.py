@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from prune_gym.reward import unknown
 
 RESOLUTION = 0.01
 """Sampled targets are at most this far apart, so that episodes of nearly the same target share one start plan."""
@@ -42,3 +44,19 @@ class TargetRange:
             return self.low
         points = int(np.ceil((self.high - self.low) / RESOLUTION - 1e-9)) + 1
         return float(np.linspace(self.low, self.high, points)[generator.integers(points)])
+
+    def choose(self, options: Mapping[str, Any], generator: np.random.Generator) -> float:
+        """The target of an episode: from the reset options ``{"target": x}``, or sampled.
+
+        Raises:
+            ValueError: an unknown option, or a target that is not a number in (0, 1).
+        """
+        for name in options:
+            if name != "target":
+                raise ValueError(unknown("reset option", name, ("target",)))
+        if options.get("target") is None:
+            return self.sample(generator)
+        target = TargetRange.of(options["target"], self.low)
+        if target.low != target.high:
+            raise ValueError(f"options['target'] is a single FLOPs reduction; got {options['target']!r}")
+        return target.low

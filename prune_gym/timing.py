@@ -186,7 +186,7 @@ def compare_interleaved(
     """
     if not functions:
         raise ValueError("nothing to time: give at least one function")
-    _check_counts(num_iterations, num_warmup)
+    check_counts(num_iterations, num_warmup)
     resolved = resolve_device(device)
     clock = make_clock(resolved)
     for _ in range(num_warmup):
@@ -271,7 +271,8 @@ def _forward(model: nn.Module, inputs: tuple[Any, ...]) -> Callable[[], object]:
     return lambda: model(*inputs)
 
 
-def _check_counts(num_iterations: int, num_warmup: int) -> None:
+def check_counts(num_iterations: int, num_warmup: int) -> None:
+    """Raise ValueError unless there is at least one timed call and no negative number of untimed ones."""
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
     if num_warmup < 0:

@@ -13,11 +13,11 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from prune_gym.env import HOBSPruneEnv
-from prune_gym.features import BOUND
 from prune_gym.fidelity import make_fidelity
 from prune_gym.limits import FloatArray, IntArray
-from prune_gym.observation import GLOBALS
+from prune_gym.observation import Observer
 from prune_gym.reward import violation
+from prune_gym.scoring import Scorer
 
 METRICS = ("accuracy", "soft_accuracy", "loss")
 
@@ -47,6 +47,8 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         self.single = HOBSPruneEnv(**kwargs)
         self.render_mode = self.single.render_mode
         self._fidelity = make_fidelity(self.single.fidelity)
+        self._observer = Observer(self.single.layout, self.single.features, self.single.problem)
+        self._scorer = Scorer(self.single.problem, self.single.reward)
         self.single_observation_space = self.single.observation_space
         self.single_action_space = self.single.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -170,8 +172,7 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         single = self.single
         single.problem.load()
         if self._plans is not None:
-            drops = self._drops(self._plans)
-            adapted = [single.reward.schedule(drop) for drop in drops.tolist()]
+            adapted = [single.reward.schedule(drop) for drop in self._drops(self._plans).tolist()]
             self._lambda = np.where(mask & ~self._fresh, adapted, self._lambda)
         self._lambda = np.where(mask & self._fresh, single.reward.schedule.lambda_0, self._lambda)
         kept = (
@@ -199,31 +200,17 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         reductions = single.problem.cost.reduction(kept)
         violations = np.asarray(violation(reductions, self._targets))
         qualities = metrics[:, METRICS.index(single.reward.metric)]
-        values = np.asarray(single.reward.value(qualities, single.cost_of(reductions, kept)), dtype=np.float64)
+        values = np.asarray(self._scorer.values(qualities, reductions, kept), dtype=np.float64)
         return _Plans(kept, metrics, reductions, violations, values, values - self._lambda * violations)
 
     def _drops(self, plans: _Plans) -> FloatArray:
-        metric = self.single.reward.metric
-        return getattr(self.single.problem.dense, metric) - plans.metrics[:, METRICS.index(metric)]
+        return np.asarray(self._scorer.drop(plans.metrics[:, METRICS.index(self.single.reward.metric)]))
 
     # ------------------------------------------------------------------ what is handed out
 
     def _observations(self) -> NDArray[np.float32]:
-        single, plans = self.single, self._current
-        layers, layout = single.problem.num_layers, single.layout
-        observations = np.empty((self.num_envs, layout.size), dtype=np.float32)
-        table = observations[:, layout.slices["features"]].reshape(self.num_envs, layers, layout.feature_dim)
-        table[:] = single.problem.features_of(single.features)
-        for column, values in single.features.of_plans(plans.kept, single.problem.cost):
-            table[:, :, column] = values
-        observations[:, layout.slices["features"]] = table.reshape(self.num_envs, -1)
-        tail = layout.size - len(GLOBALS)
-        observations[:, tail - layers : tail] = 1.0 - plans.kept / single.problem.cost.units
-        progress = self._steps / single.horizon
-        columns = (self._drops(plans), plans.reductions, self._targets, np.minimum(self._lambda, BOUND), progress)
-        for offset, column in enumerate(columns):
-            observations[:, tail + offset] = column
-        return observations
+        plans, progress = self._current, self._steps / self.single.horizon
+        return self._observer(plans.kept, self._drops(plans), plans.reductions, self._targets, self._lambda, progress)
 
     def _info(self, parts: FloatArray) -> dict[str, Any]:
         plans = self._current
@@ -255,7 +242,7 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
 
 @dataclass(frozen=True, eq=False)
 class _Plans:
-    """Where the episodes stand, one row a copy (see :class:`prune_gym.base_env.PlanState`)."""
+    """Where the episodes stand, one row a copy (see :class:`prune_gym.scoring.PlanState`)."""
 
     kept: IntArray
     metrics: FloatArray

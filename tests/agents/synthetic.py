@@ -63,7 +63,7 @@ class SyntheticPruning(gym.Env):
         for layer in range(num_layers - 1):
             self.curvature[layer, layer + 1] = self.curvature[layer + 1, layer] = rng.uniform(0, 0.02)
         self.archive: dict[tuple[int, ...], Evaluation] = {}
-        self.reward, self.fidelity = SyntheticReward(), "measured"
+        self.reward, self.fidelity, self.beliefs = SyntheticReward(), "measured", None
         self.action_space = gym.spaces.Box(-1, 1, (num_layers,), np.float32)
         size = num_layers * (FEATURES + 1) + GLOBALS
         self.observation_space = gym.spaces.Box(-10, 10, (size,), np.float32)
@@ -94,18 +94,21 @@ class SyntheticPruning(gym.Env):
     def score_of(self, evaluations: np.ndarray, reductions: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
         return evaluations - self.penalty * np.maximum(0, self.target - reductions) / self.target
 
-    def fork(self, start):
-        start = self.start_plans[start]
-        other = SyntheticPruning(self.num_layers, self.units, self.target, self.seed, self.horizon, start)
+    def fork(self, start=None, fidelity=None):
+        start = self.start if start is None else self.start_plans[start]
+        other = SyntheticPruning(self.num_layers, self.units, self.target, self.seed, self.horizon, start, self.targets)
         other.archive = self.archive
+        if fidelity is not None:
+            other.fidelity, other.beliefs = fidelity.name, fidelity
         return other
 
     def _measure(self) -> dict:
         plan = tuple(self.kept.tolist())
-        if plan not in self.archive:
+        if self.beliefs is None and plan not in self.archive:
             accuracy = float(self.soft_accuracy(self.kept))
             self.archive[plan] = Evaluation(accuracy, accuracy, -np.log(accuracy))
-        accuracy = self.archive[plan].soft_accuracy
+        known = self.archive[plan] if self.beliefs is None else self.beliefs.evaluate(self.problem, {}, self.kept)
+        accuracy = known.soft_accuracy
         reduction = float(self.problem.cost.reduction(self.kept))
         return {
             "accuracy": accuracy,

@@ -287,9 +287,9 @@ class Bandit:
 
 def test_gnn_policy_improves_its_reward(bench):
     torch.manual_seed(0)
-    game = gnn._Game(bench, 0.5)
+    game = gnn._Game(bench)
     game._scorer = Bandit()
-    agent = gnn.Agent(game.graph, len(bench.groups), 32, 3e-3)
+    agent = gnn.Agent(game.graph, len(bench.groups), 3e-3)
     for _ in range(25):
         agent.update([game.play(agent) for _ in range(10)])
     first, last = np.array(game.rewards[:50]), np.array(game.rewards[-50:])
@@ -318,17 +318,31 @@ def test_gnn_returns_its_best_plan(tiny_task):
 
 def test_amcs_state_is_its_eleven_numbers(tiny_task):
     bench = Workbench(tiny_task.model, tiny_task.calibration, 0.5, ratio_of="flops")
-    table = amc.layer_table(bench)
     flops = 2 * np.array([1 * 8 * 9 * 64, 8 * 6 * 9 * 64, 8 * 10 * 9 * 16, 160 * 12])
-    assert table.tolist() == [
-        [0, 8, 1, 8, 8, 1, 3, flops[0]],
-        [1, 6, 8, 8, 8, 1, 3, flops[1]],
-        [2, 10, 8, 8, 8, 2, 3, flops[2]],
-        [3, 12, 160, 1, 1, 1, 1, flops[3]],
-    ]
-    state = amc.amc_state(table / table.max(axis=0), flops, np.array([0.5, 0.25, 0.9, 0.9]), 2)
-    saved = (0.5 * flops[0] + 0.25 * flops[1]) / flops.sum()
-    np.testing.assert_allclose(state[8:], [saved, flops[3] / flops.sum(), 0.25], rtol=1e-6)
+    table = np.array(
+        [
+            [0, 8, 1, 8, 8, 1, 3, flops[0]],
+            [1, 6, 8, 8, 8, 1, 3, flops[1]],
+            [2, 10, 8, 8, 8, 2, 3, flops[2]],
+            [3, 12, 160, 1, 1, 1, 1, flops[3]],
+        ]
+    )
+    fixed = (table - table.mean(axis=0)) / table.std(axis=0)
+    env = amc.AMCEnv(bench)
+    states = [env.reset()[0]]
+    for action in (0.5, -0.2, 0.9, 0.0):
+        states.append(env.step(np.array([action], dtype=np.float32))[0])
+    np.testing.assert_allclose([state[:8] for state in states[:4]], fixed, rtol=1e-5)
+    np.testing.assert_array_equal(states[4][:8], states[3][:8])
+    ratios = 1 - np.array(env.finished[0][1]) / bench.target.limits.units
+    keeps = 1 - ratios
+    # conv1's stream goes through conv2 and back; conv3 reads it, the linear layer reads conv3.
+    inputs = np.array([1.0, keeps[0], keeps[0], keeps[2]])
+    saved = flops * (1 - inputs * keeps)
+    for layer, state in enumerate(states[:4]):
+        last = ratios[layer - 1] if layer else 0.0
+        expected = [saved[:layer].sum() / flops.sum(), flops[layer + 1 :].sum() / flops.sum(), last]
+        np.testing.assert_allclose(state[8:], expected, rtol=1e-5)
 
 
 def test_amc_reaches_the_target_in_every_episode_and_is_paid_its_accuracy(tiny_task):

@@ -85,11 +85,12 @@ def test_it_runs_on_every_device(name, tiny_task, device):
     assert {parameter.device for parameter in network.parameters()} == {device}
 
 
-def test_long_methods_report_progress(tiny_task):
+@pytest.mark.parametrize("name", ["dep-graph", "autocompress", "hrank", "taylor", "gnn", "amc"])
+def test_long_methods_report_progress(name, tiny_task):
     seen = []
-    prune("taylor", tiny_task.model, tiny_task.calibration, progress=lambda *call: seen.append(call))
+    prune(name, tiny_task.model, tiny_task.calibration, progress=lambda *call: seen.append(call))
     assert seen
-    assert seen[-1][0] == "removing channels"
+    assert all(description and 0 <= done <= total for description, done, total in seen)
 
 
 def test_a_users_method_is_a_decorator_away(tiny_task):

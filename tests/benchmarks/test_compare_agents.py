@@ -23,7 +23,7 @@ targets: [0.6]
 seeds: [0, 1]
 evaluations: 6
 agents: [{{name: rspar, options: {{hidden_dim: 8}}}}, cem, knapsack, ppo]
-fronts: {{targets: [0.4, 0.6], evaluations: 8, agents: [rspar, cem]}}
+fronts: {{targets: [0.4, 0.6], evaluations: 8, agents: [rspar, cem], unseen: [0.5]}}
 """
 
 
@@ -85,6 +85,7 @@ def test_what_it_leaves_behind(finished, capsys):
     assert "12 of 12 runs finished before" in shown
     assert "60 % of the FLOPs removed, 2 runs an agent" in shown
     assert "Hypervolume over all targets" in shown
+    assert "The policy alone" in shown
     for name in ("progress-0.6.png", "fronts-tiny-cnn.png"):
         assert (folder / "plots" / name).stat().st_size > 0
     rows = list(csv.DictReader((folder / "evaluations.csv").open()))
@@ -95,6 +96,19 @@ def test_what_it_leaves_behind(finished, capsys):
     assert metric["iqm"]["low"] <= metric["iqm"]["value"] <= metric["iqm"]["high"]
     assert 0 <= metric["improvement"]["value"] <= 1
     assert row["seconds"]["evaluations"] > 0
+
+
+def test_policies_act_at_targets_never_asked_for(finished):
+    runs = cells(finished[1])
+    fronts = {name: cell for name, cell in runs.items() if len(cell["targets"]) > 1}
+    assert {cell["agent"]: cell["policy"] is None for cell in fronts.values()} == {"rspar": False, "cem": True}
+    for cell in fronts.values():
+        for row in cell["policy"] or []:
+            for who in ("policy", "start", "archive"):
+                assert row[who]["flops_reduction"] >= row["target"] - (who == "policy")
+                assert 0 < row[who]["soft_accuracy"] < 1
+        assert [row["target"] for row in cell["policy"] or []] in ([], [0.4, 0.5, 0.6])
+        assert len(cell["evaluations"]) == 8, "what the policy reaches is not part of its budget"
 
 
 def test_a_killed_study_goes_on_and_ends_the_same(finished, tmp_path, monkeypatch, capsys):

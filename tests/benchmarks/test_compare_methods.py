@@ -4,10 +4,18 @@ import csv
 import json
 
 import pytest
+import torch
 
-from benchmarks import compare_methods, method_cells
+from benchmarks import method_cells
 from benchmarks.compare_methods import main
-from benchmarks.method_tables import comparison_table, summarise
+from benchmarks.method_cells import Budget, Contest
+from benchmarks.method_plots import plot_methods
+from benchmarks.method_tables import comparison_table, markdown_tables, summarise
+from prune_gym.augmentation import Augmentation
+from prune_gym.datasets import TensorSplit
+from prune_gym.problem import PruningProblem
+from prune_gym.tasks import make_task
+from prune_gym.training import fine_tune
 from tests.benchmarks import tiny_task
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*more than 1 % off the target")
@@ -42,6 +50,8 @@ def test_comparison_measures_every_cell_and_reports(tmp_path, capsys):
         assert 0.6 <= row["flops_reduction"] <= 0.62
         assert row["seeds"] == [0, 1]
     assert len(list(csv.DictReader((tmp_path / "comparison.csv").open()))) == 4
+    assert (tmp_path / "comparison.png").stat().st_size > 10_000
+    assert "| magnitude | 2 |" in (tmp_path / "comparison.md").read_text()
     shown = capsys.readouterr().out
     assert "magnitude" in shown
     assert "60 % of the FLOPs removed, 2 seeds" in shown
@@ -60,22 +70,22 @@ def test_stopped_runs_go_on_where_they_were(tmp_path, monkeypatch):
     assert compare(tmp_path, "--part", "1/2") == 0
     assert len(list((tmp_path / "cells").glob("*.json"))) == 2
     measured = []
-    original = compare_methods.measure
-    monkeypatch.setattr(compare_methods, "measure", lambda *call: measured.append(call[1]) or original(*call))
+    original = Contest.measure
+    monkeypatch.setattr(Contest, "measure", lambda self, *call: measured.append(call) or original(self, *call))
     assert compare(tmp_path) == 0
     assert len(measured) == 2
 
 
 def test_a_failing_cell_costs_only_itself_and_is_tried_again(tmp_path, monkeypatch, capsys):
-    def fail(problem, method, *rest):
+    def fail(contest, method, target, seed):
         if method == "magnitude":
             raise ValueError("too thin")
-        return cell(method, rest[1], 0.5)
+        return cell(method, seed, 0.5)
 
-    monkeypatch.setattr(compare_methods, "measure", fail)
+    monkeypatch.setattr(Contest, "measure", fail)
     assert compare(tmp_path, seeds=("0",)) == 1
     assert "failed: magnitude, target 0.6, seed 0: ValueError: too thin" in capsys.readouterr().out
-    monkeypatch.setattr(compare_methods, "measure", lambda problem, method, *rest: cell(method, rest[1], 0.5))
+    monkeypatch.setattr(Contest, "measure", lambda contest, method, target, seed: cell(method, seed, 0.5))
     assert compare(tmp_path, seeds=("0",)) == 0
 
 
@@ -85,6 +95,8 @@ def test_a_failing_cell_costs_only_itself_and_is_tried_again(tmp_path, monkeypat
         (("--methods", "magnitud"), "unknown method 'magnitud'; did you mean 'magnitude'"),
         (("--weights", "a.safetensors"), "gives every seed a dense network: 2 files, got 1"),
         (("--seeds", "1", "1"), "--seeds are different numbers"),
+        (("--targets", "1.2"), "--targets are shares of the FLOPs removed"),
+        (("--finetune-lr", "0"), "--finetune-lr positive"),
     ],
 )
 def test_bad_arguments(arguments, said, tmp_path, capsys):
@@ -92,8 +104,71 @@ def test_bad_arguments(arguments, said, tmp_path, capsys):
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("option", ["--images", "--evaluations", "--own-training", "--reward-images", "--test-images"])
+def test_amounts_are_whole_numbers_of_at_least_one(option, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        compare(tmp_path, option, "0")
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def contest(tmp_path_factory):
+    tiny_task.register()
+    task = make_task("tiny-cnn")
+    budget = Budget(images=60, own_training=120, evaluations=6, finetune_epochs=1, timed_passes=1, test_images=40)
+    problem = PruningProblem(task, cache_dir=tmp_path_factory.mktemp("cache")).load()
+    return Contest(problem, budget, Augmentation(max_shift=1))
+
+
+def test_everyone_is_fine_tuned_by_the_same_teacher_on_the_same_images_and_steps(contest, monkeypatch):
+    dense = {name: tensor.clone() for name, tensor in contest.problem.task.model.state_dict().items()}
+    given = []
+
+    def record(model, teacher, images, **schedule):
+        given.append((teacher, images, schedule))
+        return fine_tune(model, teacher, images, **schedule)
+
+    monkeypatch.setattr(method_cells, "fine_tune", record)
+    for method in ("magnitude", "taylor", "hobs-knapsack"):
+        contest.measure(method, 0.6, 3)
+    assert len(given) == 3
+    for teacher, images, schedule in given:
+        assert teacher is contest.problem.task.model
+        assert images is given[0][1]
+        assert len(images) == 60
+        assert schedule == given[0][2]
+    assert schedule["seed"] == 3
+    assert all(torch.equal(dense[name], tensor) for name, tensor in contest.problem.task.model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["taylor", "gnn", "hobs-gp"])
+def test_the_test_split_is_touched_only_when_everything_is_decided(contest, method, monkeypatch):
+    events, batches = [], TensorSplit.batches
+    tested = contest.problem.task.test.images.untyped_storage().data_ptr()
+
+    def watched(split, batch_size):
+        events.append("test" if split.images.untyped_storage().data_ptr() == tested else "other")
+        return batches(split, batch_size)
+
+    def tune(*arguments, **schedule):
+        fine_tune(*arguments, **schedule)
+        events.append("fine-tuned")
+
+    monkeypatch.setattr(TensorSplit, "batches", watched)
+    monkeypatch.setattr(method_cells, "fine_tune", tune)
+    monkeypatch.delitem(contest.__dict__, "dense_accuracy", raising=False)
+    contest.measure(method, 0.6, 0)
+    assert events.count("test") == 5  # four stages and the dense network
+    assert "test" not in events[: events.index("fine-tuned")]
+
+
+@pytest.mark.parametrize("method", ["autocompress", "gnn", "amc", "hobs-gp", "hobs-rspar"])
+def test_searches_measure_equally_many_plans_at_most(contest, method):
+    assert 3 <= contest.measure(method, 0.6, 0)["evaluations"] <= 6  # revisits are free
+
+
 def test_cells_of_another_budget_are_not_mixed_in(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(compare_methods, "measure", lambda problem, method, *rest: cell(method, rest[1], 0.5))
+    monkeypatch.setattr(Contest, "measure", lambda contest, method, target, seed: cell(method, seed, 0.5))
     assert compare(tmp_path) == 0
     assert compare(tmp_path, "--finetune-epochs", "3") == 2
     assert "cells of another task or budget" in " ".join(capsys.readouterr().err.split())
@@ -113,6 +188,15 @@ def test_methods_are_tested_against_rspar_over_the_same_seeds():
     assert rows["taylor"]["accuracy"]["raw"]["comparison"] is None
     assert rows["hobs-rspar"]["accuracy"]["raw"]["comparison"] is None
     assert comparison_table(0.6, list(rows.values())).row_count == 3
+    text = markdown_tables(list(rows.values()))
+    assert "| magnitude | 5 | 50.4 ± 0.5 |" in text
+    assert "| **92.0 ± 1.6** |" in text
+    assert text.count("\n|") == 5
+
+
+def test_a_picture_needs_finished_cells():
+    with pytest.raises(ValueError, match="no finished cells"):
+        plot_methods([], "nothing")
 
 
 @pytest.mark.parametrize("method", [name for name in method_cells.method_names() if not name.startswith("hobs")])
@@ -123,3 +207,12 @@ def test_every_method_has_a_schedule_for_every_budget(method):
     )
     assert small[1] <= large[1] <= 10_000
     assert (small == large) == (method in ("unpruned", "random-channels", "magnitude", "dep-graph", "adaprune"))
+
+
+@pytest.mark.parametrize("evaluations", [2, 3, 10, 16, 50, 333])
+def test_annealing_cools_as_far_with_any_number_of_plans(evaluations):
+    cooling, plans = method_cells.cooling_of(evaluations), 1
+    temperature = cooling.start
+    while temperature > cooling.stop:
+        plans, temperature = plans + 1, temperature * cooling.rate
+    assert plans == evaluations

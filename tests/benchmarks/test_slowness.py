@@ -8,9 +8,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from benchmarks import slowness
+from benchmarks import rounding_gain, slowness
+from benchmarks.layer_record import LayerRecord
 from benchmarks.metrics import SystemMetrics
-from benchmarks.slowness import _Seen, explain_slowness, reason_of, slowness_table
+from benchmarks.slowness import explain_slowness, reason_of, slowness_table
 from prune_gym.device import available_devices
 from prune_gym.models import resnet20
 from prune_gym.pruner import PhysicalPruner
@@ -41,7 +42,7 @@ def test_flops_of_the_layers_add_up_to_the_networks(pair, device):
 
 
 def seen(**changes):
-    base = _Seen("Conv2d", (64, 64), 1, False, 1e8, 1e6, (1, 64, 8, 8), False, 1.0)
+    base = LayerRecord("Conv2d", (64, 64), 1, False, 1e8, 1e6, (1, 64, 8, 8), False, 1.0)
     return replace(base, **changes)
 
 
@@ -78,7 +79,7 @@ def test_rounding_gains_are_measured_on_other_channel_counts(pair, monkeypatch):
         function()
         return True
 
-    monkeypatch.setattr(slowness, "compare_interleaved", pretend)
+    monkeypatch.setattr(rounding_gain, "compare_interleaved", pretend)
     report = explain_slowness(*pair, IMAGES, num_iterations=1, num_warmup=0)
     layer = next(layer for layer in report.layers if layer.name == "layer1.0.conv1")
     assert layer.channels == (11, 11)

@@ -14,13 +14,12 @@ def test_every_promised_row_is_measured(tmp_path):
     arguments = ("prune", "--threads", "1", "--gpu", "cpu", "--json", str(path), *SMALL, "--batch-sizes", "1", "2")
     assert speed.main(arguments) == 0
     rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
-    names = [
-        f"resnet18_{what}_b{batch}{suffix}"
-        for batch in (1, 2)
-        for suffix in ("", "_auto")
-        for what in ("speedup", "share_of_ideal")
-    ]
-    assert list(rows) == ["prune_resnet18_s", *names]
+    names = ["prune_resnet18_s"]
+    for batch in (1, 2):
+        pairs = [(what, suffix) for suffix in ("", "_auto") for what in ("speedup", "share_of_ideal")]
+        names += [f"resnet18_{what}_b{batch}{suffix}" for what, suffix in pairs]
+        names += [f"resnet18_ceiling_b{batch}_auto", f"choose_auto_resnet18_b{batch}_s"]
+    assert list(rows) == names
     for batch in (1, 2):
         for suffix in ("", "_auto"):
             share, speedup = (rows[f"resnet18_{what}_b{batch}{suffix}"] for what in ("share_of_ideal", "speedup"))

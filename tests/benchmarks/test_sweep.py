@@ -94,7 +94,7 @@ def test_every_cell_has_a_run_folder_and_a_row(finished):
 def test_a_predicted_search_measures_the_start_plan_and_its_best_only(finished):
     for row in read_results(finished.save_dir):
         assert row["measured_evaluations"] <= (2 if row["method"] == "predicted-random" else 1)
-        assert 0.6 <= row["flops_reduction"]
+        assert row["flops_reduction"] >= 0.6
 
 
 def test_kill_9_in_the_middle_then_resume_gives_the_table_of_an_uninterrupted_sweep(finished, tmp_path):
@@ -222,7 +222,10 @@ def test_a_failure_that_cannot_be_written_stops_the_sweep(tmp_path, monkeypatch)
     [
         ({"seeds": [1, 2, 1]}, r"sweep.yaml, line \d+: 'seeds' must name each once, or cells would be duplicates.*1"),
         ({"targets": [0.6, 0.60]}, r"'targets' must name each once"),
-        ({"targets": [0.6, 0.60000001]}, r"duplicate cells: .*would share the folder 'tiny-cnn-hobs-uniform-0.6/seed_1'"),
+        (
+            {"targets": [0.6, 0.60000001]},
+            r"duplicate cells: .*would share the folder '.*-0.6/seed_1'",
+        ),
         ({"methods": ["hobs-unifrom"]}, r"unknown method 'hobs-unifrom'; did you mean 'hobs-uniform'\?"),
         ({"tasks": ["tiny-cn"]}, r"unknown task 'tiny-cn'; did you mean 'tiny-cnn'\?"),
         ({"run": {"pruning": {"finetune": {"epoch": 1}}}}, r"line \d+: unknown key 'pruning.finetune.epoch'; did you"),

@@ -272,13 +272,27 @@ def test_two_processes_fill_one_cache(tmp_path):
     assert not [file for file in tmp_path.iterdir() if file.suffix != ".safetensors"]
 
 
-def test_spawned_environments_equal_those_of_this_process():
-    makers = [functools.partial(make_tiny_env, constraint="hard")]
-    spawned, here = AsyncVectorEnv(makers, context="spawn"), SyncVectorEnv(makers)
-    action = np.full((1, 3), 0.4, dtype=np.float32)
+@pytest.mark.parametrize(
+    "kwargs", [{"constraint": "hard"}, {"env_id": "HOBSPruneLayerwise-v0"}], ids=["v0", "layerwise"]
+)
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_spawned_environments_equal_those_of_this_process(kwargs, mode):
+    """Until after the end of an episode; at measured fidelity."""
+    makers = [functools.partial(make_tiny_env, **kwargs)] * 2
+    spawned, here = (
+        AsyncVectorEnv(makers, context="spawn", autoreset_mode=mode),
+        SyncVectorEnv(makers, autoreset_mode=mode),
+    )
+    action = np.full(here.action_space.shape, 0.4, dtype=np.float32)
     try:
         np.testing.assert_array_equal(spawned.reset(seed=1)[0], here.reset(seed=1)[0])
-        np.testing.assert_array_equal(spawned.step(action)[0], here.step(action)[0])
+        ends = 0
+        for _ in range(4):
+            theirs, ours = spawned.step(action), here.step(action)
+            for left, right in zip(theirs[:4], ours[:4], strict=True):
+                np.testing.assert_array_equal(left, right)
+            ends += ours[2].all()
+        assert ends
     finally:
         spawned.close()
 
@@ -304,3 +318,14 @@ def test_import_is_clean_and_light():
     code = f"import sys, prune_gym; found = [name for name in {heavy} if name in sys.modules]; assert not found, found"
     root = Path(prune_gym.__file__).parent.parent
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=root, timeout=120)
+
+
+@pytest.mark.parametrize("env_id", ["HOBSPrune-v0", "HOBSPruneLayerwise-v0"])
+def test_an_episode_raises_no_warning(env_id):
+    code = (
+        "from tests.prune_gym.tiny import make_tiny_env; "
+        f"env = make_tiny_env({env_id!r}, render_mode='rgb_array'); env.reset(seed=0); "
+        "env.step(env.action_space.sample()); env.render(); env.close()"
+    )
+    root = Path(prune_gym.__file__).parent.parent
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=root, timeout=240)

@@ -152,3 +152,23 @@ def test_fewer_calibration_images_hold_as_many_of_every_class(order):
     assert balanced_images(split, 20).shape == (20, 1)
     assert torch.bincount(balanced_images(split, 20)[:, 0].long()).tolist() == [5, 5, 5, 5]
     assert balanced_images(split, None) is split.images
+
+
+def test_closed_form_refits_are_made_once_for_what_a_layer_keeps(monkeypatch):
+    evaluator = evaluator_of(networks.Residual, "closed_form")
+    compensator = evaluator.hobs.compensator
+    solved = []
+    solve = compensator._solve
+    monkeypatch.setattr(compensator, "_solve", lambda name, part: solved.append(name) or solve(name, part))
+    kept = half(evaluator)
+    first = evaluator.evaluate(kept)
+    once = len(solved)
+    assert once
+    evaluator.archive.clear()
+    assert evaluator.evaluate(kept) == first
+    assert len(solved) == once
+    last = evaluator.hobs.groups[-1]
+    evaluator.evaluate([*kept[:-1], last.num_units])
+    assert len(solved) == once
+    evaluator.evaluate([*kept[:-1], kept[-1] - 1])
+    assert set(solved[once:]) == {member.module for member in last.consumers}

@@ -1,9 +1,13 @@
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hessian.channels import find_channel_groups
 from prune_gym.cost import CostModel
-from prune_gym.latency import LatencyTable, LayerTimes, latency_table, measure
+from prune_gym.latency import BATCH_SIZE, LatencyTable, LayerTimes, latency_table, measure
+from prune_gym.pruner import PhysicalPruner
+from prune_gym.timing import Timing, compare_models
 from tests.hessian import networks
 
 
@@ -49,3 +53,53 @@ def test_a_damaged_table_is_measured_again(tmp_path, caplog):
     path.write_bytes(path.read_bytes()[:-7])
     assert table()(cost.units) > 0
     assert "computed again" in caplog.text
+
+
+class Stopwatch:
+    """A machine on which everything takes as long as its FLOPs."""
+
+    def __init__(self, idle: float = 0.0):
+        self.idle = idle
+
+    def time_callable(self, function, **_):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            function()
+        return Timing(np.array([float(counter.get_total_flops())]), "cpu", 1)
+
+    def time_model(self, model, images, **_):
+        layers = self.time_callable(lambda: model(images))
+        return Timing(layers.samples_ms + self.idle, "cpu", 1)
+
+
+@pytest.mark.parametrize("kind", networks.ALL)
+def test_where_layers_take_their_flops_plans_take_theirs(kind, monkeypatch):
+    model, images, cost = build(kind)
+    plans = np.random.default_rng(0).integers(1, cost.units + 1, (20, len(cost.units)))
+    for idle in (0.0, 1e6):
+        watch = Stopwatch(idle)
+        monkeypatch.setattr("prune_gym.latency.time_callable", watch.time_callable)
+        monkeypatch.setattr("prune_gym.latency.time_model", watch.time_model)
+        rest = idle * plans.sum(axis=1) / cost.units.sum()
+        np.testing.assert_allclose(measure(model, images, cost)(plans), BATCH_SIZE * cost.flops(plans) + rest)
+
+
+def test_whole_pruned_networks_are_as_fast_in_order_as_predicted():
+    model = networks.enliven(networks.Residual(width=48))
+    images, _ = networks.images(BATCH_SIZE, 0)
+    cost = CostModel(find_channel_groups(model, images[:1]), model, images[:1])
+    pruner = PhysicalPruner(model, images[:1])
+    plans = {divisor: np.maximum(1, cost.units // divisor) for divisor in (1, 2, 8)}
+    pruned = {
+        str(divisor): pruner.prune(
+            {
+                group.name: [channel for unit in group.units[kept:] for channel in unit]
+                for group, kept in zip(cost.groups, plan, strict=True)
+            }
+        )
+        for divisor, plan in plans.items()
+    }
+    times = compare_models(pruned, images, num_iterations=30, num_warmup=5)
+    fastest = [times[name].samples_ms.min() for name in pruned]
+    predicted = measure(model, images, cost)(np.array(list(plans.values())))
+    assert (np.diff(fastest) < 0).all()
+    assert (np.diff(predicted) < 0).all()

@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from hessian import HOBSSensitivityAnalyzer
+from prune_gym import auto_rounding
 from prune_gym import pruner as pruner_module
 from prune_gym.cost import CostModel
 from prune_gym.device import available_devices
 from prune_gym.models import resnet20
 from prune_gym.pruner import PhysicalPruner
-from tests.prune_gym.surgery_networks import BY_NAME
+from tests.prune_gym.surgery_networks import BY_NAME, CASES
 
 
 @pytest.fixture
@@ -104,6 +105,63 @@ def test_auto_takes_the_fastest(network, monkeypatch):
     assert all(width % 8 == 0 for width in widths)
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_auto_serves_every_kind_of_coupling(case):
+    pruner = PhysicalPruner(case.model(), case.inputs())
+    plan = {group.name: group.channels([0]) for group in pruner.groups if group.num_units > 1}
+    cost = CostModel(pruner.groups, pruner.model, pruner.example_input)
+    target = cost.reduction(np.array([group.num_units - (group.name in plan) for group in pruner.groups]))
+    for candidate in pruner.time_roundings(plan, num_iterations=1):
+        assert candidate.flops_reduction >= target
+        pruner.prune(candidate.plan)
+
+
+def test_auto_takes_networks_of_several_inputs():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 16, 1), nn.Conv2d(2, 16, 1)
+            self.middle, self.head = nn.Conv2d(16, 16, 3), nn.Conv2d(16, 2, 1)
+
+        def forward(self, x, y):
+            return self.head(self.middle(self.first(x) * self.second(y)))
+
+    pruner = PhysicalPruner(Two(), (torch.randn(1, 3, 8, 8), torch.randn(1, 2, 8, 8)))
+    pruned = pruner.prune({group.name: [0, 1, 2] for group in pruner.groups}, round_to="auto")
+    assert pruned.middle.out_channels < 16
+
+
+def test_the_fastest_is_rebalanced_and_the_predicted_loss_of_an_analysis_bounds_it(network, monkeypatch):
+    model, inputs = network
+    analyzer = HOBSSensitivityAnalyzer(model, example_input=inputs)
+    analyzer.orders = {group.name: torch.arange(group.num_units) for group in analyzer.groups}
+    analyzer.curves = {group.name: torch.linspace(0, 1, group.num_units) ** 2 for group in analyzer.groups}
+    pruner = PhysicalPruner(model, inputs)
+    seen = []
+
+    def spy(near, cost, variant, inputs):
+        seen.append(near)
+        return np.array([counts[0] for counts in near.levels])
+
+    monkeypatch.setattr(auto_rounding, "rebalanced", spy)
+    plan = {group.name: list(range(6)) for group in pruner.groups}
+    found = pruner.time_roundings(plan, num_iterations=1, analyzer=analyzer)
+    (balanced,) = (candidate for candidate in found if candidate.rebalanced)
+    counts = kept_channels(pruner, balanced.plan)
+    assert list(counts.values()) == [levels[0] for levels in seen[0].levels]
+    assert all(count % balanced.round_to == 0 for count in counts.values())
+    for group, levels, losses in zip(pruner.groups, seen[0].levels, seen[0].losses, strict=True):
+        expected = [float(analyzer.curves[group.name][group.num_units - count]) for count in levels]
+        assert losses == pytest.approx(expected)
+
+
+def test_zero_iterations_are_refused_before_anything_is_cut(network, monkeypatch):
+    pruner = PhysicalPruner(*network)
+    monkeypatch.setattr(pruner, "_cut", None)
+    with pytest.raises(ValueError, match="num_iterations must be at least 1, got 0"):
+        pruner.time_roundings({"layer1.0.conv1": [0]}, num_iterations=0)
+
+
 def test_auto_leaves_unpruned_layers_whole(network):
     pruner = PhysicalPruner(*network)
     for candidate in pruner.time_roundings({"layer1.0.conv1": [0, 5, 7]}, num_iterations=1):
@@ -114,9 +172,9 @@ def test_auto_times_a_channels_last_network_on_channels_last_images(network, mon
     model, inputs = network
     seen = []
 
-    def spy(candidates, cut, example_input, **kwargs):
+    def spy(rounder, plan, cut, example_input, **kwargs):
         seen.append(example_input.is_contiguous(memory_format=torch.channels_last))
-        return original(candidates, cut, example_input, **kwargs)
+        return original(rounder, plan, cut, example_input, **kwargs)
 
     original = pruner_module.time_roundings
     monkeypatch.setattr(pruner_module, "time_roundings", spy)

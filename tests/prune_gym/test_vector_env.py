@@ -68,13 +68,20 @@ def test_make_vec_builds_it_and_its_spec_survives(problem):
     np.testing.assert_array_equal(vector.reset(seed=0)[0], again.reset(seed=0)[0])
 
 
-@pytest.mark.parametrize("mode", ["sync", "vector_entry_point"])
-@pytest.mark.parametrize("env_id", ["HOBSPrune-v0", "HOBSPruneLayerwise-v0"])
-def test_make_vec_in_every_mode(env_id, mode):
-    if env_id == "HOBSPruneLayerwise-v0" and mode == "vector_entry_point":
-        pytest.skip("the layerwise environment has no vector form of its own")
+@pytest.mark.parametrize(
+    ("env_id", "mode", "kind"),
+    [
+        ("HOBSPrune-v0", None, HOBSPruneVectorEnv),
+        ("HOBSPrune-v0", "vector_entry_point", HOBSPruneVectorEnv),
+        ("HOBSPrune-v0", "sync", SyncVectorEnv),
+        ("HOBSPruneLayerwise-v0", None, SyncVectorEnv),
+        ("HOBSPruneLayerwise-v0", "sync", SyncVectorEnv),
+    ],
+)
+def test_make_vec_in_every_mode(env_id, mode, kind):
     register_tiny()
     vector = gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, task="tiny", fidelity="predicted")
+    assert isinstance(vector.unwrapped, kind)
     observations, _ = vector.reset(seed=0)
     assert observations.shape == vector.observation_space.shape
     assert vector.step(vector.action_space.sample())[1].shape == (2,)

@@ -1,0 +1,92 @@
+"""What a policy knows by itself: the plan of its deterministic action at a target, measured but not searched for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from prune_gym.evaluator import Evaluation
+from prune_gym.problem import PruningProblem
+
+Row = dict[str, Any]
+Plan = tuple[int, ...]
+
+
+def policy_rows(
+    agent: Any, env: gym.Env, problem: PruningProblem, archive: Mapping[Plan, Evaluation], targets: Sequence[float]
+) -> list[Row]:
+    """The policy at targets, beside the start plan and the best plan measured for any target at or above it.
+
+    Args:
+        agent: with a policy (``predict``).
+        env: a pruning environment; its archive grows by what is measured here.
+        problem: what is pruned.
+        archive: plans measured while the agent learned.
+        targets: FLOPs reductions.
+
+    Returns:
+        One row a target: ``target``, and for ``policy``, ``start`` and ``archive`` each ``kept``,
+        ``flops_reduction``, ``accuracy`` and ``soft_accuracy`` on the reward split. ``archive`` is None where no
+        measured plan removes that much.
+    """
+    known = np.array(list(archive))
+    reductions = problem.cost.reduction(known)
+    qualities = np.array([found.soft_accuracy for found in archive.values()])
+    rows: list[Row] = []
+    for target in targets:
+        observation, info = env.reset(seed=0, options={"target": target})
+        start = _row(info["kept"], info["accuracy"], info["soft_accuracy"], info["flops_reduction"])
+        action, _ = agent.predict(observation, deterministic=True)
+        _, _, _, _, info = env.step(action)
+        policy = _row(info["kept"], info["accuracy"], info["soft_accuracy"], info["flops_reduction"])
+        best = None
+        if (reductions >= target).any():
+            index = int(np.where(reductions >= target, qualities, -np.inf).argmax())
+            found = list(archive.values())[index]
+            best = _row(known[index], found.accuracy, found.soft_accuracy, reductions[index])
+        rows.append({"target": target, "policy": policy, "start": start, "archive": best})
+    return rows
+
+
+def _row(kept: np.ndarray, accuracy: float, soft_accuracy: float, reduction: float) -> Row:
+    return {
+        "kept": np.asarray(kept).tolist(),
+        "flops_reduction": float(reduction),
+        "accuracy": float(accuracy),
+        "soft_accuracy": float(soft_accuracy),
+    }
+
+
+def policy_table(results: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Means over the runs of every agent that has a policy; None where no run looked at one."""
+    table = Table(title="The policy alone", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("agent", no_wrap=True)
+    for heading in ("target", "asked for in training", "policy", "start plan", "best measured", "runs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    looked = [result for result in results if result.get("policy")]
+    for agent in dict.fromkeys(result["agent"] for result in looked):
+        runs = [result for result in looked if result["agent"] == agent]
+        for number, row in enumerate(runs[0]["policy"]):
+            at = [run["policy"][number] for run in runs]
+            met = any(abs(row["target"] - target) < 1e-9 for target in runs[0]["targets"])
+            best = [one["archive"]["soft_accuracy"] for one in at if one["archive"]]
+            table.add_row(
+                agent,
+                f"{row['target']:g}",
+                "yes" if met else "no",
+                f"{100 * np.mean([one['policy']['soft_accuracy'] for one in at]):.2f}",
+                f"{100 * np.mean([one['start']['soft_accuracy'] for one in at]):.2f}",
+                f"{100 * np.mean(best):.2f}" if best else "",
+                str(len(runs)),
+            )
+    table.caption = (
+        "soft accuracy on the reward split in %, of the deterministic action; best measured: of all plans of the run "
+        "that remove at least as much"
+    )
+    table.caption_justify = "left"
+    return table if looked else None
