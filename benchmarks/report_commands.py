@@ -8,11 +8,16 @@ from typing import Any
 
 import yaml
 
-from benchmarks.report_runs import Group
-from benchmarks.report_sources import Ablation, Comparison, Findings, Sweep, config_of
+from benchmarks.report_runs import Group, Run, read_text
+from benchmarks.report_sources import Ablation, Comparison, Findings, Sweep
 
 AGAIN = "results/again"
 """Where repeated runs go: never over the results they are compared with."""
+
+
+def config_of(run: Run) -> str:
+    """Return the text of a run's resolved configuration; "" where it was not kept."""
+    return "" if run.folder is None else read_text(run.folder / "config.yaml")
 
 
 def command_of_runs(group: Group, findings: Findings) -> str:

@@ -119,6 +119,14 @@ def read_json(path: Path, source: str) -> Any:
         raise UnreadableError(f"{source} is damaged or cannot be read: {error}") from None
 
 
+def read_text(path: Path) -> str:
+    """Return a file's text; "" where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def check_finite(content: Any, source: str) -> None:
     """Refuse content with a number that is none.
 

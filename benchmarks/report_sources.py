@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.report_runs import (
     Group,
     Run,
@@ -21,6 +19,7 @@ from benchmarks.report_runs import (
     check_finite,
     group_runs,
     read_json,
+    read_text,
     run_of_result,
     run_of_row,
 )
@@ -145,7 +144,7 @@ def _read_folder(findings: Findings, folder: Path, files: list[str]) -> None:
     if "study.json" in files or "comparison.json" in files:
         _read_comparison(findings, folder, files)
     if "sweep.yaml" in files or ("results.csv" in files and "timings.csv" in files):
-        config = _text(folder / "sweep.yaml") if "sweep.yaml" in files else ""
+        config = read_text(folder / "sweep.yaml") if "sweep.yaml" in files else ""
         findings.sweeps.append(Sweep(_relative(findings, folder), config, _failures(findings, folder)))
 
 
@@ -290,26 +289,5 @@ def _table(findings: Findings, path: Path) -> list[dict[str, Any]]:
         return []
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def _relative(findings: Findings, path: Path) -> str:
     return path.relative_to(findings.root).as_posix()
-
-
-def config_of(run: Run) -> str:
-    """Return the text of a run's resolved configuration; "" where it was not kept."""
-    return "" if run.folder is None else _text(run.folder / "config.yaml")
-
-
-def read_yaml(text: str) -> Mapping[str, Any]:
-    """Return a mapping of a YAML text; empty where it is none."""
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return {}
-    return content if isinstance(content, dict) else {}

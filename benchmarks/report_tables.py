@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import statistics
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
-from benchmarks.report_commands import command_of_runs, commands_of_sweep
+import yaml
+
+from benchmarks.report_commands import command_of_runs, commands_of_sweep, config_of
 from benchmarks.report_html import Html, bullets, code, details, join, listing, paragraph, table, tag
 from benchmarks.report_numbers import REFERENCES, accuracy, count, difference, percent, seconds, span, times
 from benchmarks.report_runs import STAGES, Group, Run
-from benchmarks.report_sources import Findings, Sweep, config_of, read_yaml
+from benchmarks.report_sources import Findings, Sweep
 from benchmarks.samples import MIN_SEEDS
 from benchmarks.stat_tests import summarise_runs
 
@@ -217,8 +220,17 @@ def where(findings: Findings) -> Html:
     return join(parts)
 
 
+def _grid(sweep: Sweep) -> Mapping[str, Any]:
+    """The configuration of a sweep; empty where it cannot be read."""
+    try:
+        content = yaml.safe_load(sweep.config)
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _sweep(sweep: Sweep, findings: Findings) -> Html:
-    grid = read_yaml(sweep.config)
+    grid = _grid(sweep)
     sizes = [len(grid[key]) for key in ("methods", "tasks", "targets", "seeds") if isinstance(grid.get(key), list)]
     prefix = "" if sweep.folder == "." else f"{sweep.folder}/"
     done = sum(len(group.runs) for group in findings.groups if f"{group.folder}/".startswith(prefix))
