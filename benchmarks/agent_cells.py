@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.monitor import Record, until
 from agents.protocol import TOLERANCE
@@ -164,12 +165,22 @@ def _with_seconds(rows: list[dict[str, Any]], store: PlanStore) -> list[dict[str
 def _best(
     settings: EnvironmentConfig, start: str, target: float, archives: Sequence[Archive], problem: PruningProblem
 ) -> dict[str, Any]:
-    """The best plan measured for a target, cut, refitted in sequence and tested."""
+    """The best plan measured for a target, tested."""
     env = cast(HOBSPruneEnv, make_env(problem, settings, (target,), start).unwrapped)
     env.reset(options={"target": target})
     for archive in archives:
         env.archive.update(archive)
-    kept, found = env.best_plan(TOLERANCE)
+    return tested(*env.best_plan(TOLERANCE), problem)
+
+
+def tested(kept: NDArray[np.int64], found: Evaluation, problem: PruningProblem) -> dict[str, Any]:
+    """A measured plan, cut, refitted in sequence and measured on the test split.
+
+    Args:
+        kept: units of every layer [L].
+        found: what it scored on the reward split.
+        problem: what is pruned; its task has a test split.
+    """
     task = problem.task
     assert task.test is not None
     pruner = PhysicalPruner(task.model, task.example_input, ignored_layers=tuple(task.ignored_layers))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.agent_tables import curves_of, is_front
+from benchmarks.agent_curves import curves_of, is_front
 from benchmarks.plot_parts import draw_band
 from benchmarks.plot_style import add_legend, finish, label_axes, look, new_figure
 from benchmarks.seed_plots import plot_accuracy_flops

@@ -11,9 +11,8 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from agents.registry import AGENTS, check_options
-from benchmarks.config import unknown_choice, validate_tree
+from benchmarks.config import load_tree, unknown_choice
 from benchmarks.config_schema import Count, FilePath, Name, NonNegative, Section
-from benchmarks.config_source import ConfigError, ConfigSource
 from prune_gym.reward import LAMBDA_0, TAU, make_reward
 
 Target = Annotated[float, Field(gt=0, lt=1)]
@@ -49,6 +48,8 @@ class AgentEntry(Section):
     """Arguments of its constructor."""
     environment: EnvironmentConfig = EnvironmentConfig()
     """Keys of ``environment`` that differ for this agent."""
+    evaluations: Budget | None = None
+    """Its own number of measured evaluations at one target; absent: that of the study."""
 
     @model_validator(mode="before")
     @classmethod
@@ -130,7 +131,9 @@ class StudyConfig(Section):
         for seed in self.seeds:
             for task in self.tasks:
                 cells += [
-                    Cell(task, label, (target,), seed, self.evaluations) for target in self.targets for label in labels
+                    Cell(task, entry.title, (target,), seed, entry.evaluations or self.evaluations)
+                    for target in self.targets
+                    for entry in self.agents
                 ]
                 if self.fronts.targets:
                     cells += [Cell(task, label, self.fronts.targets, seed, self.fronts.evaluations) for label in fronts]
@@ -182,13 +185,7 @@ def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
         FileNotFoundError: no such file.
         ConfigError: everything wrong with the keys and values, one line each.
     """
-    source = ConfigSource.from_file(path)
-    source.override(overrides)
-    study = validate_tree(source, StudyConfig)
-    problems = list(_problems(study))
-    if problems:
-        raise ConfigError("\n".join(f"{source.name}: {problem}" for problem in problems))
-    return study
+    return load_tree(path, overrides, StudyConfig, _problems)[0]
 
 
 def _problems(study: StudyConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the runs of the comparison of agents say together: curves, aggregates, tables."""
+"""What the runs of the comparison of agents say together: aggregates and tables."""
 
 from __future__ import annotations
 
@@ -10,19 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from agents.protocol import TOLERANCE
-from benchmarks.aggregates import (
-    Band,
-    interquartile_curve,
-    interquartile_mean,
-    probability_of_improvement,
-    stratified_band,
-    stratified_bootstrap,
-)
+from benchmarks.agent_curves import evaluations_to_catch_up, is_front
+from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from prune_gym.files import write_atomic
 
 Result = Mapping[str, Any]
@@ -30,23 +22,6 @@ Row = dict[str, Any]
 
 SINGLE = ("test_accuracy", "accuracy", "soft_accuracy")
 """What runs at one target are compared by."""
-
-
-def best_so_far(result: Result, length: int) -> NDArray[np.float64]:
-    """Soft accuracy of the best plan on the target after every evaluation of a run at one target, [length].
-
-    The start plan always counts. A run that measured fewer plans keeps its last value.
-    """
-    target, rows = result["targets"][0], result["evaluations"]
-    meets = [0 <= row["flops_reduction"] - target <= TOLERANCE or row["index"] == 1 for row in rows]
-    scores = [row["soft_accuracy"] if good else -np.inf for row, good in zip(rows, meets, strict=True)]
-    curve = np.maximum.accumulate(scores)[:length]
-    return np.append(curve, np.full(length - len(curve), curve[-1]))
-
-
-def is_front(result: Result) -> bool:
-    """Whether a run served several targets."""
-    return len(result["targets"]) > 1
 
 
 def summarise(results: Sequence[Result], reference: str, n_bootstrap: int = 2000) -> list[Row]:
@@ -60,8 +35,9 @@ def summarise(results: Sequence[Result], reference: str, n_bootstrap: int = 2000
     Returns:
         Rows with ``question`` (``"0.91"`` or ``"front"``), ``agent``, ``runs``, ``metrics`` (metric -> interquartile
         mean, its interval, and the reference's probability of improvement over this agent; None for the reference
-        itself and where tasks differ), ``evaluations``, ``seconds`` (mean, of the agent and of its evaluations) and
-        ``overhead`` (the ratio of the two).
+        itself and where tasks differ), ``caught_up`` (evaluations after which the reference is where this agent ends,
+        with their interval; None for itself and for fronts), ``evaluations``, ``seconds`` (mean, of the agent and of
+        its evaluations) and ``overhead`` (the ratio of the two).
     """
     rows = []
     for question in sorted({_question(result) for result in results}):
@@ -82,11 +58,13 @@ def _row(question: str, agent: str, group: Sequence[Result], against: Sequence[R
     metrics = {metric: _compare(group, against, metric, n_bootstrap) for metric in SINGLE}
     evaluating = sum(result["seconds"]["evaluations"] for result in group)
     own = sum(result["seconds"]["own"] for result in group)
+    caught_up = evaluations_to_catch_up(against, group) if against and question != "front" else None
     return {
         "question": question,
         "agent": agent,
         "runs": len(group),
         "metrics": metrics,
+        "caught_up": None if caught_up is None else asdict(caught_up),
         "evaluations": float(np.mean([len(result["evaluations"]) for result in group])),
         "seconds": {"own": own / len(group), "evaluations": evaluating / len(group)},
         "overhead": own / evaluating if evaluating else None,
@@ -123,8 +101,10 @@ def study_table(question: str, rows: Sequence[Row], reference: str) -> Table:
         title=f"{what}, {max(row['runs'] for row in rows)} runs an agent", title_justify="left", box=SIMPLE_HEAD
     )
     table.add_column("agent", no_wrap=True)
-    for heading in ("test", "[95 %]", f"P({reference} >)", "[95 %]", "reward split", "plans", "own s", "measuring s"):
+    chance_headings = (f"P({reference} >)", "[95 %]")
+    for heading in ("test", "[95 %]", *chance_headings, "reward split", "plans", "caught up", "own s", "measuring s"):
         table.add_column(heading.replace("[", "\\["), justify="right", no_wrap=True)
+    budget = max((row["evaluations"] for row in rows if row["agent"] == reference), default=0.0)
     for row in sorted(rows, key=lambda row: -row["metrics"]["test_accuracy"]["iqm"]["value"]):
         test, chance = row["metrics"]["test_accuracy"]["iqm"], row["metrics"]["test_accuracy"]["improvement"]
         table.add_row(
@@ -135,15 +115,25 @@ def study_table(question: str, rows: Sequence[Row], reference: str) -> Table:
             "" if chance is None else f"{chance['low']:.2f} - {chance['high']:.2f}",
             f"{100 * row['metrics']['soft_accuracy']['iqm']['value']:.2f}",
             f"{row['evaluations']:.0f}",
+            _caught_up(row["caught_up"], budget),
             f"{row['seconds']['own']:.1f}",
             f"{row['seconds']['evaluations']:.1f}",
         )
     table.caption = (
         "in %; test: interquartile mean of the best plan's one-shot accuracy (of the area under the front), with its "
-        "stratified bootstrap interval; reward split: soft accuracy; own s: the agent's own time"
+        "stratified bootstrap interval; reward split: soft accuracy; caught up: "
+        f"evaluations after which {reference} is where the agent ends; own s: the agent's own time"
     )
     table.caption_justify = "left"
     return table
+
+
+def _caught_up(found: Row | None, budget: float) -> str:
+    """Evaluations and their interval; "never" beyond the budget."""
+    if found is None:
+        return ""
+    value, low, high = (f"{found[key]:.0f}" if found[key] <= budget else "never" for key in ("value", "low", "high"))
+    return f"{value} ({low} - {high})"
 
 
 def write_evaluations(path: Path, results: Sequence[Result]) -> None:
@@ -159,22 +149,3 @@ def write_evaluations(path: Path, results: Sequence[Result]) -> None:
             kept = " ".join(map(str, row["kept"]))
             writer.writerow([result["task"], result["agent"], targets, result["seed"], *values, kept])
     write_atomic(path, text.getvalue())
-
-
-def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, seed: int = 0) -> Band:
-    """Interquartile mean of the best-so-far curves of one agent and its 95 % interval.
-
-    Args:
-        results: runs at one target; they are resampled within every task.
-        length: of the curves, in evaluations.
-        n_bootstrap: resamples.
-        seed: of the resampling.
-
-    Returns:
-        Arrays [length].
-    """
-    by_task: dict[str, list[NDArray[np.float64]]] = {}
-    for result in results:
-        by_task.setdefault(result["task"], []).append(best_so_far(result, length))
-    curves = [np.array(runs) for runs in by_task.values()]
-    return stratified_band(interquartile_curve, curves, n_bootstrap=n_bootstrap, seed=seed)

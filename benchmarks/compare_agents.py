@@ -21,11 +21,13 @@ import torch
 from rich.console import Console
 
 from benchmarks.agent_cells import run_cell
+from benchmarks.agent_curves import is_front
 from benchmarks.agent_plots import plot_fronts, plot_progress
 from benchmarks.agent_policies import policy_table
-from benchmarks.agent_study import Cell, StudyConfig, load_study
-from benchmarks.agent_tables import is_front, study_table, summarise, write_evaluations
+from benchmarks.agent_study import AgentEntry, Cell, StudyConfig, load_study
+from benchmarks.agent_tables import study_table, summarise, write_evaluations
 from benchmarks.arguments import share
+from benchmarks.command import reports_errors
 from benchmarks.config_source import ConfigError
 from benchmarks.machine import describe_machine
 from benchmarks.main import chosen_device, default_threads
@@ -35,12 +37,12 @@ from benchmarks.samples import few_seeds_are_stated
 from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem
 
-BAD_INPUT, INTERRUPTED = 2, 130
 TABLE_WIDTH = 150
 SAME_STUDY = ("evaluations", "environment")
 """Keys whose change makes runs incomparable; so do the targets and the budget of the fronts."""
 
 
+@reports_errors(OSError, ValueError, ImportError, interrupted="interrupted: nothing is lost, the same command goes on")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study, or what is left of it.
 
@@ -51,22 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done (or out of time), 2 bad input, 130 interrupted.
     """
     options = _parser().parse_intermixed_args(argv)
-    errors = Console(stderr=True)
-    try:
-        study = load_study(options.config, options.overrides)
-        device = chosen_device(options.gpu)
-        torch.set_num_threads(options.threads or study.num_threads or default_threads())
-        _open_folder(study)
-        console = Console()
-        _run(study, options, device, console)
-        # Where nobody looks at a terminal, no column is cut off.
-        _report(study, console if console.is_terminal else Console(width=TABLE_WIDTH))
-    except (OSError, ValueError, ImportError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        errors.print("interrupted: nothing is lost, the same command goes on", style="yellow")
-        return INTERRUPTED
+    study = load_study(options.config, options.overrides)
+    device = chosen_device(options.gpu)
+    torch.set_num_threads(options.threads or study.num_threads or default_threads())
+    _open_folder(study)
+    console = Console()
+    _run(study, options, device, console)
+    # Where nobody looks at a terminal, no column is cut off.
+    _report(study, console if console.is_terminal else Console(width=TABLE_WIDTH))
     return 0
 
 
@@ -80,19 +74,23 @@ def _open_folder(study: StudyConfig) -> None:
         fronts = stored["study"]["fronts"], current["fronts"]
         if all(front["targets"] for front in fronts):
             changed += [f"fronts.{key}" for key in ("targets", "evaluations") if fronts[0][key] != fronts[1][key]]
-        changed += [
-            f"agent {label!r}" for label in agents if stored["agents"].get(label, agents[label]) != agents[label]
-        ]
+        before = {label: _entry(agent) for label, agent in stored["agents"].items()}
+        changed += [f"agent {label!r}" for label in agents if before.get(label, agents[label]) != agents[label]]
         if changed:
             raise ConfigError(
                 f"{study.save_dir} holds runs of another study (different: {', '.join(changed)}); choose another "
                 "save_dir, or delete it"
             )
-        agents = {**stored["agents"], **agents}
+        agents = {**before, **agents}
     content = {"study": current, "agents": agents, "versions": versions(), "threads": torch.get_num_threads()}
     content["machine"] = describe_machine()
     write_json_atomic(path, content)
     write_atomic(study.save_dir / "config.yaml", study.to_yaml())
+
+
+def _entry(stored: dict[str, Any]) -> dict[str, Any]:
+    """An agent's entry as it would be written today, with keys it did not have then at their defaults."""
+    return AgentEntry.model_validate(stored).model_dump(mode="json")
 
 
 def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, console: Console) -> None:

@@ -23,11 +23,19 @@ from rich.console import Console
 
 from benchmarks.agent_study import StudyConfig
 from benchmarks.config_schema import Config
+from benchmarks.transfer_config import TransferConfig
 from prune_gym.files import write_atomic
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 INTRODUCTION = Path(__file__).parent / "configs" / "introduction.md"
 OUT_OF_DATE = 1
+
+ROOTS: dict[str, type[BaseModel]] = {
+    "A run": Config,
+    "A comparison of agents": StudyConfig,
+    "A study of transfer": TransferConfig,
+}
+"""What a file can describe, by the title of its part."""
 
 _TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
 _BOUNDS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
@@ -48,9 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def reference_page() -> str:
-    """Return the whole page: the introduction, then every key of a run and of a comparison of agents."""
+    """Return the whole page: the introduction, then every key of whatever a file can describe."""
     parts = [INTRODUCTION.read_text(encoding="utf-8").rstrip()]
-    for title, root in (("A run", Config), ("A comparison of agents", StudyConfig)):
+    for title, root in ROOTS.items():
         parts += [f"## {title}", *_sections(root, "")]
     return "\n\n".join(parts) + "\n"
 

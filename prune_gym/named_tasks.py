@@ -257,6 +257,19 @@ NAMED_TASKS: tuple[NamedTask, ...] = (
         weights_shipped=True,
     ),
     NamedTask(
+        name="digits-resnet56",
+        description="ResNet-56 on the same digits: what an agent that learned on ResNet-20 carries over; needs one "
+        "training run",
+        load_splits=load_digits_splits,
+        input_shape=(1, 16, 16),
+        model_factory="resnet56",
+        model_kwargs={"num_classes": 10, "in_channels": 1},
+        recipe=TrainingRecipe(epochs=30, lr=0.05, batch_size=32, weight_decay=1e-3, max_shift=1.0, max_rotation=10.0),
+        default_target=0.9,
+        size=TaskSize(30, 1120, 62_727_424, 855_482),
+        reward_views=5,
+    ),
+    NamedTask(
         name="fashion-resnet20",
         description="ResNet-20 on Fashion-MNIST at 28x28; needs the data on disk and one training run",
         load_splits=load_fashion_splits,

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks import agent_cells
+from benchmarks.agent_curves import best_so_far, evaluations_to_catch_up
 from benchmarks.agent_plots import plot_progress
 from benchmarks.agent_study import load_study
-from benchmarks.agent_tables import best_so_far
 from benchmarks.compare_agents import main
 from prune_gym.evaluator import Evaluator
 from tests.benchmarks import tiny_task
@@ -195,12 +195,55 @@ def test_the_best_so_far_counts_plans_on_the_target_only():
     np.testing.assert_allclose(curve, [0.5, 0.5, 0.8, 0.8, 0.8, 0.8])
 
 
+def runs(*curves, task="tiny", target=0.6):
+    """Runs at one target whose plans all meet it, by their soft accuracies."""
+    return [
+        {
+            "task": task,
+            "targets": [target],
+            "evaluations": [
+                {"index": index, "soft_accuracy": score, "flops_reduction": target}
+                for index, score in enumerate(curve, 1)
+            ],
+        }
+        for curve in curves
+    ]
+
+
+def test_catching_up_counts_evaluations_to_where_the_others_end():
+    ours = runs(*5 * [[0.1, 0.4, 0.6, 0.8]])
+    assert evaluations_to_catch_up(ours, runs(*5 * [[0.1, 0.2, 0.2, 0.2, 0.2, 0.5]])).value == 3
+    assert evaluations_to_catch_up(ours, runs(*5 * [[0.1]])).value == 1
+    assert evaluations_to_catch_up(ours, runs(*5 * [[0.1, 0.9]])).value == 5, "one more than the budget"
+    assert evaluations_to_catch_up(ours, runs(*5 * [[0.1]], task="other")) is None
+
+
+def test_an_agent_can_have_a_budget_of_its_own(tmp_path):
+    path, folder = study(tmp_path)
+    change = ["agents=[knapsack, {name: random, label: longer, evaluations: 9}]", "reference=knapsack", "seeds=[0]"]
+    assert compare(path, *change, "fronts.targets=[]", "fronts.agents=[]") == 0
+    lengths = {name: len(cell["evaluations"]) for name, cell in cells(folder).items()}
+    assert lengths == {"tiny-cnn-0.6-knapsack-seed0.json": 1, "tiny-cnn-0.6-longer-seed0.json": 9}
+
+
+def test_entries_stored_before_a_key_existed_are_the_same_agents(tmp_path):
+    path, folder = study(tmp_path)
+    change = ["agents=[knapsack]", "reference=knapsack", "seeds=[0]", "fronts.targets=[]", "fronts.agents=[]"]
+    assert compare(path, *change) == 0
+    stored = json.loads((folder / "study.json").read_text())
+    del stored["agents"]["knapsack"]["evaluations"]
+    (folder / "study.json").write_text(json.dumps(stored))
+    assert compare(path, *change) == 0
+
+
 def test_nothing_to_draw():
     with pytest.raises(ValueError, match="nothing to draw"):
         plot_progress([], "title")
 
 
-@pytest.mark.parametrize("name", ["compare_digits", "compare_fashion"])
+@pytest.mark.parametrize(
+    "name", ["compare_digits", "compare_fashion", "compare_fashion_budget", "compare_fashion_lambda"]
+)
 def test_shipped_studies_are_valid(name):
     from benchmarks.configs import CONFIG_DIR
 

@@ -143,7 +143,7 @@ def test_origins_of_replaced_sections_are_forgotten(write):
     assert source.origin(("pruning", "finetune", "epochs")).endswith("top.yaml, line 2")
 
 
-RUNS = [name for name in config_names() if not name.startswith("compare_")]
+RUNS = [name for name in config_names() if not name.startswith(("compare_", "transfer_"))]
 
 
 def test_the_promised_configurations_are_there():

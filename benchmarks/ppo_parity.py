@@ -1,0 +1,206 @@
+"""R-SPAR's PPO against Stable-Baselines3's on a standard control task, with the same settings, steps and seeds.
+
+    python -m benchmarks.ppo_parity [--steps 100000] [--seeds 0 1 2 3 4] [--json FILE]
+
+Pendulum-v1, observed as a network of one layer (:class:`AsNetwork`). Returns are those of deterministic episodes after
+training, the same for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from agents import RSPARAgent
+from benchmarks.arguments import positive
+from benchmarks.command import reports_errors
+from benchmarks.result_file import write_result
+from benchmarks.stat_tests import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from prune_gym.observation import GLOBALS
+
+LANES = 4
+STEPS_BETWEEN_UPDATES = 256
+"""Of every lane."""
+WIDTH = 64
+LEARNING_RATE = 1e-3
+GAMMA = 0.9
+"""Lanes, steps, discount and learning rate are those of RL Baselines3 Zoo for this task."""
+REWARD_SCALE = 0.1
+EVALUATION_EPISODES = 20
+EVALUATION_SEED = 10_000
+
+
+class AsNetwork(gym.Wrapper):
+    """A control task with one action, observed as a network of one layer: ``[features | last action | zeros]``.
+
+    Args:
+        env: observations [D], one action.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0)))
+        assert env.observation_space.shape is not None
+        if env.action_space.shape != (1,) or len(env.observation_space.shape) != 1:
+            raise ValueError(f"one action and flat observations are needed, got {env.action_space}")
+        self.feature_dim = env.observation_space.shape[0]
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (self.feature_dim + 1 + len(GLOBALS),), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._observe(observation, 0.0), info
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Act; rewards are scaled for both agents alike."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._observe(observation, float(action[0])), REWARD_SCALE * float(reward), terminated, truncated, info
+
+    def _observe(self, observation: NDArray[np.float32], action: float) -> NDArray[np.float32]:
+        ratio = (1 + action) / 2
+        return np.concatenate([observation, [ratio], np.zeros(len(GLOBALS))]).astype(np.float32)
+
+
+def make_env() -> AsNetwork:
+    """Pendulum-v1 as a network of one layer."""
+    return AsNetwork(gym.make("Pendulum-v1"))
+
+
+def train_rspar(seed: int, steps: int) -> Any:
+    """R-SPAR without imagination, which is plain PPO."""
+    lanes = SyncVectorEnv([make_env] * LANES, autoreset_mode=AutoresetMode.SAME_STEP)
+    agent = RSPARAgent(
+        num_layers=1,
+        layer_feature_dim=make_env().feature_dim,
+        hidden_dim=WIDTH,
+        lr=LEARNING_RATE,
+        gamma=GAMMA,
+        n_steps=STEPS_BETWEEN_UPDATES,
+        initial_std=1.0,
+        target_kl=None,
+        imagination=None,
+        seed=seed,
+    )
+    return agent.learn(lanes, steps)
+
+
+def train_sb3(seed: int, steps: int) -> Any:
+    """Stable-Baselines3's PPO with the same settings."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    model = PPO(
+        "MlpPolicy",
+        DummyVecEnv([make_env] * LANES),
+        learning_rate=LEARNING_RATE,
+        n_steps=STEPS_BETWEEN_UPDATES,
+        batch_size=64,
+        n_epochs=10,
+        gamma=GAMMA,
+        gae_lambda=0.95,
+        clip_range=0.2,
+        ent_coef=0.0,
+        policy_kwargs={"net_arch": [WIDTH, WIDTH]},
+        seed=seed,
+        device="cpu",
+    )
+    return model.learn(steps)
+
+
+TRAINERS: dict[str, Callable[[int, int], Any]] = {"rspar": train_rspar, "sb3": train_sb3}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        agent: a key of :data:`TRAINERS`.
+        seed: of everything in it.
+        mean_return: of deterministic episodes after training, unscaled.
+        seconds: wall time of training (s).
+    """
+
+    agent: str
+    seed: int
+    mean_return: float
+    seconds: float
+
+
+def run(agent: str, seed: int, steps: int) -> Run:
+    """Train an agent and see what it has learned."""
+    started = time.perf_counter()
+    trained = TRAINERS[agent](seed, steps)
+    return Run(agent, seed, evaluate(trained), time.perf_counter() - started)
+
+
+def evaluate(agent: Any) -> float:
+    """Mean unscaled return of deterministic episodes, the same ones for every agent."""
+    env, returns = make_env(), []
+    for episode in range(EVALUATION_EPISODES):
+        observation, _ = env.reset(seed=EVALUATION_SEED + episode)
+        total, over = 0.0, False
+        while not over:
+            action, _ = agent.predict(observation, deterministic=True)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total += reward / REWARD_SCALE
+            over = terminated or truncated
+        returns.append(total)
+    return float(np.mean(returns))
+
+
+def summary(runs: Sequence[Run]) -> dict[str, Any]:
+    """Interquartile means with their intervals, and how probably a run of R-SPAR is the better one."""
+    returns = {agent: [run.mean_return for run in runs if run.agent == agent] for agent in TRAINERS}
+    estimates = {agent: asdict(stratified_bootstrap(interquartile_mean, [found])) for agent, found in returns.items()}
+    chance = stratified_bootstrap(probability_of_improvement, [returns["rspar"]], [returns["sb3"]])
+    return {"iqm": estimates, "probability_rspar_is_better": asdict(chance)}
+
+
+@reports_errors(OSError, ValueError, ImportError)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare from the command line.
+
+    Args:
+        argv: arguments; absent means those of the process.
+
+    Returns:
+        Exit code: 0 done, 2 bad input, 130 interrupted.
+    """
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ppo_parity", description="R-SPAR's PPO against SB3's.")
+    parser.add_argument("--steps", type=positive, default=100_000, help="environment steps a run (default: 100000)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--json", type=Path, help="where to write the result")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    console = Console()
+    runs = []
+    for seed in options.seeds:
+        for agent in TRAINERS:
+            runs.append(run(agent, seed, options.steps))
+            console.print(f"{agent}, seed {seed}: {runs[-1].mean_return:.1f} in {runs[-1].seconds:.0f} s")
+    found = summary(runs)
+    table = Table("agent", "return, IQM", "95 %", title=f"Pendulum-v1, {options.steps:,} steps", box=SIMPLE_HEAD)
+    for agent, estimate in found["iqm"].items():
+        table.add_row(agent, f"{estimate['value']:.1f}", f"{estimate['low']:.1f} to {estimate['high']:.1f}")
+    console.print(table)
+    if options.json is not None:
+        write_result(options.json, {"steps": options.steps, "runs": [asdict(one) for one in runs], **found})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

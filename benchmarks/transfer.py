@@ -1,0 +1,225 @@
+"""R-SPAR trained on one task, at work on others: at once, and after a few measured evaluations there.
+
+    python -m benchmarks.transfer --config FILE [--minutes M] [KEY=VALUE ...]
+
+A policy is trained on the source task for every seed and carried to every other task, where it acts without learning
+(zero-shot) and then learns, beside an agent that begins there. Every run is a file in ``save_dir/cells``; the same
+command goes on with what is left. Tables go to the terminal, ``transfer.json`` to ``save_dir``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from benchmarks.command import reports_errors
+from benchmarks.config_source import ConfigError
+from benchmarks.main import chosen_device, default_threads
+from benchmarks.result_file import write_result
+from benchmarks.samples import few_seeds_are_stated
+from benchmarks.transfer_config import TransferConfig, load_transfer
+from benchmarks.transfer_runs import carry_over, train_source
+from prune_gym.files import write_json_atomic
+from prune_gym.problem import PruningProblem
+
+SAME_STUDY = ("source", "evaluations", "environment", "options")
+"""Keys whose change makes runs incomparable."""
+LOOKS = (0.25, 1.0)
+"""Shares of the evaluations after which learning is looked at."""
+TABLE_WIDTH = 150
+
+Row = dict[str, Any]
+
+
+@reports_errors(OSError, ValueError, KeyError, interrupted="interrupted: the same command goes on with the next run")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study, or what is left of it.
+
+    Args:
+        argv: arguments; absent means those of the process.
+
+    Returns:
+        Exit code: 0 done (or out of time), 2 bad input, 130 interrupted.
+    """
+    options = _parser().parse_intermixed_args(argv)
+    config = load_transfer(options.config, options.overrides)
+    device = chosen_device(options.gpu)
+    torch.set_num_threads(options.threads or config.num_threads or default_threads())
+    _open_folder(config)
+    console = Console()
+    _run(config, device, console, options.minutes)
+    _report(config, console if console.is_terminal else Console(width=TABLE_WIDTH))
+    return 0
+
+
+def _open_folder(config: TransferConfig) -> None:
+    """Refuse to mix runs of different studies; more tasks, targets or seeds are welcome."""
+    path, current = config.save_dir / "study.json", config.model_dump(mode="json")
+    if path.is_file():
+        stored = json.loads(path.read_text())
+        changed = [key for key in SAME_STUDY if stored[key] != current[key]]
+        if changed:
+            raise ConfigError(
+                f"{config.save_dir} holds runs of another study (different: {', '.join(changed)}); choose another "
+                "save_dir, or delete it"
+            )
+    write_json_atomic(path, current)
+
+
+def _run(config: TransferConfig, device: torch.device, console: Console, minutes: float | None) -> None:
+    repair = config.environment.repair
+    names = dict.fromkeys((config.source.task, *config.tasks))
+    problems = {task: PruningProblem(task, device=device, repair=repair) for task in names}
+    _check(config, problems)
+    started = time.monotonic()
+    for seed in config.seeds:
+        source = config.save_dir / "agents" / f"{config.source.task}-seed{seed}.safetensors"
+        for task in config.tasks:
+            for target in config.targets:
+                path = _path(config, task, target, seed)
+                if path.is_file():
+                    continue
+                if minutes is not None and time.monotonic() - started > 60 * minutes:
+                    console.print(f"{minutes:g} minutes are over; the same command goes on", highlight=False)
+                    return
+                if not source.is_file():
+                    train_source(config, seed, problems[config.source.task].load(), source)
+                row = carry_over(config, seed, target, problems[task].load(), source)
+                write_json_atomic(path, row)
+                console.print(f"{path.stem}: {_in_short(row)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _check(config: TransferConfig, problems: dict[str, PruningProblem]) -> None:
+    """Targets within reach, before anything is computed.
+
+    Raises:
+        ConfigError: a target out of reach; the reachable range is named.
+    """
+    for task, problem in problems.items():
+        limits = problem.cost.limits(config.environment.max_pruning_ratio)
+        targets = config.source.targets if task == config.source.task else ()
+        for target in (*targets, *(config.targets if task in config.tasks else ())):
+            try:
+                problem.cost.check_target(target, limits)
+            except ValueError as error:
+                raise ConfigError(f"task {task!r}: {error}") from None
+
+
+def _path(config: TransferConfig, task: str, target: float, seed: int) -> Path:
+    return config.save_dir / "cells" / f"{task}-{target:g}-seed{seed}.json"
+
+
+def _in_short(row: Row) -> str:
+    values = {
+        "start": row["start"]["soft_accuracy"],
+        "zero-shot": row["zero_shot"]["soft_accuracy"],
+        "transferred": row["transferred"]["best"]["soft_accuracy"],
+        "from scratch": row["scratch"]["best"]["soft_accuracy"],
+    }
+    return ", ".join(f"{name} {100 * value:.2f} %" for name, value in values.items())
+
+
+def summarise(rows: Sequence[Row], evaluations: int) -> list[Row]:
+    """Interquartile means and comparisons for every (task, target).
+
+    Args:
+        rows: of :func:`benchmarks.transfer_runs.carry_over`.
+        evaluations: measured evaluations of a run.
+
+    Returns:
+        One row a (task, target): ``runs``, ``soft_accuracy`` and ``test_accuracy`` (agent -> interquartile mean and
+        its interval), and ``chances`` (what -> probability of improvement and its interval).
+    """
+    looks = [max(1, round(share * evaluations)) for share in LOOKS]
+    summary = []
+    for task, target in dict.fromkeys((row["task"], row["target"]) for row in rows):
+        runs = [row for row in rows if (row["task"], row["target"]) == (task, target)]
+        soft = {name: [run[name]["soft_accuracy"] for run in runs] for name in ("start", "zero_shot")}
+        test = {name: [run[name]["test_accuracy"] for run in runs] for name in ("start", "zero_shot")}
+        for name in ("transferred", "scratch"):
+            soft |= {f"{name} {look}": [run[name]["curve"][look - 1] for run in runs] for look in looks}
+            test[f"{name} {looks[-1]}"] = [run[name]["best"]["test_accuracy"] for run in runs]
+        pairs = [("zero_shot", "start"), *((f"transferred {look}", f"scratch {look}") for look in looks)]
+        summary.append(
+            {
+                "task": task,
+                "target": target,
+                "runs": len(runs),
+                "soft_accuracy": {name: _estimate(values) for name, values in soft.items()},
+                "test_accuracy": {name: _estimate(values) for name, values in test.items()},
+                "chances": {f"{ours} > {theirs}": _chance(soft[ours], soft[theirs]) for ours, theirs in pairs},
+            }
+        )
+    return summary
+
+
+def _estimate(values: Sequence[float]) -> dict[str, float]:
+    return asdict(stratified_bootstrap(interquartile_mean, [values]))
+
+
+def _chance(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    return asdict(stratified_bootstrap(probability_of_improvement, [ours], [theirs]))
+
+
+def _report(config: TransferConfig, console: Console) -> None:
+    paths = [
+        _path(config, task, target, seed) for task in config.tasks for target in config.targets for seed in config.seeds
+    ]
+    rows = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    if rows:
+        with few_seeds_are_stated():
+            summary = summarise(rows, config.evaluations)
+        for found in summary:
+            console.print(transfer_table(found))
+        write_result(config.save_dir / "transfer.json", {"study": config.model_dump(mode="json"), "rows": summary})
+    console.print(f"{len(rows)} of {len(paths)} runs; results: {config.save_dir}", highlight=False, soft_wrap=True)
+
+
+def transfer_table(found: Row) -> Table:
+    """One (task, target) of :func:`summarise`."""
+    title = f"{found['task']}, {100 * found['target']:g} % of the FLOPs removed, {found['runs']} runs"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("agent", "reward split", r"\[95 %]", "test", r"\[95 %]"):
+        table.add_column(heading, justify="left" if heading == "agent" else "right", no_wrap=True)
+    for name, soft in found["soft_accuracy"].items():
+        test = found["test_accuracy"].get(name)
+        table.add_row(name, *_cells(soft), *(_cells(test) if test is not None else ()))
+    chances = [f"P({what}) {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for what, c in found["chances"].items()]
+    table.caption = (
+        "interquartile means in %; reward split: soft accuracy; numbers are measured evaluations\n" + "; ".join(chances)
+    ).replace("[", r"\[")
+    table.caption_justify = "left"
+    return table
+
+
+def _cells(estimate: dict[str, float]) -> tuple[str, str]:
+    return f"{100 * estimate['value']:.2f}", f"{100 * estimate['low']:.2f} - {100 * estimate['high']:.2f}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.transfer", description="What R-SPAR learned on one task is worth on others."
+    )
+    add = parser.add_argument
+    add("--config", required=True, metavar="FILE", help="YAML configuration of the study")
+    add("--minutes", type=float, help="start no new run after so long")
+    add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
+    add("--threads", type=int, metavar="N", help="CPU threads (default: num_threads of the configuration)")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

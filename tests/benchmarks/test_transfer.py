@@ -1,0 +1,154 @@
+"""Policies carried to other tasks: what a run records, that it resumes, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.configs import CONFIG_DIR
+from benchmarks.transfer import main, summarise
+from benchmarks.transfer_config import load_transfer
+from prune_gym.tasks import PruningTask, register_task, task_names
+from tests.benchmarks import tiny_task
+
+STUDY = """\
+name: tiny
+save_dir: "{folder}"
+num_threads: 1
+source: {{task: tiny-cnn, targets: [0.4, 0.6], evaluations: 6}}
+tasks: [tiny-shallow]
+targets: [0.5]
+evaluations: 4
+seeds: [0, 1]
+options: {{hidden_dim: 8}}
+"""
+
+
+def shallow():
+    """Another network, of two layers instead of three, on the same images."""
+    task = tiny_task.build()
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 10, 3, stride=2, padding=1), nn.BatchNorm2d(10), nn.ReLU()),
+        *(nn.Conv2d(10, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)),
+    )
+    return PruningTask(
+        name="tiny-shallow",
+        model=model.eval(),
+        example_input=task.example_input,
+        calibration=task.calibration,
+        reward=task.reward,
+        test=task.test,
+    )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def surroundings(tmp_path_factory):
+    tiny_task.register()
+    if "tiny-shallow" not in task_names():
+        register_task("tiny-shallow", shallow, default_target=0.5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+def study(folder):
+    path = folder / "transfer.yaml"
+    path.write_text(STUDY.format(folder=folder / "out"))
+    return path, folder / "out"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    path, folder = study(tmp_path_factory.mktemp("transfer"))
+    assert main(["--config", str(path)]) == 0
+    return path, folder
+
+
+def rows(folder):
+    return {path.name: json.loads(path.read_text()) for path in sorted((folder / "cells").glob("*.json"))}
+
+
+def test_every_seed_has_a_policy_that_acts_and_learns_on_the_other_network(finished):
+    _, folder = finished
+    assert len(list((folder / "agents").glob("*.safetensors"))) == 2
+    for row in rows(folder).values():
+        assert len(row["zero_shot"]["kept"]) == 2
+        assert row["zero_shot"]["flops_reduction"] >= 0.5
+        for name in ("transferred", "scratch"):
+            curve = row[name]["curve"]
+            assert len(curve) == 4
+            assert curve == sorted(curve)
+            assert curve[0] == row["start"]["soft_accuracy"]
+            assert row[name]["best"]["soft_accuracy"] == curve[-1]
+            assert 0 <= row[name]["best"]["test_accuracy"] <= 1
+
+
+def test_it_goes_on_with_what_is_left(finished, capsys):
+    path, folder = finished
+    before = rows(folder)
+    name = "tiny-shallow-0.5-seed1.json"
+    (folder / "cells" / name).unlink()
+    capsys.readouterr()
+    assert main(["--config", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "seed0: start" not in shown
+    assert "2 of 2 runs" in shown
+    assert rows(folder) == before
+    assert json.loads((folder / "transfer.json").read_text())["rows"][0]["runs"] == 2
+
+
+def test_no_run_starts_when_time_is_over(tmp_path):
+    path, folder = study(tmp_path)
+    assert main(["--config", str(path), "--minutes", "0"]) == 0
+    assert not (folder / "cells").exists()
+
+
+def test_the_summary_compares_at_equal_evaluations():
+    def run(transferred, scratch, zero_shot):
+        plan = {"soft_accuracy": zero_shot, "test_accuracy": zero_shot}
+        learned = {"best": {"test_accuracy": 0.5, "soft_accuracy": 0.5}}
+        return {
+            "task": "a",
+            "target": 0.5,
+            "start": {"soft_accuracy": 0.1, "test_accuracy": 0.1},
+            "zero_shot": plan,
+            "transferred": {**learned, "curve": transferred},
+            "scratch": {**learned, "curve": scratch},
+        }
+
+    (found,) = summarise(5 * [run([0.1, 0.3, 0.4, 0.4], [0.1, 0.2, 0.2, 0.6], 0.3)], 4)
+    assert found["soft_accuracy"]["transferred 1"]["value"] == pytest.approx(0.1)
+    assert found["chances"]["transferred 4 > scratch 4"]["value"] == 0
+    assert found["chances"]["zero_shot > start"]["value"] == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("tasks=[tiny-shalow]", "did you mean 'tiny-shallow'"),
+        ("source.task=tiny-cn", "did you mean 'tiny-cnn'"),
+        ("options.hiden_dim=8", "did you mean 'hidden_dim'"),
+        ("targets=[]", "targets"),
+        ("targets=[0.9999]", "task 'tiny-shallow'"),
+        ("source.targets=[0.9999]", "task 'tiny-cnn'"),
+        ("sed=[1]", "unknown key 'sed'"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(override, said, tmp_path, capsys):
+    path, folder = study(tmp_path)
+    assert main(["--config", str(path), override]) == 2
+    assert said in capsys.readouterr().err
+    assert not (folder / "cells").exists()
+
+
+def test_runs_of_another_study_are_not_mixed_in(finished, capsys):
+    path, _ = finished
+    assert main(["--config", str(path), "evaluations=5"]) == 2
+    assert "different: evaluations" in capsys.readouterr().err
+
+
+def test_the_shipped_study_is_valid():
+    assert load_transfer(CONFIG_DIR / "transfer_digits.yaml").tasks
