@@ -29,9 +29,10 @@ except ModuleNotFoundError as error:
     sys.exit("prune-gym is not installed in this environment; run `pip install -e .` in the project's folder first")
 
 from benchmarks.arguments import positive
+from benchmarks.command import BAD_INPUT, INTERRUPTED
 from benchmarks.config import Config
 from benchmarks.config_source import ConfigError
-from benchmarks.main import BAD_INPUT, INTERRUPTED, chosen_device, default_threads
+from benchmarks.main import chosen_device, default_threads
 from benchmarks.pipeline import run_experiment
 from benchmarks.progress import StageProgress
 from benchmarks.result_file import write_result

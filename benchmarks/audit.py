@@ -23,6 +23,7 @@ from rich.console import Console
 from benchmarks.arguments import positive
 from benchmarks.audit_runs import SPLITS, AuditRequest, audit_result, problems, run_audits
 from benchmarks.audit_tables import correlation_table, feature_table, one_shot_table
+from benchmarks.command import reports_errors
 from benchmarks.main import default_threads
 from benchmarks.one_shot import TARGETS, OneShotRun, measure_one_shot
 from benchmarks.progress import StageProgress
@@ -32,9 +33,8 @@ from prune_gym.curvature_cache import CurvatureSettings
 from prune_gym.device import resolve_device
 from prune_gym.tasks import task_names
 
-BAD_INPUT, INTERRUPTED = 2, 130
 
-
+@reports_errors(OSError, ValueError, KeyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the audit from the command line.
 
@@ -45,18 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 bad input, 130 interrupted.
     """
     options = _parser().parse_args(argv)
-    errors = Console(stderr=True)
-    try:
-        device = resolve_device(options.gpu)
-        torch.set_num_threads(options.threads or default_threads())
-        (_one_shot if options.one_shot else _audit)(options, device, Console())
-    except (OSError, ValueError, KeyError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        errors.print("interrupted", style="yellow")
-        return INTERRUPTED
+    device = resolve_device(options.gpu)
+    torch.set_num_threads(options.threads or default_threads())
+    (_one_shot if options.one_shot else _audit)(options, device, Console())
     return 0
 
 

@@ -24,6 +24,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.arguments import positive, share
+from benchmarks.command import reports_errors
 from benchmarks.machine import describe_machine
 from benchmarks.main import default_threads
 from benchmarks.method_cells import Budget, Contest, method_names
@@ -39,7 +40,6 @@ from prune_gym.named_tasks import named_task
 from prune_gym.problem import PruningProblem
 from prune_gym.tasks import make_task, task_names
 
-BAD_INPUT, INTERRUPTED = 2, 130
 TARGETS = (0.5, 0.76, 0.9)
 TABLE_WIDTH = 150
 
@@ -73,6 +73,7 @@ class Study:
         return self.weights[self.seeds.index(seed)] if self.weights else None
 
 
+@reports_errors(OSError, ValueError, KeyError, interrupted="interrupted: the same command goes on with the next cell")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the comparison, or what is left of it.
 
@@ -83,22 +84,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done (or out of time), 1 some cells failed, 2 bad input, 130 interrupted.
     """
     options = _parser().parse_args(argv)
-    errors = Console(stderr=True)
-    try:
-        study = _study(options)
-        torch.set_num_threads(options.threads or default_threads())
-        _open_folder(options.out, study, overwrite=options.overwrite)
-        console = Console()
-        _run(study, options, console)
-        # Where nobody looks at a terminal, no column is cut off.
-        return _report(study, options.out, console if console.is_terminal else Console(width=TABLE_WIDTH))
-    except (OSError, ValueError, KeyError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        errors.print("interrupted: the same command goes on with the next cell", style="yellow")
-        return INTERRUPTED
+    study = _study(options)
+    torch.set_num_threads(options.threads or default_threads())
+    _open_folder(options.out, study, overwrite=options.overwrite)
+    console = Console()
+    _run(study, options, console)
+    # Where nobody looks at a terminal, no column is cut off.
+    return _report(study, options.out, console if console.is_terminal else Console(width=TABLE_WIDTH))
 
 
 def _study(options: argparse.Namespace) -> Study:

@@ -6,7 +6,7 @@ An unknown or ill-typed key is an error that names the key's path, where it was 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,6 +81,33 @@ def validate_tree(source: ConfigSource, root: type[Tree]) -> Tree:
         return root.model_validate(source.tree)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(detail, source, root) for detail in error.errors())) from None
+
+
+def load_tree(
+    path: str | Path, overrides: Sequence[str], root: type[Tree], problems: Callable[[Tree], Iterable[str]]
+) -> tuple[Tree, ConfigSource]:
+    """Read, override and validate a file of any kind.
+
+    Args:
+        path: YAML file.
+        overrides: ``KEY=VALUE`` strings with dotted keys, applied in order.
+        root: the type of the whole.
+        problems: finds what types cannot say.
+
+    Returns:
+        The typed tree, and the parsed one it was made from.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ConfigError: everything wrong with the keys and values, one line each.
+    """
+    source = ConfigSource.from_file(path)
+    source.override(overrides)
+    tree = validate_tree(source, root)
+    found = list(problems(tree))
+    if found:
+        raise ConfigError("\n".join(f"{source.name}: {problem}" for problem in found))
+    return tree, source
 
 
 def valid_keys(section: type[BaseModel] = Config, prefix: KeyPath = ()) -> list[KeyPath]:

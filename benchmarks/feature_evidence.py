@@ -22,6 +22,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import reports_errors
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
 from hessian.rank_correlation import spearman
@@ -31,7 +32,6 @@ from prune_gym.problem import PruningProblem
 from prune_gym.tasks import task_names
 
 SHARES = (0.25, 0.5, 0.75)
-BAD_INPUT, INTERRUPTED = 2, 130
 
 Report = Callable[[str], None]
 
@@ -112,6 +112,7 @@ def evidence_table(title: str, rows: Sequence[Evidence]) -> Table:
     return table
 
 
+@reports_errors(OSError, ValueError, KeyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Collect the evidence from the command line.
 
@@ -129,28 +130,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core, at most 8)")
     options = parser.parse_args(argv)
-    console, errors = Console(), Console(stderr=True)
-    try:
-        torch.set_num_threads(options.threads or default_threads())
-        problem = PruningProblem(options.task, device=resolve_device(options.gpu)).load()
-        losses = true_losses(problem, lambda line: console.print(line, style="dim", highlight=False))
-        rows = evidence(all_features(problem), losses)
-        if options.json is not None:
-            result = {
-                "task": options.task,
-                "shares": SHARES,
-                "layers": problem.layer_names,
-                "true_losses": losses.tolist(),
-                "features": [{**asdict(row), "strength": row.strength} for row in rows],
-            }
-            write_result(options.json, result)
-    except (OSError, ValueError, KeyError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        errors.print("interrupted", style="yellow")
-        return INTERRUPTED
+    console = Console()
+    torch.set_num_threads(options.threads or default_threads())
+    problem = PruningProblem(options.task, device=resolve_device(options.gpu)).load()
+    losses = true_losses(problem, lambda line: console.print(line, style="dim", highlight=False))
+    rows = evidence(all_features(problem), losses)
+    if options.json is not None:
+        result = {
+            "task": options.task,
+            "shares": SHARES,
+            "layers": problem.layer_names,
+            "true_losses": losses.tolist(),
+            "features": [{**asdict(row), "strength": row.strength} for row in rows],
+        }
+        write_result(options.json, result)
     console.print(evidence_table(f"{options.task}: {problem.num_layers} layers", rows))
     return 0
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 try:
     from benchmarks.arguments import positive
+    from benchmarks.command import reports_errors
     from benchmarks.config import Config, load_config
 except ModuleNotFoundError as error:
     if error.name != "benchmarks":
@@ -31,11 +32,16 @@ from benchmarks.report import report_table
 from benchmarks.run_folder import RunFolder, RunFolderError, RunState, open_run
 from prune_gym.device import resolve_device
 
-BAD_INPUT, INTERRUPTED = 2, 130
 MAX_THREADS = 8
 """Small networks gain nothing from more, and lose when threads wait for each other."""
 
 
+@reports_errors(
+    ConfigError,
+    RunFolderError,
+    FileNotFoundError,
+    interrupted="interrupted: nothing is lost, the same command resumes the run",
+)
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the job from the command line.
 
@@ -47,22 +53,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         Exit code: 0 done, 2 bad input, 130 interrupted.
     """
     arguments = _parser(prog).parse_intermixed_args(argv)
-    errors = Console(stderr=True)
-    try:
-        config = load_config(arguments.config, _overrides(arguments))
-        device = chosen_device(arguments.gpu)
-        torch.set_num_threads(arguments.threads or config.experiment.num_threads or default_threads())
-        folders = {
-            seed: open_run(config, seed, overwrite=arguments.overwrite) for seed in config.experiment.random_seeds
-        }
-        for seed, folder in folders.items():
-            _run_seed(config, seed, folder, device)
-    except (ConfigError, RunFolderError, FileNotFoundError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        errors.print("interrupted: nothing is lost, the same command resumes the run", style="yellow")
-        return INTERRUPTED
+    config = load_config(arguments.config, _overrides(arguments))
+    device = chosen_device(arguments.gpu)
+    torch.set_num_threads(arguments.threads or config.experiment.num_threads or default_threads())
+    folders = {seed: open_run(config, seed, overwrite=arguments.overwrite) for seed in config.experiment.random_seeds}
+    for seed, folder in folders.items():
+        _run_seed(config, seed, folder, device)
     return 0
 
 

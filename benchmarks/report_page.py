@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.command import BAD_INPUT
 from benchmarks.report_html import Html, bullets, document, join, paragraph
 from benchmarks.report_layers import fronts, layers
 from benchmarks.report_sources import AGENTS, METHODS, Findings, NoResultsError, find_results
@@ -23,7 +24,6 @@ from benchmarks.report_studies import ablations, comparisons
 from benchmarks.report_tables import costs, headline, repeat, summary, where
 from prune_gym.files import write_atomic
 
-BAD_INPUT = 2
 PAGE = "report.html"
 
 

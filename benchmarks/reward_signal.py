@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.arguments import positive
+from benchmarks.command import reports_errors
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
 from hessian.rank_correlation import RankCorrelation, pooled
@@ -35,7 +36,6 @@ from prune_gym.repair import REPAIRS
 from prune_gym.tasks import task_names
 
 PREDICTED = "predicted"
-BAD_INPUT, INTERRUPTED = 2, 130
 
 Report = Callable[[str], None]
 
@@ -155,6 +155,7 @@ def signal_table(title: str, signals: Sequence[Signal]) -> Table:
     return table
 
 
+@reports_errors(OSError, ValueError, KeyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure from the command line.
 
@@ -165,37 +166,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 bad input, 130 interrupted.
     """
     options = _parser().parse_args(argv)
-    console, errors = Console(), Console(stderr=True)
-    try:
-        torch.set_num_threads(options.threads or default_threads())
-        problem = PruningProblem(options.task, device=resolve_device(options.gpu)).load()
-        results = []
-        for target in options.targets or [problem.default_target]:
-            plans = plans_around(problem, target, options.plans, options.size, options.seed)
-            signals = [
-                measure(problem, repair, plans, lambda line: console.print(line, style="dim", highlight=False))
-                for repair in options.repairs
-            ]
-            losses = problem.predicted_loss(plans[1:])
-            pairs = agreements(signals, losses)
-            console.print(signal_table(f"{options.task}, {target:.0%} of the FLOPs removed", signals))
-            for pair in pairs:
-                rank = pair.spearman
-                console.print(
-                    f"Spearman {pair.first}, {pair.second}: {rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}]"
-                )
-            results.append(_as_json(target, plans, losses, signals, pairs))
-        if options.json is not None:
-            images = len(problem.task.reward.labels)
-            header = {"task": options.task, "reward_images": images, "size": options.size, "seed": options.seed}
-            write_result(options.json, {**header, "threads": torch.get_num_threads(), "targets": results})
-    except (OSError, ValueError, KeyError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        errors.print("interrupted", style="yellow")
-        return INTERRUPTED
+    console = Console()
+    torch.set_num_threads(options.threads or default_threads())
+    problem = PruningProblem(options.task, device=resolve_device(options.gpu)).load()
+    results = []
+    for target in options.targets or [problem.default_target]:
+        plans = plans_around(problem, target, options.plans, options.size, options.seed)
+        signals = [
+            measure(problem, repair, plans, lambda line: console.print(line, style="dim", highlight=False))
+            for repair in options.repairs
+        ]
+        losses = problem.predicted_loss(plans[1:])
+        pairs = agreements(signals, losses)
+        console.print(signal_table(f"{options.task}, {target:.0%} of the FLOPs removed", signals))
+        for pair in pairs:
+            rank = pair.spearman
+            console.print(f"Spearman {pair.first}, {pair.second}: {rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}]")
+        results.append(_as_json(target, plans, losses, signals, pairs))
+    if options.json is not None:
+        images = len(problem.task.reward.labels)
+        header = {"task": options.task, "reward_images": images, "size": options.size, "seed": options.seed}
+        write_result(options.json, {**header, "threads": torch.get_num_threads(), "targets": results})
     return 0
 
 

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.arguments import positive
+from benchmarks.command import reports_errors
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
 from benchmarks.speed_rows import SpeedRow
@@ -34,9 +35,8 @@ SUBCOMMANDS = {
 }
 """Sub-command -> what it measures; each is a module ``benchmarks.speed_<name>``."""
 
-BAD_INPUT, INTERRUPTED = 2, 130
 
-
+@reports_errors(OSError, ValueError, KeyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure from the command line.
 
@@ -47,28 +47,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 bad input, 130 interrupted (rows measured so far are written).
     """
     options = _parser().parse_args(argv)
-    console, errors = Console(), Console(stderr=True)
+    console = Console()
     module = importlib.import_module(f"benchmarks.speed_{options.subcommand}")
     rows: list[SpeedRow] = []
-    code = 0
+    options.device = resolve_device(options.gpu)
+    options.threads = options.threads or default_threads()
+    torch.set_num_threads(options.threads)
     try:
-        options.device = resolve_device(options.gpu)
-        options.threads = options.threads or default_threads()
-        torch.set_num_threads(options.threads)
         for row in module.measure(options, lambda line: console.print(line, style="dim", highlight=False)):
             rows.append(row)
             console.print(f"{row.name}: {row.value:.4g} {row.unit}, ratio {row.ratio}", highlight=False)
             _write(options, rows)
-    except (OSError, ValueError, KeyError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-        code = BAD_INPUT
-    except KeyboardInterrupt:
-        errors.print("interrupted", style="yellow")
-        code = INTERRUPTED
-    if rows:
-        console.print(speed_table(f"{options.subcommand}, {options.threads} threads, {options.device}", rows))
-    return code
+    finally:
+        if rows:
+            console.print(speed_table(f"{options.subcommand}, {options.threads} threads, {options.device}", rows))
+    return 0
 
 
 def speed_table(title: str, rows: Sequence[SpeedRow]) -> Table:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from benchmarks.arguments import positive
+from benchmarks.command import BAD_INPUT, INTERRUPTED
 from benchmarks.config_source import ConfigError
 from benchmarks.main import default_threads
 from benchmarks.results_table import ResultsError
@@ -27,7 +28,7 @@ from benchmarks.sweep_runner import DiskFullError, run_sweep
 from benchmarks.sweep_workers import LocalWorkers, Workers, WorkerStartError
 from prune_gym.device import available_devices, resolve_device
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:

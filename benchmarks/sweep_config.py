@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, field_validator
 
-from benchmarks.config import Config, unknown_choice, validate_config, validate_tree
+from benchmarks.config import Config, load_tree, unknown_choice, validate_config
 from benchmarks.config_schema import Count, FilePath, Name, Section
 from benchmarks.config_source import ConfigError, ConfigSource, KeyPath, dotted
 
@@ -112,14 +112,14 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
         FileNotFoundError: no such file.
         ConfigError: everything wrong with the keys and values, one line each.
     """
-    source = ConfigSource.from_file(path)
-    source.override(overrides)
-    sweep = validate_tree(source, SweepConfig)
-    problems = [*_unknown_names(sweep), *_folder_clashes(sweep), *_keys_of_the_grid(sweep)]
-    if problems:
-        raise ConfigError("\n".join(f"{source.name}: {problem}" for problem in problems))
+    sweep, source = load_tree(path, overrides, SweepConfig, _problems)
     run_config(sweep, sweep.cells()[0], source)  # the shared keys are the same for all
     return sweep
+
+
+def _problems(sweep: SweepConfig) -> list[str]:
+    """What types cannot say."""
+    return [*_unknown_names(sweep), *_folder_clashes(sweep), *_keys_of_the_grid(sweep)]
 
 
 def run_config(sweep: SweepConfig, cell: Cell, source: ConfigSource | None = None) -> Config:

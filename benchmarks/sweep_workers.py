@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -15,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Protocol
 
 from benchmarks.sweep_job import Job, Outcome, prepare_process, run_job
+from prune_gym.child_process import end_with_parent
 
 STOP_SECONDS = 5.0
 """How long a worker may take to end after it was asked to."""
@@ -143,7 +142,7 @@ def _serve(jobs: Connection, threads: int, device: str, imports: Sequence[str]) 
     """Body of a worker process: answer every job with its outcome until there are no more."""
     # Ctrl-C reaches the whole process group; the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
     try:
         prepare_process(threads, imports)
     except Exception:  # whatever it is, the parent has to hear of it
@@ -155,15 +154,3 @@ def _serve(jobs: Connection, threads: int, device: str, imports: Sequence[str]) 
         except (EOFError, OSError):
             return
         jobs.send(run_job(job, device))
-
-
-def _end_with_parent() -> None:
-    """Leave no orphan: one that went on would write to the folders of the sweep that resumes."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks.arguments import positive
+from benchmarks.command import reports_errors
 from benchmarks.conditions import RunConditions
 from benchmarks.config import load_config
 from benchmarks.config_source import ConfigError
@@ -36,10 +37,10 @@ from prune_gym.files import write_json_atomic
 from prune_gym.pruning_task import PruningTask
 from prune_gym.state_dict import read_state_dict, shrink_to
 
-BAD_INPUT, INTERRUPTED = 2, 130
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@reports_errors(ConfigError, OSError, ValueError, KeyError, MemoryError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate a checkpoint from the command line.
 
@@ -50,18 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 bad input, 130 interrupted.
     """
     options = _parser().parse_args(argv)
-    console, errors = Console(), Console(stderr=True)
-    try:
-        report = _evaluate(options, console)
-        out = options.out or options.checkpoint.parent / "system_eval"
-        write_report(report, out)
-    except (ConfigError, OSError, ValueError, KeyError, MemoryError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        errors.print("interrupted", style="yellow")
-        return INTERRUPTED
+    console = Console()
+    report = _evaluate(options, console)
+    out = options.out or options.checkpoint.parent / "system_eval"
+    write_report(report, out)
     console.print(network_table(report), batch_table(report), sep="\n")
     if report.slowness is not None:
         console.print(slowness_table(report.slowness, rows=options.layers))

@@ -23,11 +23,12 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.arguments import positive
+from benchmarks.command import reports_errors
 from benchmarks.config_source import ConfigError
 from benchmarks.pipeline import versions
 from benchmarks.results_table import COLUMNS, KEY, ResultsError, Row, read_results, result_row, run_key
 from benchmarks.run_folder import RunFolderError
-from benchmarks.sweep import BAD_INPUT, INTERRUPTED, devices_of, import_modules
+from benchmarks.sweep import devices_of, import_modules
 from benchmarks.sweep_config import Cell, SweepConfig, load_sweep
 from benchmarks.sweep_folder import SweepFolder
 from benchmarks.sweep_workers import LocalWorkers, Workers, WorkerStartError
@@ -55,6 +56,7 @@ class Difference:
     again: Any
 
 
+@reports_errors(ConfigError, ResultsError, RunFolderError, FileNotFoundError, ImportError, WorkerStartError)
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Validate a table from the command line.
 
@@ -67,19 +69,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """
     options = _parser(prog).parse_args(argv)
     console, errors = Console(), Console(stderr=True)
-    try:
-        import_modules(options.imports)
-        rows, sweep = load_rows(options.results)
-        chosen = sample(rows, options.sample, options.seed)
-        _warn_of_versions(chosen, errors)
-        workers = LocalWorkers(options.workers, sweep.threads, devices_of(options.devices), options.imports)
-        differences = validate(chosen, sweep, workers, options.tolerance, console)
-    except (ConfigError, ResultsError, RunFolderError, FileNotFoundError, ImportError, WorkerStartError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        errors.print("interrupted", style="yellow")
-        return INTERRUPTED
+    import_modules(options.imports)
+    rows, sweep = load_rows(options.results)
+    chosen = sample(rows, options.sample, options.seed)
+    _warn_of_versions(chosen, errors)
+    workers = LocalWorkers(options.workers, sweep.threads, devices_of(options.devices), options.imports)
+    differences = validate(chosen, sweep, workers, options.tolerance, console)
     return DIFFERENT if differences else 0
 
 

@@ -9,9 +9,7 @@ there and never what they are.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+
+from prune_gym.child_process import end_with_parent
 
 if TYPE_CHECKING:
     from prune_gym.evaluator import Evaluation, Evaluator
@@ -187,14 +187,7 @@ _measurer: list[Measurer] = []
 
 
 def _begin_process(pickled: bytes, threads: int) -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     _measurer.append(Measurer(pickled, threads))
 
 

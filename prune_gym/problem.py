@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from hessian.channels import ChannelGroup, find_channel_groups
-from prune_gym import magnitude, predicted, unrepaired
+from prune_gym import magnitude, predicted
 from prune_gym.cache import cache_path, code_digest, remember
 from prune_gym.cost import CostModel
 from prune_gym.curvature_cache import CurvatureSettings, analyse, analysis_key
@@ -65,8 +65,8 @@ class PruningProblem:
         cache_dir: folder for curvature and predictions; None means ``$PRUNE_GYM_CACHE`` or the user's cache.
         progress: called with (description, done, total) during long steps.
         curvature: how curvature is measured.
-        repair: how surviving weights are repaired before a plan is scored, ``"sequential"`` or ``"closed_form"``
-            (:mod:`prune_gym.repair`), or ``"none"`` (:mod:`prune_gym.unrepaired`).
+        repair: how surviving weights are repaired before a plan is scored, a name in
+            :data:`prune_gym.repair.REPAIRS`.
         selection: which units of a layer leave first, ``"hobs"`` or ``"magnitude"`` (:mod:`prune_gym.magnitude`; no
             curvature is measured then).
         task_options: arguments for :func:`prune_gym.tasks.make_task`, for example ``{"data_dir": ...}``.
@@ -283,7 +283,6 @@ class PruningProblem:
     def measurement_key(self) -> str:
         """Digest of all that decides what a plan measures: network, data, selection, repair and code."""
         own_code = [code_digest(magnitude)] if self.selection == "magnitude" else []
-        own_code += [code_digest(unrepaired)] if self.repair == "none" else []
         return sha256_of(
             analysis_key(self.task, self.curvature),
             self.task.reward.images,

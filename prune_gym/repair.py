@@ -4,6 +4,7 @@
   (:mod:`hessian.sequential`). BatchNorm statistics need no recalibration afterwards; it makes things worse.
 * :class:`ClosedFormRepair`: consumers refitted on the dense network's inputs (:mod:`hessian.compensation`), then
   BatchNorm recalibrated on the calibration split. Faster, and much less accurate after deep cuts.
+* :class:`Unrepaired`: no refit, for comparisons.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from torch import Tensor
 from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.norms import BATCH_NORM
 from hessian.sequential import SequentialRefitter
-from hessian.slicing import Plan, installed
+from hessian.slicing import NetworkSlicer, Plan, installed
+from prune_gym.batchnorm import recalibrate_bn
 from prune_gym.datasets import TensorSplit, equal_parts
 from prune_gym.device import module_device
 
@@ -122,10 +124,40 @@ class ClosedFormRepair:
                 norm.momentum = momenta[name]
 
 
+class Unrepaired:
+    """No refit: rows and columns are cut out, and BatchNorm is recalibrated on the calibration split.
+
+    Args:
+        task: dense network and calibration split.
+        hobs: an analysis of the network; only its layers are used.
+    """
+
+    def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> None:
+        self._model = copy.deepcopy(task.model).eval().requires_grad_(False)
+        self._slicer = NetworkSlicer(self._model, hobs.groups)
+        self._calibration = task.calibration
+        self._statistics = [
+            f"{name}.{buffer}"
+            for name, module in self._model.named_modules()
+            if isinstance(module, BATCH_NORM)
+            for buffer, _ in module.named_buffers(recurse=False)
+        ]
+
+    def state(self, plan: Plan) -> dict[str, Tensor]:
+        """State dict at the pruned shapes, with the pruned network's own BatchNorm statistics."""
+        state = self._slicer.state(plan)
+        # Recalibration writes into the tensors it finds; layers the plan leaves alone would lend it the dense ones.
+        state |= {name: state[name].clone() for name in self._statistics}
+        with installed(self._model, state, self._slicer.attributes(plan)):
+            recalibrate_bn(self._model, self._calibration)
+        return state
+
+
 REPAIRS: dict[str, Callable[[PruningTask, HOBSSensitivityAnalyzer], Repair]] = {
     "sequential": SequentialRepair,
     "sequential_fast": partial(SequentialRepair, images=128, samples_per_input=20),
     "closed_form": ClosedFormRepair,
+    "none": Unrepaired,
 }
 """Repairs by name. ``"sequential_fast"`` is ``"sequential"`` on fewer images and positions.
 
