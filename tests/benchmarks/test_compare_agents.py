@@ -242,7 +242,7 @@ def test_nothing_to_draw():
 
 
 @pytest.mark.parametrize(
-    "name", ["compare_digits", "compare_fashion", "compare_fashion_budget", "compare_fashion_lambda"]
+    "name", ["compare_digits", "compare_fashion", "compare_fashion_budget", "compare_digits_lambda"]
 )
 def test_shipped_studies_are_valid(name):
     from benchmarks.configs import CONFIG_DIR
