@@ -29,6 +29,7 @@ from agents import RSPARAgent
 from benchmarks.arguments import positive
 from benchmarks.command import reports_errors
 from benchmarks.result_file import write_result
+from benchmarks.samples import few_seeds_are_stated
 from benchmarks.stat_tests import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from prune_gym.observation import GLOBALS
 
@@ -52,11 +53,11 @@ class AsNetwork(gym.Wrapper):
     """
 
     def __init__(self, env: gym.Env) -> None:
-        super().__init__(gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0)))
-        assert env.observation_space.shape is not None
-        if env.action_space.shape != (1,) or len(env.observation_space.shape) != 1:
+        shape = env.observation_space.shape
+        if env.action_space.shape != (1,) or shape is None or len(shape) != 1:
             raise ValueError(f"one action and flat observations are needed, got {env.action_space}")
-        self.feature_dim = env.observation_space.shape[0]
+        super().__init__(gym.wrappers.RescaleAction(env, np.float32(-1.0), np.float32(1.0)))
+        self.feature_dim = shape[0]
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (self.feature_dim + 1 + len(GLOBALS),), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -192,8 +193,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         for agent in TRAINERS:
             runs.append(run(agent, seed, options.steps))
             console.print(f"{agent}, seed {seed}: {runs[-1].mean_return:.1f} in {runs[-1].seconds:.0f} s")
-    found = summary(runs)
-    table = Table("agent", "return, IQM", "95 %", title=f"Pendulum-v1, {options.steps:,} steps", box=SIMPLE_HEAD)
+    with few_seeds_are_stated():
+        found = summary(runs)
+    table = Table(
+        "agent",
+        "return, IQM",
+        "95 %",
+        title=f"Pendulum-v1, {options.steps:,} steps, {len(options.seeds)} runs",
+        box=SIMPLE_HEAD,
+    )
     for agent, estimate in found["iqm"].items():
         table.add_row(agent, f"{estimate['value']:.1f}", f"{estimate['low']:.1f} to {estimate['high']:.1f}")
     console.print(table)

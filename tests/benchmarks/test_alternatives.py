@@ -1,0 +1,104 @@
+"""The surrogate of measuring, and R-SPAR's variants on it."""
+
+import csv
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import prune_gym  # noqa: F401  registers the environments
+from benchmarks import alternatives
+from benchmarks.surrogate import SurrogateFidelity, read_plans
+from prune_gym.problem import PruningProblem
+from tests.benchmarks import tiny_task
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    tiny_task.register()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield PruningProblem("tiny-cnn").load()
+
+
+@pytest.fixture(scope="module")
+def plans(problem):
+    """Plans and scores that fall with the predicted loss."""
+    rng = np.random.default_rng(0)
+    kept = np.unique(rng.integers(1, problem.cost.units + 1, size=(400, problem.num_layers)), axis=0)
+    return kept, 1 / (1 + np.exp(0.3 * problem.log_predicted_loss(kept)))
+
+
+def write_table(path, kept, scores):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["task", "soft_accuracy", "kept"])
+        writer.writeheader()
+        for plan, score in zip(kept.tolist(), scores.tolist(), strict=True):
+            writer.writerow({"task": "tiny-cnn", "soft_accuracy": score, "kept": " ".join(map(str, plan))})
+
+
+def test_it_learns_what_plans_score(problem, plans):
+    kept, scores = plans
+    surrogate = SurrogateFidelity(problem, kept, scores)
+    assert surrogate.fit.spearman > 0.9
+    assert np.abs(surrogate.truth(problem, kept) - scores).mean() < 0.05
+
+
+def test_luck_belongs_to_the_plan(problem, plans):
+    kept, scores = plans
+    noise = 0.05 * np.random.default_rng(1).standard_normal(len(scores))
+    surrogate = SurrogateFidelity(problem, kept, np.clip(scores + noise, 0.01, 0.99))
+    first, again = (surrogate.metrics(problem, kept[:50])[:, 1] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    other = SurrogateFidelity(problem, kept, np.clip(scores + noise, 0.01, 0.99), noise_seed=1)
+    assert not np.allclose(first, other.metrics(problem, kept[:50])[:, 1])
+    assert 0.005 < np.abs(first - surrogate.truth(problem, kept[:50])).mean() < 0.2
+
+
+def test_environments_take_it_for_measuring(problem, plans):
+    kept, scores = plans
+    surrogate = SurrogateFidelity(problem, kept, scores)
+    before = problem.evaluator.num_measured
+    env = gym.make("HOBSPrune-v0", problem=problem, fidelity=surrogate, target_flops_reduction=0.5)
+    env.reset(seed=0)
+    info = env.step(env.action_space.sample())[4]
+    assert info["measured_evaluations"] == 2
+    assert info["soft_accuracy"] == surrogate.metrics(problem, info["kept"][None])[0, 1]
+    assert problem.evaluator.num_measured == before
+
+
+def test_variants_are_compared_on_the_truth(problem, plans, tmp_path, monkeypatch):
+    write_table(tmp_path / "evaluations.csv", *plans)
+    chosen = [alternatives.REFERENCE, "no policy (the Gaussian process alone)", "CMA-ES"]
+    monkeypatch.setattr(alternatives, "VARIANTS", {name: alternatives.VARIANTS[name] for name in chosen})
+    monkeypatch.setattr(alternatives, "NEAR", 1.0)
+    options = ["--evaluations", str(tmp_path / "evaluations.csv"), "--task", "tiny-cnn", "--target", "0.6"]
+    options += ["--budget", "6", "--seeds", "0", "1", "--json", str(tmp_path / "out.json")]
+    assert alternatives.main(options) == 0
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert [row["variant"] for row in found["rows"]] == chosen
+    assert all(row["runs"] == 2 for row in found["rows"])
+    assert found["rows"][0]["improvement"] is None
+    assert 0 <= found["rows"][1]["improvement"]["value"] <= 1
+
+
+@pytest.mark.parametrize("name", alternatives.VARIANTS)
+def test_every_variant_can_be_made(name):
+    from agents.registry import check_options
+
+    agent, options = alternatives.VARIANTS[name]
+    check_options(agent, options())
+
+
+def test_what_is_no_table_of_plans_is_refused(problem, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_plans(tmp_path / "missing.csv", "tiny-cnn")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"no table of evaluations"):
+        read_plans(tmp_path / "other.csv", "tiny-cnn")
+    write_table(tmp_path / "table.csv", np.array([[1, 2, 3]]), np.array([0.5]))
+    with pytest.raises(ValueError, match="no plans of task 'other'"):
+        read_plans(tmp_path / "table.csv", "other")
+    with pytest.raises(ValueError, match="at least 100 plans of 3 layers"):
+        SurrogateFidelity(problem, *read_plans(tmp_path / "table.csv", "tiny-cnn"))
