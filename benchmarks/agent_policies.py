@@ -7,9 +7,8 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
+from benchmarks.text_table import TextTable, percent
 from prune_gym.evaluator import Evaluation
 from prune_gym.problem import PruningProblem
 
@@ -62,31 +61,30 @@ def _row(kept: np.ndarray, accuracy: float, soft_accuracy: float, reduction: flo
     }
 
 
-def policy_table(results: Sequence[Mapping[str, Any]]) -> Table | None:
+def policy_table(results: Sequence[Mapping[str, Any]]) -> TextTable | None:
     """Means over the runs of every agent that has a policy; None where no run looked at one."""
-    table = Table(title="The policy alone", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("agent", no_wrap=True)
-    for heading in ("target", "asked for in training", "policy", "start plan", "best measured", "runs"):
-        table.add_column(heading, justify="right", no_wrap=True)
     looked = [result for result in results if result.get("policy")]
+    rows = []
     for agent in dict.fromkeys(result["agent"] for result in looked):
         runs = [result for result in looked if result["agent"] == agent]
         for number, row in enumerate(runs[0]["policy"]):
             at = [run["policy"][number] for run in runs]
             met = any(abs(row["target"] - target) < 1e-9 for target in runs[0]["targets"])
             best = [one["archive"]["soft_accuracy"] for one in at if one["archive"]]
-            table.add_row(
-                agent,
-                f"{row['target']:g}",
-                "yes" if met else "no",
-                f"{100 * np.mean([one['policy']['soft_accuracy'] for one in at]):.2f}",
-                f"{100 * np.mean([one['start']['soft_accuracy'] for one in at]):.2f}",
-                f"{100 * np.mean(best):.2f}" if best else "",
-                str(len(runs)),
+            means = [float(np.mean([one[plan]["soft_accuracy"] for one in at])) for plan in ("policy", "start")]
+            rows.append(
+                [
+                    agent,
+                    f"{row['target']:g}",
+                    "yes" if met else "no",
+                    *map(percent, means),
+                    percent(float(np.mean(best))) if best else "",
+                    str(len(runs)),
+                ]
             )
-    table.caption = (
+    caption = (
         "soft accuracy on the reward split in %, of the deterministic action; best measured: of all plans of the run "
         "that remove at least as much"
     )
-    table.caption_justify = "left"
-    return table if looked else None
+    headings = ("agent", "target", "asked for in training", "policy", "start plan", "best measured", "runs")
+    return TextTable("The policy alone", headings, rows, caption) if looked else None

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from benchmarks.agent_curves import evaluations_to_catch_up, is_front
 from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from benchmarks.text_table import TextTable, percent, percent_range
 from prune_gym.files import write_atomic
 
 Result = Mapping[str, Any]
 Row = dict[str, Any]
 
+COSTS = ("plans", "caught up", "own s", "measuring s")
 SINGLE = ("test_accuracy", "accuracy", "soft_accuracy")
 """What runs at one target are compared by."""
 
@@ -92,40 +92,38 @@ def _by_task(group: Sequence[Result], metric: str) -> dict[str, list[float]]:
     return values
 
 
-def study_table(question: str, rows: Sequence[Row], reference: str) -> Table:
-    """The rows of one question."""
+def study_table(question: str, rows: Sequence[Row], reference: str) -> TextTable:
+    """The rows of one question, best first."""
     what = (
         "Hypervolume over all targets" if question == "front" else f"{100 * float(question):g} % of the FLOPs removed"
     )
-    table = Table(
-        title=f"{what}, {max(row['runs'] for row in rows)} runs an agent", title_justify="left", box=SIMPLE_HEAD
-    )
-    table.add_column("agent", no_wrap=True)
-    chance_headings = (f"P({reference} >)", "[95 %]")
-    for heading in ("test", "[95 %]", *chance_headings, "reward split", "plans", "caught up", "own s", "measuring s"):
-        table.add_column(heading.replace("[", "\\["), justify="right", no_wrap=True)
     budget = max((row["evaluations"] for row in rows if row["agent"] == reference), default=0.0)
-    for row in sorted(rows, key=lambda row: -row["metrics"]["test_accuracy"]["iqm"]["value"]):
-        test, chance = row["metrics"]["test_accuracy"]["iqm"], row["metrics"]["test_accuracy"]["improvement"]
-        table.add_row(
-            row["agent"],
-            f"{100 * test['value']:.2f}",
-            f"{100 * test['low']:.2f} - {100 * test['high']:.2f}",
-            "" if chance is None else f"{chance['value']:.2f}",
-            "" if chance is None else f"{chance['low']:.2f} - {chance['high']:.2f}",
-            f"{100 * row['metrics']['soft_accuracy']['iqm']['value']:.2f}",
-            f"{row['evaluations']:.0f}",
-            _caught_up(row["caught_up"], budget),
-            f"{row['seconds']['own']:.1f}",
-            f"{row['seconds']['evaluations']:.1f}",
-        )
-    table.caption = (
+    ordered = sorted(rows, key=lambda row: -row["metrics"]["test_accuracy"]["iqm"]["value"])
+    return TextTable(
+        f"{what}, {max(row['runs'] for row in rows)} runs an agent",
+        ("agent", "runs", "test", "[95 %]", f"P({reference} >)", "[95 %]", "reward split", *COSTS),
+        [_cells(row, budget) for row in ordered],
         "in %; test: interquartile mean of the best plan's one-shot accuracy (of the area under the front), with its "
         "stratified bootstrap interval; reward split: soft accuracy; caught up: "
-        f"evaluations after which {reference} is where the agent ends; own s: the agent's own time"
+        f"evaluations after which {reference} is where the agent ends; own s: the agent's own time",
     )
-    table.caption_justify = "left"
-    return table
+
+
+def _cells(row: Row, budget: float) -> list[str]:
+    test, chance = row["metrics"]["test_accuracy"]["iqm"], row["metrics"]["test_accuracy"]["improvement"]
+    return [
+        row["agent"],
+        str(row["runs"]),
+        percent(test["value"]),
+        percent_range(test["low"], test["high"]),
+        "" if chance is None else f"{chance['value']:.2f}",
+        "" if chance is None else f"{chance['low']:.2f} - {chance['high']:.2f}",
+        percent(row["metrics"]["soft_accuracy"]["iqm"]["value"]),
+        f"{row['evaluations']:.0f}",
+        _caught_up(row["caught_up"], budget),
+        f"{row['seconds']['own']:.1f}",
+        f"{row['seconds']['evaluations']:.1f}",
+    ]
 
 
 def _caught_up(found: Row | None, budget: float) -> str:

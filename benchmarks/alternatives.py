@@ -19,9 +19,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 import prune_gym  # noqa: F401  registers the environments
 from agents.acquisition import ExpectedImprovement, Proposer, UpperConfidence
@@ -36,6 +34,7 @@ from benchmarks.command import reports_errors
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
 from benchmarks.surrogate import SurrogateFidelity, read_plans
+from benchmarks.text_table import TextTable, percent, percent_range
 from prune_gym.problem import PruningProblem
 
 REFERENCE = "R-SPAR"
@@ -149,29 +148,33 @@ def main(argv: Sequence[str] | None = None) -> int:
             about = {"task": options.task, "target": options.target, "evaluations": options.budget}
             write_result(options.json, {**about, "fit": asdict(fit), "rows": rows, "runs": runs})
     # Where nobody looks at a terminal, no column is cut off.
-    (console if console.is_terminal else Console(width=TABLE_WIDTH)).print(alternatives_table(rows))
+    (console if console.is_terminal else Console(width=TABLE_WIDTH)).print(alternatives_table(rows).rich())
     return 0
 
 
-def alternatives_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def alternatives_table(rows: Sequence[Mapping[str, Any]]) -> TextTable:
     """The rows of :func:`summarise`, best first."""
-    table = Table(box=SIMPLE_HEAD)
-    for heading in ("variant", "true score", r"\[95 %]", "as seen", f"P({REFERENCE} >)", r"\[95 %]", "own s"):
-        table.add_column(heading, justify="left" if heading == "variant" else "right", no_wrap=True)
-    for row in sorted(rows, key=lambda row: -row["truth"]["value"]):
-        truth, chance = row["truth"], row["improvement"]
-        table.add_row(
-            row["variant"],
-            f"{100 * truth['value']:.2f}",
-            f"{100 * truth['low']:.2f} - {100 * truth['high']:.2f}",
-            f"{100 * row['seen']:.2f}",
-            "" if chance is None else f"{chance['value']:.2f}",
-            "" if chance is None else f"{chance['low']:.2f} - {chance['high']:.2f}",
-            f"{row['seconds']:.1f}",
-        )
-    table.caption = "soft accuracies in %, interquartile means over seeds"
-    table.caption_justify = "left"
-    return table
+    ordered = sorted(rows, key=lambda row: -row["truth"]["value"])
+    runs = max(row["runs"] for row in rows)
+    return TextTable(
+        f"R-SPAR and others on a surrogate, {runs} runs each",
+        ("variant", "true score", "[95 %]", "as seen", f"P({REFERENCE} >)", "[95 %]", "own s"),
+        [_cells(row) for row in ordered],
+        "soft accuracies in %, interquartile means over seeds; as seen: with the luck of the plan chosen",
+    )
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    truth, chance = row["truth"], row["improvement"]
+    return [
+        row["variant"],
+        percent(truth["value"]),
+        percent_range(truth["low"], truth["high"]),
+        percent(row["seen"]),
+        "" if chance is None else f"{chance['value']:.2f}",
+        "" if chance is None else f"{chance['low']:.2f} - {chance['high']:.2f}",
+        f"{row['seconds']:.1f}",
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:

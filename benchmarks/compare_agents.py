@@ -4,7 +4,8 @@
 
 Every run is a file of its own in ``save_dir/cells``, and every measured plan is kept: a killed or stopped study goes on
 with the same command, inside a run too, and ends as if it had not stopped; several processes can share the work. When
-runs are there, tables are printed and ``comparison.json``, ``evaluations.csv`` and plots are written to ``save_dir``.
+runs are there, tables are printed, and ``comparison.md``, ``comparison.json``, ``evaluations.csv`` and plots are
+written to ``save_dir``.
 """
 
 from __future__ import annotations
@@ -148,11 +149,16 @@ def _report(study: StudyConfig, console: Console) -> None:
         with few_seeds_are_stated():
             rows = summarise(results, study.reference)
             _draw(study, results)
-        for question in dict.fromkeys(row["question"] for row in rows):
-            console.print(study_table(question, [row for row in rows if row["question"] == question], study.reference))
+        questions = dict.fromkeys(row["question"] for row in rows)
+        tables = [
+            study_table(question, [row for row in rows if row["question"] == question], study.reference)
+            for question in questions
+        ]
         policies = policy_table(results)
-        if policies is not None:
-            console.print(policies)
+        tables += [policies] if policies is not None else []
+        for table in tables:
+            console.print(table.rich())
+        write_atomic(study.save_dir / "comparison.md", "\n".join(table.markdown() for table in tables))
         content = {"study": study.model_dump(mode="json"), "versions": versions(), "rows": rows}
         write_json_atomic(study.save_dir / "comparison.json", content)
         write_evaluations(study.save_dir / "evaluations.csv", results)

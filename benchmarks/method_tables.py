@@ -14,6 +14,7 @@ from rich.table import Table
 
 from benchmarks.method_cells import OURS, STAGES, mean_over, number
 from benchmarks.stat_tests import summarise_runs
+from benchmarks.text_table import TextTable
 from prune_gym.files import write_atomic
 
 REFERENCE = OURS[-1]
@@ -127,32 +128,30 @@ def markdown_tables(rows: Sequence[Row]) -> str:
 
 def _markdown_table(target: float, rows: Sequence[Row]) -> str:
     dense = 100 * statistics.fmean(row["dense_accuracy"] for row in rows)
-    lines = [
-        f"**{100 * target:g} % of the FLOPs removed** (dense {dense:.1f} %)\n",
-        "| " + " | ".join(MARKDOWN_HEADINGS) + " |",
-        "| --- |" + " ---: |" * (len(MARKDOWN_HEADINGS) - 1),
-    ]
     best = max(row["accuracy"]["finetuned"]["mean"] for row in rows if row["method"] != "unpruned")
-    for row in rows:
-        seeds = len(row["seeds"])
-        accuracies = [_accuracy(row["accuracy"][stage], seeds) for stage in STAGES]
-        if row["accuracy"]["finetuned"]["mean"] == best:
-            accuracies[-1] = f"**{accuracies[-1]}**"
-        cells = (
-            row["method"],
-            str(seeds),
-            *accuracies,
-            _interval(row["accuracy"]["finetuned"]["confidence_interval"]),
-            _p_value(row["accuracy"]["finetuned"]["comparison"]),
-            f"{100 * row['flops_reduction']:.1f}",
-            f"{row['parameters'] / 1e3:,.1f} k",
-            f"{row['speedup']:.2f}x",
-            f"{row['evaluations']:.0f}",
-            f"{row['images'] / 1e3:,.1f} k",
-            f"{row['seconds']:,.0f}",
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    title = f"{100 * target:g} % of the FLOPs removed (dense {dense:.1f} %)"
+    return TextTable(title, MARKDOWN_HEADINGS, [_markdown_cells(row, best) for row in rows]).markdown()
+
+
+def _markdown_cells(row: Row, best: float) -> list[str]:
+    """Cells of a method; the best fine-tuned accuracy is set in bold."""
+    seeds = len(row["seeds"])
+    accuracies = [_accuracy(row["accuracy"][stage], seeds) for stage in STAGES]
+    if row["accuracy"]["finetuned"]["mean"] == best:
+        accuracies[-1] = f"**{accuracies[-1]}**"
+    return [
+        row["method"],
+        str(seeds),
+        *accuracies,
+        _interval(row["accuracy"]["finetuned"]["confidence_interval"]),
+        _p_value(row["accuracy"]["finetuned"]["comparison"]),
+        f"{100 * row['flops_reduction']:.1f}",
+        f"{row['parameters'] / 1e3:,.1f} k",
+        f"{row['speedup']:.2f}x",
+        f"{row['evaluations']:.0f}",
+        f"{row['images'] / 1e3:,.1f} k",
+        f"{row['seconds']:,.0f}",
+    ]
 
 
 def _interval(interval: Sequence[float] | None) -> str:

@@ -21,9 +21,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from agents import RSPARAgent
 from benchmarks.arguments import positive
@@ -31,6 +29,7 @@ from benchmarks.command import reports_errors
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
 from benchmarks.stat_tests import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from benchmarks.text_table import TextTable
 from prune_gym.observation import GLOBALS
 
 LANES = 4
@@ -171,6 +170,16 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
     return {"iqm": estimates, "probability_rspar_is_better": asdict(chance)}
 
 
+def parity_table(found: dict[str, Any], steps: int, runs: int) -> TextTable:
+    """What :func:`summary` found."""
+    return TextTable(
+        f"Pendulum-v1, {steps:,} steps, {runs} runs",
+        ("agent", "return", "[95 %]"),
+        [[agent, f"{e['value']:.1f}", f"{e['low']:.1f} to {e['high']:.1f}"] for agent, e in found["iqm"].items()],
+        f"interquartile means; P(R-SPAR's is better) {found['probability_rspar_is_better']['value']:.2f}",
+    )
+
+
 @reports_errors(OSError, ValueError, ImportError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare from the command line.
@@ -195,16 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(f"{agent}, seed {seed}: {runs[-1].mean_return:.1f} in {runs[-1].seconds:.0f} s")
     with few_seeds_are_stated():
         found = summary(runs)
-    table = Table(
-        "agent",
-        "return, IQM",
-        "95 %",
-        title=f"Pendulum-v1, {options.steps:,} steps, {len(options.seeds)} runs",
-        box=SIMPLE_HEAD,
-    )
-    for agent, estimate in found["iqm"].items():
-        table.add_row(agent, f"{estimate['value']:.1f}", f"{estimate['low']:.1f} to {estimate['high']:.1f}")
-    console.print(table)
+    console.print(parity_table(found, options.steps, len(options.seeds)).rich())
     if options.json is not None:
         write_result(options.json, {"steps": options.steps, "runs": [asdict(one) for one in runs], **found})
     return 0

@@ -4,7 +4,8 @@
 
 A policy is trained on the source task for every seed and carried to every other task, where it acts without learning
 (zero-shot) and then learns, beside an agent that begins there. Every run is a file in ``save_dir/cells``; the same
-command goes on with what is left. Tables go to the terminal, ``transfer.json`` to ``save_dir``.
+command goes on with what is left. Tables go to the terminal and, as ``transfer.md`` and ``transfer.json``, to
+``save_dir``.
 """
 
 from __future__ import annotations
@@ -19,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.command import reports_errors
@@ -29,9 +28,10 @@ from benchmarks.config_source import ConfigError
 from benchmarks.main import chosen_device, default_threads
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
+from benchmarks.text_table import TextTable, percent, percent_range
 from benchmarks.transfer_config import TransferConfig, load_transfer
 from benchmarks.transfer_runs import carry_over, train_source
-from prune_gym.files import write_json_atomic
+from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem
 
 SAME_STUDY = ("source", "evaluations", "environment", "options")
@@ -181,31 +181,32 @@ def _report(config: TransferConfig, console: Console) -> None:
     if rows:
         with few_seeds_are_stated():
             summary = summarise(rows, config.evaluations)
-        for found in summary:
-            console.print(transfer_table(found))
+        tables = [transfer_table(found) for found in summary]
+        for table in tables:
+            console.print(table.rich())
+        write_atomic(config.save_dir / "transfer.md", "\n".join(table.markdown() for table in tables))
         write_result(config.save_dir / "transfer.json", {"study": config.model_dump(mode="json"), "rows": summary})
     console.print(f"{len(rows)} of {len(paths)} runs; results: {config.save_dir}", highlight=False, soft_wrap=True)
 
 
-def transfer_table(found: Row) -> Table:
+def transfer_table(found: Row) -> TextTable:
     """One (task, target) of :func:`summarise`."""
-    title = f"{found['task']}, {100 * found['target']:g} % of the FLOPs removed, {found['runs']} runs"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("agent", "reward split", r"\[95 %]", "test", r"\[95 %]"):
-        table.add_column(heading, justify="left" if heading == "agent" else "right", no_wrap=True)
+    rows = []
     for name, soft in found["soft_accuracy"].items():
         test = found["test_accuracy"].get(name)
-        table.add_row(name, *_cells(soft), *(_cells(test) if test is not None else ()))
+        rows.append([name.replace("_", "-"), *_cells(soft), *(_cells(test) if test is not None else ())])
     chances = [f"P({what}) {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for what, c in found["chances"].items()]
-    table.caption = (
-        "interquartile means in %; reward split: soft accuracy; numbers are measured evaluations\n" + "; ".join(chances)
-    ).replace("[", r"\[")
-    table.caption_justify = "left"
-    return table
+    return TextTable(
+        f"{found['task']}, {100 * found['target']:g} % of the FLOPs removed, {found['runs']} runs",
+        ("plan", "reward split", "[95 %]", "test", "[95 %]"),
+        rows,
+        "interquartile means in %; reward split: soft accuracy; numbers are measured evaluations. On the reward split: "
+        + "; ".join(chances).replace("_", "-"),
+    )
 
 
 def _cells(estimate: dict[str, float]) -> tuple[str, str]:
-    return f"{100 * estimate['value']:.2f}", f"{100 * estimate['low']:.2f} - {100 * estimate['high']:.2f}"
+    return percent(estimate["value"]), percent_range(estimate["low"], estimate["high"])
 
 
 def _parser() -> argparse.ArgumentParser:
