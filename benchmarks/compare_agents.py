@@ -108,7 +108,7 @@ def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, 
             return
         problem = problems[cell.task].load()
         result = run_cell(study, cell, problem, PlanStore(study.plans_folder, problem, _path(study, cell).stem))
-        write_json_atomic(_path(study, cell), result)
+        write_json_atomic(_path(study, cell), result, indent=None)
         best = next(iter(result["best"].values()))
         what = f"best {100 * best['soft_accuracy']:.2f} %" if result["hypervolume"] is None else "front"
         seconds = result["seconds"]

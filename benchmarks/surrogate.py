@@ -1,8 +1,8 @@
 """A stand-in for measuring, learned from plans that were measured: for experiments that need thousands of runs.
 
-What agents see is a smooth function of the layers' log predicted losses plus noise that belongs to the plan, as large
-as what the function leaves unexplained. So an agent can be fooled by a lucky plan as on the real reward split, but here
-it is known: :meth:`SurrogateFidelity.truth` is the score without the luck.
+What agents see is a smooth function of the layers' log predicted losses plus noise that belongs to the plan. So an
+agent can be fooled by a lucky plan as on the real reward split, but here it is known: :meth:`SurrogateFidelity.truth`
+is the score without the luck.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from prune_gym.evaluator import Evaluation
 from prune_gym.problem import PruningProblem
 
 FOLDS = 5
+LUCK = 0.017
+"""What 2,000 reward images leave to chance between two good plans of ``fashion-resnet20`` at 91 %: standard error of
+the mean difference of an image's score (0.0034 over 28 pairs), over the square root of 2, in log-odds at 0.83."""
 HIDDEN = (64, 64)
 
 
@@ -49,7 +52,8 @@ class SurrogateFidelity:
         problem: whose plans these are, loaded.
         kept: measured plans, int [N, L].
         soft_accuracy: what they scored [N].
-        noise_seed: of the luck of every plan.
+        luck: standard deviation of the luck, in log-odds of the soft accuracy.
+        luck_seed: of the luck of every plan.
 
     Attributes:
         name: ``"measured"``, since agents treat it as such.
@@ -62,7 +66,12 @@ class SurrogateFidelity:
     name = "measured"
 
     def __init__(
-        self, problem: PruningProblem, kept: NDArray[np.int64], soft_accuracy: NDArray[np.float64], noise_seed: int = 0
+        self,
+        problem: PruningProblem,
+        kept: NDArray[np.int64],
+        soft_accuracy: NDArray[np.float64],
+        luck: float = LUCK,
+        luck_seed: int = 0,
     ) -> None:
         if kept.ndim != 2 or kept.shape[1] != problem.num_layers or len(kept) < 100:
             raise ValueError(f"at least 100 plans of {problem.num_layers} layers are needed, got shape {kept.shape}")
@@ -76,7 +85,7 @@ class SurrogateFidelity:
             residual_std=float(residuals.std()),
         )
         self._model = _network().fit(inputs, outputs)
-        self._noise_seed = noise_seed
+        self._luck_std, self._luck_seed = luck, luck_seed
 
     @staticmethod
     def _inputs(problem: PruningProblem, kept: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -89,7 +98,7 @@ class SurrogateFidelity:
     def metrics(self, problem: PruningProblem, kept: NDArray[np.int64]) -> NDArray[np.float64]:
         """Accuracy, soft accuracy and loss of plans: kept int [B, L] -> float64 [B, 3]."""
         lucks = [self._luck(tuple(plan)) for plan in kept.tolist()]
-        soft = from_log_odds(log_odds(self.truth(problem, kept)) + self.fit.residual_std * np.array(lucks))
+        soft = from_log_odds(log_odds(self.truth(problem, kept)) + self._luck_std * np.array(lucks))
         return np.stack([soft, soft, -np.log(soft)], axis=1)
 
     def evaluate(
@@ -103,7 +112,7 @@ class SurrogateFidelity:
 
     def _luck(self, plan: tuple[int, ...]) -> float:
         seed = zlib.crc32(np.array(plan, dtype=np.int64).tobytes())
-        return float(np.random.default_rng((self._noise_seed, seed)).standard_normal())
+        return float(np.random.default_rng((self._luck_seed, seed)).standard_normal())
 
 
 def read_plans(path: Path, task: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

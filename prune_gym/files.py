@@ -62,8 +62,13 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> Path:
     return path
 
 
-def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> Path:
-    """Write ``obj`` as indented JSON, whole or not at all.
+def write_json_atomic(path: str | os.PathLike[str], obj: Any, *, indent: int | None = 2) -> Path:
+    """Write ``obj`` as JSON, whole or not at all.
+
+    Args:
+        path: file to write.
+        obj: what JSON can say.
+        indent: spaces a level, for people; None puts all on one line, for files with thousands of numbers.
 
     Returns:
         The path written.
@@ -72,7 +77,7 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> Path:
         TypeError: If ``obj`` holds something JSON cannot say; nothing is written.
         ValueError: If ``obj`` holds NaN or an infinity, which JSON has no word for; nothing is written.
     """
-    return write_atomic(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
+    return write_atomic(path, json.dumps(obj, indent=indent, allow_nan=False) + "\n")
 
 
 def save_safetensors_atomic(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import prune_gym  # noqa: F401  registers the environments
+from agents.reward_model import log_odds
 from benchmarks import alternatives
 from benchmarks.surrogate import SurrogateFidelity, read_plans
 from prune_gym.problem import PruningProblem
@@ -47,13 +48,16 @@ def test_it_learns_what_plans_score(problem, plans):
 
 def test_luck_belongs_to_the_plan(problem, plans):
     kept, scores = plans
-    noise = 0.05 * np.random.default_rng(1).standard_normal(len(scores))
-    surrogate = SurrogateFidelity(problem, kept, np.clip(scores + noise, 0.01, 0.99))
+    surrogate = SurrogateFidelity(problem, kept, scores, luck=0.1)
     first, again = (surrogate.metrics(problem, kept[:50])[:, 1] for _ in range(2))
     np.testing.assert_array_equal(first, again)
-    other = SurrogateFidelity(problem, kept, np.clip(scores + noise, 0.01, 0.99), noise_seed=1)
+    other = SurrogateFidelity(problem, kept, scores, luck=0.1, luck_seed=1)
     assert not np.allclose(first, other.metrics(problem, kept[:50])[:, 1])
-    assert 0.005 < np.abs(first - surrogate.truth(problem, kept[:50])).mean() < 0.2
+    truth = surrogate.truth(problem, kept)
+    lucks = (log_odds(surrogate.metrics(problem, kept)[:, 1]) - log_odds(truth)) / 0.1
+    assert 0.8 < lucks.std() < 1.2
+    without = SurrogateFidelity(problem, kept, scores, luck=0.0)
+    np.testing.assert_allclose(without.metrics(problem, kept)[:, 1], truth)
 
 
 def test_environments_take_it_for_measuring(problem, plans):
