@@ -48,20 +48,27 @@ def plot_accuracy_flops(
         style = look(number)
         reductions = sorted(front)
         ends = np.array([_mean_and_interval(front[reduction]) for reduction in reductions]).T
-        # Neighbours step aside a little, so that intervals at the same target stay apart.
-        positions = 100 * np.array(reductions) + aside * (number - (len(fronts) - 1) / 2)
-        panel.plot(positions, 100 * ends[0], style.line, color=style.colour, linewidth=1.6)
-        panel.errorbar(
+        positions = 100 * np.array(reductions)
+        panel.plot(
             positions,
             100 * ends[0],
-            yerr=100 * np.array([ends[0] - ends[1], ends[2] - ends[0]]),
-            fmt=style.marker,
-            color=style.colour,
+            style.line,
+            marker=style.marker,
             markersize=6,
+            color=style.colour,
+            linewidth=1.6,
+            label=method,
+        )
+        panel.errorbar(
+            # Intervals step aside a little, so that those at the same target stay apart.
+            positions + aside * (number - (len(fronts) - 1) / 2),
+            100 * ends[0],
+            yerr=100 * np.array([ends[0] - ends[1], ends[2] - ends[0]]),
+            fmt="none",
+            ecolor=style.colour,
             elinewidth=1.4,
             capsize=2.5,
         )
-        panel.plot([], [], style.line, marker=style.marker, color=style.colour, label=method)
     if dense_accuracy is not None:
         panel.axhline(100 * dense_accuracy, color=GREY, linewidth=1, linestyle="--", label="dense")
     label_axes(panel, title=title, x="FLOPs removed (%)", y="accuracy (%): mean, 95 % interval")
