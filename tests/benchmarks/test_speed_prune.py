@@ -5,6 +5,7 @@ import json
 import pytest
 
 from benchmarks import speed
+from benchmarks.command import BAD_INPUT
 
 SMALL = ("--network", "resnet18", "--image-size", "32", "--repeats", "1", "--surgery-repeats", "1")
 
@@ -30,5 +31,5 @@ def test_every_promised_row_is_measured(tmp_path):
 
 @pytest.mark.parametrize("option", [("--repeats", "0"), ("--batch-sizes", "0"), ("--reduction", "0.9999")])
 def test_bad_options_are_explained(capsys, option):
-    assert speed.main(["prune", "--threads", "1", "--gpu", "cpu", *SMALL, *option]) == speed.BAD_INPUT
+    assert speed.main(["prune", "--threads", "1", "--gpu", "cpu", *SMALL, *option]) == BAD_INPUT
     assert "error: " in capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks import conditions, system_eval
+from benchmarks.command import BAD_INPUT
 from benchmarks.comparison import compare_networks
 from benchmarks.conditions import RunConditions
 from benchmarks.energy import Energy, RaplCounter, energy_of
@@ -108,7 +109,7 @@ def test_bad_checkpoints_are_named(config, tmp_path, capsys, content, message):
         path.write_bytes(content)
     elif content is not None:
         torch.save(content, path)
-    assert system_eval.main(["--config", config, "--checkpoint", str(path), *QUICK]) == system_eval.BAD_INPUT
+    assert system_eval.main(["--config", config, "--checkpoint", str(path), *QUICK]) == BAD_INPUT
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "system_eval").exists()
 
@@ -120,7 +121,7 @@ def test_a_checkpoint_of_another_network_is_refused(config, tmp_path, capsys):
 
 
 def test_a_missing_configuration_and_zero_iterations_are_refused(tmp_path, config, capsys):
-    assert system_eval.main(["--config", str(tmp_path / "no.yaml"), "--checkpoint", "x"]) == system_eval.BAD_INPUT
+    assert system_eval.main(["--config", str(tmp_path / "no.yaml"), "--checkpoint", "x"]) == BAD_INPUT
     with pytest.raises(SystemExit):
         system_eval.main(["--config", config, "--checkpoint", "x", "--iterations", "0"])
     assert "must be at least 1, got 0" in capsys.readouterr().err
