@@ -1,27 +1,22 @@
 """The code of the guide runs as it stands."""
 
-import re
-from pathlib import Path
-
 import pytest
 
 import baselines
+from baselines.registry import _REGISTRY
+from tests.pages import DOCS, run_page
 
-GUIDE = Path(__file__).parents[2] / "docs" / "baselines.md"
+GUIDE = DOCS / "baselines.md"
 
 
 @pytest.mark.filterwarnings("ignore:.*more than 1 % off the target")
 def test_code_of_the_guide_runs():
-    names: dict = {}
     try:
-        for block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL):
-            exec(compile(block, str(GUIDE), "exec"), names)
+        names = run_page(GUIDE)
         assert abs(names["info"].flops_reduction - 0.5) <= 0.01
         assert names["repaired"] is not None
         assert "batch-norm-scale" in baselines.available()
     finally:
-        from baselines.registry import _REGISTRY
-
         _REGISTRY.pop("batch-norm-scale", None)
 
 

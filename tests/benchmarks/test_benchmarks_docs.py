@@ -1,31 +1,24 @@
 """docs/benchmarks.md: its blocks run, its table is the result file's, its commands parse."""
 
 import json
-import re
 import shlex
-from pathlib import Path
 
 from benchmarks import ablation, visualization
 from benchmarks.ablation_variants import VARIANTS
+from tests.pages import DOCS, ROOT, code_blocks, run_page
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "benchmarks.md"
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+PAGE = DOCS / "benchmarks.md"
 
 
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for block in blocks("python"):
-        exec(compile(block, str(PAGE), "exec"), {"__name__": "benchmarks_page"})
+    run_page(PAGE)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"fronts.png", "fronts.svg", "latency.svg"}
     assert "points, p = 0." in capsys.readouterr().out
 
 
 def test_its_commands_are_understood():
-    for line in "".join(blocks("bash")).replace("\\\n", " ").splitlines():
+    for line in "".join(code_blocks(PAGE, "bash")).replace("\\\n", " ").splitlines():
         arguments = shlex.split(line)
         assert arguments[:3] == ["python", "-m", "benchmarks.ablation"]
         ablation._parser().parse_intermixed_args(arguments[3:])

@@ -20,6 +20,7 @@ from benchmarks.random_networks import enliven
 from benchmarks.run_folder import open_run
 from prune_gym.problem import PruningProblem
 from prune_gym.tasks import make_task, task_size, task_takes
+from tests.pages import code_blocks, run_page
 
 BASE = """\
 model: {name: resnet20}
@@ -308,15 +309,14 @@ def test_the_blocks_of_the_page_run(tmp_path, monkeypatch, capsys):
     shutil.copytree(CONFIG_DIR, tmp_path / "benchmarks" / "configs", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "mine").mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-    (text,) = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    (text,) = code_blocks(config_reference.PAGE, "yaml")
     Path("mine.yaml").write_text(text)
     (command,) = re.findall(r"^```bash\nprune-gym run --config mine.yaml (\S+) '(.*)'\n```", page, flags=re.MULTILINE)
     config = load_config("mine.yaml", command)
     assert config.pruning.target_flops_reduction == 0.9
     assert config.experiment.random_seeds == (1, 2)
     assert config.pruning.finetune.epochs == 2
-    (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
-    exec(compile(block, "configuration.md", "exec"), {"__name__": "configuration_page"})
+    run_page(config_reference.PAGE)
     shown = capsys.readouterr().out
     assert "imagenet-resnet50 0.5 0.9" in shown
     for name in config_names():

@@ -2,29 +2,24 @@
 
 import re
 import shlex
-from pathlib import Path
 
 from benchmarks import report_page
 from benchmarks.report_sources import LOOKED_FOR
+from tests.pages import DOCS, code_blocks, run_page
 
-PAGE = Path(__file__).parents[2] / "docs" / "report.md"
-
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+PAGE = DOCS / "report.md"
 
 
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (block,) = blocks("python")
-    exec(compile(block, str(PAGE), "exec"), {"__name__": "report_page"})
+    run_page(PAGE)
     shown = capsys.readouterr().out
     assert "digits-resnet20, 90 %, hobs-rspar [42] {42: 0.99}" in shown
     assert "left out: nothing" in shown
 
 
 def test_its_commands_are_understood():
-    for line in "".join(blocks("bash")).splitlines():
+    for line in "".join(code_blocks(PAGE, "bash")).splitlines():
         words = shlex.split(line)
         assert words[:2] == ["prune-gym", "report"]
         report_page._parser(None).parse_args(words[2:])

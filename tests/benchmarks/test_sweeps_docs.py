@@ -4,22 +4,18 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "sweeps.md").read_text()
+from tests.pages import DOCS, ROOT, code_blocks
 
-
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+PAGE = DOCS / "sweeps.md"
 
 
 def run_block(number, folder):
     """Run a block from a file, because worker processes import it."""
     program = folder / "program.py"
-    program.write_text(blocks("python")[number])
+    program.write_text(code_blocks(PAGE)[number])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, str(program)], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
@@ -29,7 +25,7 @@ def run_block(number, folder):
 
 
 def test_the_sweep_of_the_page_runs(tmp_path):
-    (tmp_path / "sweep.yaml").write_text(blocks("yaml")[0])
+    (tmp_path / "sweep.yaml").write_text(code_blocks(PAGE, "yaml")[0])
     assert run_block(0, tmp_path).startswith("4 rows, 0 failed; hobs-knapsack 0.9")
     assert (tmp_path / "results" / "sweep" / "timings.csv").is_file()
 
@@ -47,5 +43,5 @@ def test_every_option_of_the_page_exists(capsys):
         with pytest.raises(SystemExit):
             module.main(["--help"])
     shown = capsys.readouterr().out
-    for option in set(re.findall(r"--[a-z][a-z-]+", PAGE)):
+    for option in set(re.findall(r"--[a-z][a-z-]+", PAGE.read_text())):
         assert option in shown

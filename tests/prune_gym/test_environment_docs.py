@@ -1,21 +1,18 @@
 """The manual's code runs, and the PPO of one screen learns."""
 
-import re
 import runpy
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 
-DOCS = Path(__file__).parents[2] / "docs"
+from tests.pages import DOCS, code_blocks, run_page
+
+PAGE = DOCS / "environment.md"
 
 
 def test_every_code_block_of_the_manual_runs():
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "environment.md").read_text(), re.DOTALL)
-    assert len(blocks) >= 6
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "environment.md", "exec"), names)
+    assert len(code_blocks(PAGE)) >= 6
+    run_page(PAGE)
 
 
 def test_the_example_agent_learns():
