@@ -1,0 +1,59 @@
+"""docs/results.md and README.md: their numbers are those of the result files they name."""
+
+import json
+
+from tests.pages import DOCS, ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = (DOCS / "results.md").read_text()
+README = (ROOT / "README.md").read_text()
+STEPS = ("magnitude", "magnitude + BN recal", "magnitude + sequential", "H-OBS + BN recal", "H-OBS + sequential")
+
+
+def result(name):
+    return json.loads((RESULTS / name).read_text())
+
+
+def percent(fraction):
+    return f"{100 * fraction:.2f}"
+
+
+def test_one_shot_accuracies_are_those_of_the_file():
+    (run,) = result("one_shot_fashion.json")["runs"]
+    for budget in run["budgets"]:
+        *cells, last = (percent(budget["accuracies"][step]) for step in STEPS)
+        assert f"| {budget['target']:.0%} | ".replace("%", " %") + " | ".join([*cells, f"**{last}**"]) + " |" in PAGE
+
+
+def test_the_budgets_on_digits_are_those_of_the_file():
+    for row in result("digits_resnet20.json"):
+        (line,) = (line for line in PAGE.splitlines() if line.startswith("| 94 %") and f"`{row['method']}`" in line)
+        assert f"| {row['runs']} |" in line
+        for stage in ("one_shot", "final"):
+            assert percent(row[f"{stage}_mean"]) in line
+            assert row["runs"] == 1 or f"± {percent(row[f'{stage}_std'])}" in line
+
+
+def test_the_parts_are_worth_what_the_file_says():
+    names = {"no_hessian": "H-OBS", "no_refit": "the refit", "no_rl": "the search", "no_adaptive": "adaptive lambda"}
+    for row in result("ablation_digits.json")["rows"]:
+        if row["variant"] in names:
+            (line,) = (line for line in PAGE.splitlines() if line.startswith(f"| {names[row['variant']]}"))
+            for stage in ("one_shot", "final"):
+                assert percent(row["accuracy"][stage]["mean"]) in line
+
+
+def test_the_readme_rounds_what_the_files_say():
+    (run,) = result("one_shot_fashion.json")["runs"]
+    deepest = run["budgets"][-1]["accuracies"]
+    (line,) = (line for line in README.splitlines() if line.startswith("| Fashion-MNIST ResNet-20"))
+    for step in STEPS[:3]:
+        assert f"{100 * deepest[step]:.1f} %" in line
+    speed = {row["name"]: row for row in result("speed_env.json")["rows"]}
+    assert round(speed["predicted_steps_per_s_soft"]["value"], -2) == 8800
+    assert round(speed["predicted_batched_per_s_soft"]["value"] / 1e6, 1) == 3.3
+    repaired = [row for name, row in speed.items() if name.startswith("measured_vs_masked") and "without" not in name]
+    passes = [1 / row["ratio"] for row in repaired]
+    assert f"{min(passes):.1f} to {max(passes):.0f} passes" in README
+    assert "8,800 steps/s" in README
+    assert "3.3 million candidates/s" in README
