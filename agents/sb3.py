@@ -10,7 +10,6 @@ Needs the extra ``sb3``; nothing is imported before an agent is made.
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import os
 import random
@@ -24,6 +23,7 @@ import torch
 
 from agents.monitor import Callback, Monitor, Record, best_feasible
 from agents.protocol import finite_reward
+from hessian.suggestions import unknown
 from prune_gym.files import write_json_atomic
 
 if TYPE_CHECKING:
@@ -207,10 +207,7 @@ def _settings(name: str) -> tuple[str, Mapping[str, Any]]:
         return PRESETS[name]
     if name in DEFAULTS:
         return name, DEFAULTS[name]
-    known = [*DEFAULTS, *PRESETS]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown agent {name!r}{hint} (agents: {', '.join(known)})")
+    raise ValueError(unknown("agent", name, (*DEFAULTS, *PRESETS), "agents"))
 
 
 def _algorithm(kind: str) -> Any:

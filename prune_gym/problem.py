@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from hessian.channels import ChannelGroup, find_channel_groups
+from hessian.suggestions import unknown
 from prune_gym import magnitude, predicted
 from prune_gym.cache import cache_path, code_digest, remember
 from prune_gym.cost import CostModel
@@ -26,7 +27,6 @@ from prune_gym.knapsack import knapsack
 from prune_gym.latency import LatencyTable, latency_table
 from prune_gym.limits import CountLimits, FloatArray, IntArray
 from prune_gym.repair import REPAIRS
-from prune_gym.reward import unknown
 from prune_gym.tasks import PruningTask, TaskStructure, make_task, task_structure
 
 if TYPE_CHECKING:
