@@ -63,6 +63,22 @@ class PlanPool(ABC):
             PoolError: a process was lost.
         """
 
+    def fill(self, evaluator: Evaluator, plans: Sequence[Sequence[int]]) -> None:
+        """Measure the plans an evaluator does not know yet, side by side, and put them into its archive.
+
+        Args:
+            evaluator: measures plans one by one.
+            plans: kept units a layer; repeated and known ones cost nothing.
+
+        Raises:
+            PoolError: a process was lost.
+        """
+        keys = dict.fromkeys(tuple(int(count) for count in plan) for plan in plans)
+        missing = [plan for plan in keys if plan not in evaluator.archive]
+        if missing:
+            for plan, (evaluation, seconds) in zip(missing, self.measure(missing), strict=True):
+                evaluator.archive[plan], evaluator.seconds[plan] = evaluation, seconds
+
     def close(self) -> None:
         """Detach from the problem and end the processes; what was measured stays known."""
         if self.problem.pool is self:

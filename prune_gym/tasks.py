@@ -237,7 +237,17 @@ def task_structure(name: str) -> TaskStructure:
     if entry.structure is not None and entry.default_target is not None:
         model, example_input = entry.structure()
         return TaskStructure(model, example_input, entry.ignored_layers, entry.default_target)
-    task = make_task(name)
+    return structure_of(make_task(name))
+
+
+def structure_of(task: str | PruningTask) -> TaskStructure:
+    """The structure of a named task, or of a task object.
+
+    Raises:
+        KeyError: If no such task is registered; the message names the nearest.
+    """
+    if isinstance(task, str):
+        return task_structure(task)
     return TaskStructure(task.model, task.example_input, tuple(task.ignored_layers), task.default_target)
 
 
