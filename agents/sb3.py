@@ -165,7 +165,7 @@ class SB3Agent:
 
         Replay buffers are not kept, as SB3 has it.
         """
-        path = Path(path).with_suffix(".zip")
+        path, beside = _files(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.stem}.tmp.zip")
         try:
@@ -173,7 +173,7 @@ class SB3Agent:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        write_json_atomic(path.with_suffix(HISTORY_SUFFIX), {"name": self.name, "history": self.history})
+        write_json_atomic(beside, {"name": self.name, "history": self.history})
         return path
 
     @classmethod
@@ -190,15 +190,24 @@ class SB3Agent:
             FileNotFoundError: no such file, or no history beside it.
             ValueError: the environment's spaces are others.
         """
-        path = Path(path).with_suffix(".zip")
-        beside = path.with_suffix(HISTORY_SUFFIX)
+        path, beside = _files(path)
         for file in (path, beside):
             if not file.is_file():
                 raise FileNotFoundError(f"no file {file}; SB3Agent.save writes {path.name} and {beside.name}")
         document = json.loads(beside.read_text())
-        agent = cls(document["name"], _algorithm(_settings(document["name"])[0]).load(path, env=env, device="cpu"))
+        randomness = Randomness()
+        with randomness:  # restoring seeds the global generators
+            model = _algorithm(_settings(document["name"])[0]).load(path, env=env, device="cpu")
+        agent = cls(document["name"], model, randomness)
         agent.history.extend(document["history"])
         return agent
+
+
+def _files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The zip and the history beside it; only ``.zip`` counts as a suffix, so that ``run-0.9`` stays ``run-0.9``."""
+    path = Path(path)
+    stem = path.name.removesuffix(".zip")
+    return path.with_name(stem + ".zip"), path.with_name(stem + HISTORY_SUFFIX)
 
 
 def _settings(name: str) -> tuple[str, Mapping[str, Any]]:
