@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from agents.monitor import Callback, Record
 from agents.rspar import RSPARAgent
 from agents.sb3 import DEFAULTS, PRESETS, make_agent
 from agents.search import KnapsackSearch, RandomSearch, UniformSearch
+from hessian.suggestions import unknown
 
 
 class Agent(Protocol):
@@ -106,7 +106,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         ValueError: unknown name, or an option it does not have.
     """
     if name not in AGENTS:
-        raise ValueError(_unknown("agent", name, list(AGENTS)))
+        raise ValueError(unknown("agent", name, AGENTS))
     constructor = AGENTS[name].options
     if constructor is None:
         return
@@ -114,10 +114,4 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     known = [option for option in inspect.signature(constructor).parameters if option not in given_by_us]
     for option in options:
         if option not in known:
-            raise ValueError(_unknown(f"option of {name}", option, known))
-
-
-def _unknown(what: str, given: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {what} {given!r}{hint} (known: {', '.join(known) or 'none'})"
+            raise ValueError(unknown(f"option of {name}", option, known))

@@ -10,7 +10,6 @@ Needs the extra ``sb3``; nothing is imported before an agent is made.
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import os
 import random
@@ -24,6 +23,7 @@ import torch
 
 from agents.monitor import Callback, Monitor, Record, best_feasible
 from agents.protocol import finite_reward
+from hessian.suggestions import unknown
 from prune_gym.files import write_json_atomic
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class SB3Agent:
 
         Replay buffers are not kept, as SB3 has it.
         """
-        path = Path(path).with_suffix(".zip")
+        path, beside = _files(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.stem}.tmp.zip")
         try:
@@ -173,7 +173,7 @@ class SB3Agent:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        write_json_atomic(path.with_suffix(HISTORY_SUFFIX), {"name": self.name, "history": self.history})
+        write_json_atomic(beside, {"name": self.name, "history": self.history})
         return path
 
     @classmethod
@@ -190,15 +190,24 @@ class SB3Agent:
             FileNotFoundError: no such file, or no history beside it.
             ValueError: the environment's spaces are others.
         """
-        path = Path(path).with_suffix(".zip")
-        beside = path.with_suffix(HISTORY_SUFFIX)
+        path, beside = _files(path)
         for file in (path, beside):
             if not file.is_file():
                 raise FileNotFoundError(f"no file {file}; SB3Agent.save writes {path.name} and {beside.name}")
         document = json.loads(beside.read_text())
-        agent = cls(document["name"], _algorithm(_settings(document["name"])[0]).load(path, env=env, device="cpu"))
+        randomness = Randomness()
+        with randomness:  # restoring seeds the global generators
+            model = _algorithm(_settings(document["name"])[0]).load(path, env=env, device="cpu")
+        agent = cls(document["name"], model, randomness)
         agent.history.extend(document["history"])
         return agent
+
+
+def _files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """The zip and the history beside it; only ``.zip`` counts as a suffix, so that ``run-0.9`` stays ``run-0.9``."""
+    path = Path(path)
+    stem = path.name.removesuffix(".zip")
+    return path.with_name(stem + ".zip"), path.with_name(stem + HISTORY_SUFFIX)
 
 
 def _settings(name: str) -> tuple[str, Mapping[str, Any]]:
@@ -207,10 +216,7 @@ def _settings(name: str) -> tuple[str, Mapping[str, Any]]:
         return PRESETS[name]
     if name in DEFAULTS:
         return name, DEFAULTS[name]
-    known = [*DEFAULTS, *PRESETS]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown agent {name!r}{hint} (agents: {', '.join(known)})")
+    raise ValueError(unknown("agent", name, (*DEFAULTS, *PRESETS), "agents"))
 
 
 def _algorithm(kind: str) -> Any:

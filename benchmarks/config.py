@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from benchmarks.config_schema import Config, PruningConfig
 from benchmarks.config_source import ConfigError, ConfigSource, KeyPath, dotted
+from hessian.suggestions import unknown
 
 __all__ = [
     "Config",
@@ -159,9 +160,7 @@ def _check_choices(config: Config, source: ConfigSource) -> None:
 
 def unknown_choice(kind: str, given: str, known: Sequence[str]) -> str:
     """Say that a name does not exist, which is near, and which there are."""
-    close = difflib.get_close_matches(given, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown {kind} {given!r}; {hint}({kind}s: {', '.join(known)})"
+    return unknown(kind, given, known, f"{kind}s")
 
 
 def _explain(detail: ErrorDetails, source: ConfigSource, root: type[BaseModel]) -> str:

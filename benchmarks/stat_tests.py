@@ -9,7 +9,6 @@ improvement) comes from :mod:`benchmarks.aggregates` and can be imported from he
 
 from __future__ import annotations
 
-import difflib
 import math
 import statistics
 import warnings
@@ -39,6 +38,7 @@ from benchmarks.samples import (
     paired_samples,
     warn_if_few,
 )
+from hessian.suggestions import suggest
 
 __all__ = [
     "MIN_SEEDS",
@@ -325,6 +325,4 @@ def _finite(value: Any) -> Any:
 
 
 def _unknown_baseline(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"no results of the baseline {name!r}{hint} (results of: {', '.join(map(repr, known)) or 'none'})"
+    return f"no results of the baseline {name!r}{suggest(name, known, 'results of')}"

@@ -74,7 +74,8 @@ def audit(
         progress: called with (description, done, total).
 
     Returns:
-        The :class:`AuditReport`.
+        The :class:`AuditReport`: ``price`` has Spearman's rank correlations with confidence intervals, and
+        ``benchmarks.audit_plot.plot_audit`` draws it.
 
     Raises:
         ValueError: no analysis yet, an empty loader, no layer that can lose a unit, or an argument out of range.

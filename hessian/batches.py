@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
@@ -60,12 +60,17 @@ def read_batches(
         raise ValueError(f"num_batches must be at least 1, got {num_batches}")
     count = 0
     for batch in dataloader:
-        if num_batches is not None and count >= num_batches:
-            break
         inputs, labels = split_batch(batch)
         if len(inputs) == 0:
             continue
         count += 1
         yield inputs.to(device), labels.to(device)
+        if count == num_batches:
+            return
     if count == 0:
         raise ValueError("the dataloader yields no images; at least one non-empty batch is needed")
+
+
+def length(dataloader: Iterable[Any]) -> int:
+    """Batches of a loader; 0 where it does not say."""
+    return len(dataloader) if isinstance(dataloader, Sized) else 0

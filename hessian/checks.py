@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hessian.batches import model_device
-from hessian.channels import MIXING_TYPES, suggest
+from hessian.layer_types import MIXING_TYPES
+from hessian.suggestions import unknown
 
 
 def check_model(model: nn.Module) -> None:
@@ -58,5 +59,5 @@ def layers_to_watch(model: nn.Module, layers: Sequence[str] | None) -> dict[str,
             kind = type(modules[name]).__name__
             raise ValueError(f"layer {name!r} is a {kind}; factors exist for convolutions and linear layers only")
         if name not in available:
-            raise ValueError(f"unknown layer {name!r}" + suggest(name, available))
+            raise ValueError(unknown("layer", name, available))
     return {name: available[name] for name in layers}

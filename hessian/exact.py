@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 
 from hessian.batches import model_device, read_batches
-from hessian.channels import suggest
 from hessian.covariance import from_matrix, matrix_columns, to_matrix, weight_matrix
 from hessian.kfac import Progress
 from hessian.loss_curvature import Criterion
 from hessian.modes import modes_restored
 from hessian.slicing import ModuleSlice, Plan
+from hessian.suggestions import unknown
 
 if TYPE_CHECKING:
     from hessian.hobs import HOBSSensitivityAnalyzer
@@ -272,5 +272,5 @@ def _outputs(model: nn.Module, parameters: dict[str, Tensor], inputs: Tensor) ->
 def _parameter(model: nn.Module, name: str) -> Tensor:
     parameters = dict(model.named_parameters())
     if name not in parameters:
-        raise ValueError(f"unknown parameter {name!r}" + suggest(name, parameters))
+        raise ValueError(unknown("parameter", name, parameters))
     return parameters[name]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from hessian import storage
-from hessian.audit import FRACTIONS, audit
-from hessian.audit_report import AuditReport
+from hessian.audit import audit as audit_prices
 from hessian.batches import model_device, read_batches
+from hessian.budgeting import RANKINGS, cheapest_removals, prefix_plan, prices_of_channels
 from hessian.channels import ChannelGroup, find_channel_groups
 from hessian.checks import check_model
 from hessian.compensation import Compensator
@@ -29,9 +29,6 @@ from hessian.layer_sweeps import LayerCurves, sweep_layers
 from hessian.loss_curvature import Criterion
 from hessian.moments import KroneckerFactors
 from hessian.norms import shift_absorbing_norms
-from hessian.ranking import rank_by_channels, rank_by_flops
-
-RANKINGS = ("channels", "flops")
 
 
 class HOBSSensitivityAnalyzer:
@@ -164,6 +161,11 @@ class HOBSSensitivityAnalyzer:
         """
         check_model(self.model)
         if not self.groups:
+            if iter(dataloader) is dataloader:
+                raise ValueError(
+                    "the dataloader can be read only once, and its first batch is needed twice: give a DataLoader or a "
+                    "list of batches, or construct the analyzer with example_input=..."
+                )
             with self._everyone().together():
                 inputs, _ = next(iter(read_batches(dataloader, model_device(self.model), 1)))
                 self._find_structure(inputs[:1])
@@ -208,13 +210,7 @@ class HOBSSensitivityAnalyzer:
     def channel_prices(self) -> dict[str, Tensor]:
         """Layer name -> [size] price in nats of removing a channel alone; units share theirs equally."""
         self._require_analysis()
-        result = {}
-        for group in self.groups:
-            prices = torch.zeros(group.size, dtype=torch.float64)
-            for unit, price in zip(group.units, self.prices[group.name], strict=True):
-                prices[list(unit)] = price / len(unit)
-            result[group.name] = prices
-        return result
+        return prices_of_channels(self.groups, self.prices)
 
     def get_pruning_plan(self, pruning_ratio: float = 0.5, of: str = "channels") -> dict[str, list[int]]:
         """Remove a fraction of the network, cheapest units first across layers (prefixes of the elimination orders).
@@ -235,14 +231,8 @@ class HOBSSensitivityAnalyzer:
         if of not in RANKINGS:
             raise ValueError(f"pruning_ratio is a fraction of {' or '.join(map(repr, RANKINGS))}, got of={of!r}")
         self._require_analysis()
-        steps = [self.curves[group.name].diff().cummax(0).values.tolist() for group in self.groups]
-        sizes = [[len(group.units[unit]) for unit in self.orders[group.name].tolist()] for group in self.groups]
-        if of == "channels":
-            removed = rank_by_channels(steps, sizes, pruning_ratio * sum(group.size for group in self.groups))
-        else:
-            flops = FlopsModel(self.model, self.groups, self._positions)
-            removed = rank_by_flops(steps, sizes, flops, pruning_ratio)
-        return self.plan([group.num_units - count for group, count in zip(self.groups, removed, strict=True)])
+        flops = FlopsModel(self.model, self.groups, self._positions) if of == "flops" else None
+        return self.plan(cheapest_removals(self.groups, self.orders, self.curves, pruning_ratio, flops))
 
     def plan(self, kept: Sequence[int]) -> dict[str, list[int]]:
         """The pruning plan of a kept vector: every layer loses a prefix of its elimination order.
@@ -252,17 +242,12 @@ class HOBSSensitivityAnalyzer:
 
         Returns:
             Layer name -> removed channel indices; layers that lose nothing are absent.
+
+        Raises:
+            ValueError: another number of entries than layers, an entry out of range, or no analysis yet.
         """
         self._require_analysis()
-        if len(kept) != len(self.groups):
-            raise ValueError(f"kept must have one entry for each of the {len(self.groups)} layers, got {len(kept)}")
-        plan = {}
-        for group, count in zip(self.groups, kept, strict=True):
-            if not 1 <= int(count) <= group.num_units:
-                raise ValueError(f"layer {group.name!r} keeps {int(count)} units; it has 1 to {group.num_units}")
-            if int(count) < group.num_units:
-                plan[group.name] = group.channels(self.orders[group.name][: group.num_units - int(count)].tolist())
-        return plan
+        return prefix_plan(self.groups, self.orders, kept)
 
     @property
     def compensator(self) -> Compensator:
@@ -284,35 +269,8 @@ class HOBSSensitivityAnalyzer:
         """
         return self.compensator.state(plan)
 
-    def audit(
-        self,
-        dataloader: Iterable[Any],
-        criterion: Criterion | None = None,
-        *,
-        channels_per_layer: int = 16,
-        fractions: Sequence[float] = FRACTIONS,
-        num_batches: int | None = 10,
-        confidence: float = 0.95,
-        seed: int = 0,
-        progress: Progress | None = None,
-    ) -> AuditReport:
-        """Hold the prices against what removing channels really does to this network.
-
-        ``report.price`` has Spearman's rank correlations with confidence intervals;
-        ``benchmarks.audit_plot.plot_audit`` draws the report. Arguments and errors are those of
-        :func:`hessian.audit.audit`.
-        """
-        return audit(
-            self,
-            dataloader,
-            criterion,
-            channels_per_layer=channels_per_layer,
-            fractions=fractions,
-            num_batches=num_batches,
-            confidence=confidence,
-            seed=seed,
-            progress=progress,
-        )
+    # A function of a finished analysis: holds the prices against what removing channels really does to this network.
+    audit = audit_prices
 
     def _require_analysis(self) -> None:
         if not self.curves:

@@ -16,8 +16,7 @@ have one exact pair of factors a group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -26,17 +25,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hessian.batches import model_device, read_batches
-from hessian.channels import suggest
+from hessian.batches import length, model_device, read_batches
 from hessian.checks import check_inputs, check_model, layers_to_watch
 from hessian.distributed import Workers, current_workers
 from hessian.fisher_diagonal import fisher_diagonal
 from hessian.layout import Layout, preferred_layout, runs_on, unchanged
 from hessian.loss_curvature import FISHER_TYPES, Criterion, backpropagated_vectors, check_criterion
-from hessian.modes import modes_restored
+from hessian.modes import frozen_evaluation
 from hessian.moments import KroneckerFactors
 from hessian.obs import damped, inverse
 from hessian.statistics import SeenInputs, Statistics, StatisticsSettings
+from hessian.suggestions import unknown
 
 __all__ = ["KFACHessianApproximator", "KroneckerFactors", "Progress"]
 
@@ -211,21 +210,23 @@ class KFACHessianApproximator:
         check_model(self.model)
         device = model_device(self.model)
         generator = torch.Generator(device)
-        total = _length(dataloader) if num_batches is None else min(num_batches, _length(dataloader) or num_batches)
+        total = length(dataloader) if num_batches is None else min(num_batches, length(dataloader) or num_batches)
         self._statistics, self._last = self._fresh_statistics(max(1, total)), {}
         self._gathering, self._loss_scale, self._keep_last, self._layout = True, "sum", False, None
         workers = self._all_workers()
         try:
-            with workers.together(), _frozen_evaluation(self.model), self:
+            with workers.together(), frozen_evaluation(self.model), self:
                 for done, (inputs, labels) in enumerate(read_batches(dataloader, device, num_batches)):
                     seed = self.seed + SEED_STEP * (done * workers.size + workers.rank)
                     self._statistics.reseed(seed)
                     self._pass(inputs, labels, criterion, fisher, generator.manual_seed(seed))
                     if progress is not None:
                         progress("Kronecker factors", done + 1, max(total, done + 1))
+            self._finish()
         finally:
+            # After an error too: a pass of the user's own starts from nothing.
+            self._statistics = self._fresh_statistics(1)
             self._loss_scale, self._keep_last = "mean", True
-        self._finish()
         return self.factors
 
     def _pass(
@@ -313,8 +314,7 @@ class KFACHessianApproximator:
         Raises:
             ValueError: unknown layer, or no hooked pass was seen.
         """
-        if layer_name not in self.layers:
-            raise ValueError(f"unknown layer {layer_name!r}" + suggest(layer_name, self.layers))
+        self._require_known(layer_name)
         last = self._last.get(layer_name)
         if last is None or last.inputs is None or not last.gradients:
             raise ValueError(
@@ -324,26 +324,12 @@ class KFACHessianApproximator:
         gradients = [gradient.to(self.dtype) * len(gradient) for gradient in last.gradients]
         return fisher_diagonal(self.layers[layer_name], last.inputs.to(self.dtype), gradients)
 
-    def _require(self, layer_name: str) -> KroneckerFactors:
+    def _require_known(self, layer_name: str) -> None:
         if layer_name not in self.layers:
-            raise ValueError(f"unknown layer {layer_name!r}" + suggest(layer_name, self.layers))
+            raise ValueError(unknown("layer", layer_name, self.layers))
+
+    def _require(self, layer_name: str) -> KroneckerFactors:
+        self._require_known(layer_name)
         if layer_name not in self.factors:
             raise ValueError(f"layer {layer_name!r} has no factors yet; call estimate(...) or update_factors() first")
         return self.factors[layer_name]
-
-
-def _length(dataloader: Iterable[Any]) -> int:
-    return len(dataloader) if isinstance(dataloader, Sized) else 0
-
-
-@contextmanager
-def _frozen_evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without weight gradients; both restored on exit."""
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        with modes_restored(model):
-            model.eval().requires_grad_(False)
-            yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)

@@ -59,7 +59,7 @@ def backpropagated_vectors(
 
 
 def check_criterion(criterion: Criterion | None, outputs: Tensor, labels: Tensor) -> Tensor:
-    """The criterion's value on a batch, after checking that it is one finite number.
+    """The criterion's value on a batch, after checking that it is one number.
 
     Raises:
         ValueError: the criterion returns a tensor that is not a scalar.
@@ -72,13 +72,14 @@ def check_criterion(criterion: Criterion | None, outputs: Tensor, labels: Tensor
 
 
 def _is_cross_entropy(criterion: Criterion | None) -> bool:
-    if isinstance(criterion, nn.CrossEntropyLoss):
+    # The very class: what a subclass computes is not known.
+    if type(criterion) is nn.CrossEntropyLoss:
         return criterion.weight is None
     return criterion is None or criterion is F.cross_entropy
 
 
 def _is_mse(criterion: Criterion | None) -> bool:
-    return criterion is F.mse_loss or isinstance(criterion, nn.MSELoss)
+    return criterion is F.mse_loss or type(criterion) is nn.MSELoss
 
 
 def _mse_weight(criterion: Criterion | None, outputs: Tensor) -> float:
@@ -154,6 +155,11 @@ def _generic_vectors(
             for z, y in zip(outputs, labels, strict=True)
         ]
     )
+    if not torch.isfinite(hessians).all():
+        raise ValueError(
+            "the criterion's second derivative has NaN or infinite values on this batch; check the criterion, the "
+            "labels and the network's outputs"
+        )
     values, vectors = torch.linalg.eigh(hessians)
     roots = vectors * values.clamp_min(0).sqrt()[:, None, :]
     if fisher == "sketch":

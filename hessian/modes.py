@@ -17,3 +17,16 @@ def modes_restored(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def frozen_evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without weight gradients; both restored on exit."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with modes_restored(model):
+            model.eval().requires_grad_(False)
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

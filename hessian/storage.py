@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from hessian.atomic_file import write_atomic
 from hessian.batches import model_device
 from hessian.moments import DenseMoment, KroneckerFactors, Moment, RowMoment
 
@@ -88,11 +87,7 @@ def _moment(tensors: Mapping[str, Tensor], key: str, device: torch.device) -> Mo
 
 def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file atomically, making its folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(save(tensors, metadata))
-    os.replace(file.name, path)
+    write_atomic(path, save(tensors, metadata))
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -6,10 +6,11 @@ is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium
+
+from hessian.lazy import lazy_names
 
 if TYPE_CHECKING:
     from prune_gym.checkpoint import load_pruned, save_pruned
@@ -42,22 +43,25 @@ __all__ = [
     "task_names",
 ]
 
-_LOCATIONS = {
-    "HOBSPruneEnv": "env",
-    "HOBSPruneLayerwiseEnv": "layerwise",
-    "HOBSPruneVectorEnv": "vector_env",
-    "PhysicalPruner": "pruner",
-    "PruningProblem": "problem",
-    "PruningTask": "tasks",
-    "imagefolder_splits": "imagefolder",
-    "imagefolder_task": "imagefolder",
-    "load_pruned": "checkpoint",
-    "make_task": "tasks",
-    "register_task": "tasks",
-    "save_pruned": "checkpoint",
-    "task_from_loaders": "pruning_task",
-    "task_names": "tasks",
-}
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "HOBSPruneEnv": "env",
+        "HOBSPruneLayerwiseEnv": "layerwise",
+        "HOBSPruneVectorEnv": "vector_env",
+        "PhysicalPruner": "pruner",
+        "PruningProblem": "problem",
+        "PruningTask": "tasks",
+        "imagefolder_splits": "imagefolder",
+        "imagefolder_task": "imagefolder",
+        "load_pruned": "checkpoint",
+        "make_task": "tasks",
+        "register_task": "tasks",
+        "save_pruned": "checkpoint",
+        "task_from_loaders": "pruning_task",
+        "task_names": "tasks",
+    },
+)
 
 _ENVIRONMENTS = {
     "HOBSPrune-v0": ("prune_gym.env:HOBSPruneEnv", "prune_gym.vector_env:HOBSPruneVectorEnv"),
@@ -70,18 +74,6 @@ def register_envs() -> None:
     for name, (entry_point, vector_entry_point) in _ENVIRONMENTS.items():
         if name not in gymnasium.registry:
             gymnasium.register(id=name, entry_point=entry_point, vector_entry_point=vector_entry_point)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LOCATIONS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_LOCATIONS[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
 
 
 register_envs()

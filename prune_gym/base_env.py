@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from hessian.suggestions import unknown
 from prune_gym.evaluator import Evaluation
 from prune_gym.features import BOUND, FeatureSet
 from prune_gym.fidelity import Archive, Fidelity, MeasuredFidelity, make_fidelity
@@ -18,7 +19,7 @@ from prune_gym.limits import FloatArray, IntArray
 from prune_gym.observation import ObservationLayout, Observer
 from prune_gym.problem import START_NAMES, PruningProblem
 from prune_gym.render import RENDER_MODES, PlanPicture
-from prune_gym.reward import Reward, make_reward, unknown
+from prune_gym.reward import Reward, make_reward
 from prune_gym.scoring import PlanState, Scorer
 from prune_gym.targets import TargetRange
 

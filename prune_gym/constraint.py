@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hessian.suggestions import unknown
 from prune_gym.cost import CostModel
 from prune_gym.limits import CountLimits, FloatArray, IntArray
-from prune_gym.reward import unknown
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -15,6 +14,7 @@ from hessian import HOBSSensitivityAnalyzer
 from prune_gym.cache import Metadata, Tensors, cache_path, code_digest, remember
 from prune_gym.device import module_device
 from prune_gym.files import sha256_of
+from prune_gym.fingerprint import fingerprint_of
 from prune_gym.pruning_task import PruningTask
 
 Progress = Callable[[str, int, int], None]
@@ -49,12 +49,11 @@ class CurvatureSettings:
 
 def analysis_key(task: PruningTask, settings: CurvatureSettings) -> str:
     """Digest of everything the analysis depends on: weights, calibration data, settings, code and PyTorch's version."""
-    criterion: Any = task.criterion
     return sha256_of(
         dict(task.model.state_dict()),
         task.calibration.images,
         task.calibration.labels,
-        f"{getattr(criterion, '__module__', '')}.{getattr(criterion, '__qualname__', repr(criterion))}",
+        fingerprint_of(task.criterion),
         list(task.ignored_layers),
         repr(task.model),
         asdict(settings),

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, Subset, SubsetRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    default_collate,
+)
 
 from prune_gym.datasets import TensorSplit, different_shapes, stack_pairs
 
@@ -89,14 +97,16 @@ def split_of_loader(loader: DataLoader[Any]) -> DatasetSplit | TensorSplit:
     """What a loader loads: its dataset in order, whatever the shuffling; read at once where that cannot be told.
 
     Args:
-        loader: Of pairs (images, labels). One that picks and batches in a way of its own (a weighted or a batch
-            sampler, an iterable dataset) is run through once, and its batches kept.
+        loader: Of pairs (images, labels). One that picks or batches in a way of its own (a weighted or a batch
+            sampler, an iterable dataset, a ``collate_fn``) is run through once, and its batches kept.
 
     Raises:
         TypeError: If its batches are not pairs of tensors.
         ValueError: If it is empty.
     """
     sampler, dataset = loader.sampler, loader.dataset
+    if loader.collate_fn is not default_collate:
+        return _run_through(loader)
     if isinstance(sampler, SubsetRandomSampler):
         return DatasetSplit(Subset(dataset, list(sampler.indices)), loader.num_workers)
     whole = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)

@@ -179,9 +179,12 @@ def _checked_pair(item: Any) -> tuple[torch.Tensor, int]:
             "torchvision.transforms.ToTensor())"
         )
     try:
-        return image, int(label)
+        index = int(label)
     except (TypeError, ValueError) as error:
         raise TypeError(f"a dataset's labels are class indices; got {label!r}") from error
+    if index != label:
+        raise TypeError(f"a dataset's labels are class indices, whole numbers; got {label!r}")
+    return image, index
 
 
 def stratified_partition(labels: torch.Tensor, sizes: Sequence[int], seed: int) -> list[torch.Tensor]:

@@ -62,6 +62,11 @@ def _parse(spec: str | int | torch.device) -> torch.device:
     return torch.device(device.type, device.index or 0)
 
 
+def device_name(device: torch.device) -> str:
+    """What a device is called by its maker, such as ``"NVIDIA A100-SXM4-40GB"``; its type where nobody says."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until everything queued on ``device`` has run; returns at once on the CPU."""
     if device.type == "cuda":

@@ -201,13 +201,14 @@ def _compare(
 ) -> Parity:
     """Run both on fresh inputs; raise if they differ."""
     sizes = DYNAMIC_BATCHES if dynamic_batch else (inputs[0].shape[0],)
-    worst = 0.0
+    errors: list[float] = []
     for size in sizes:
         fresh = tuple(_like(item, size) for item in inputs)
         expected, actual = _tensors(model(*fresh)), run(fresh)
         for reference, output in zip(expected, actual, strict=True):
             scale = float(reference.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
-            worst = max(worst, float((output.to(reference.device) - reference).abs().max()) / scale)
+            errors.append(float((output.to(reference.device) - reference).abs().max()) / scale)
+    worst = float(torch.tensor(errors, dtype=torch.float64).max()) if errors else 0.0  # NaN, where there is one
     if not worst <= tolerance:
         raise ValueError(
             f"the network exported to {path.name} differs from the model by {worst:.1e} of its largest output "

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hessian.suggestions import unknown
 from prune_gym.cost import CostModel
 from prune_gym.limits import FloatArray, IntArray
-from prune_gym.reward import unknown
 
 if TYPE_CHECKING:
     from torch import Tensor

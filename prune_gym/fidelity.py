@@ -7,10 +7,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from hessian.suggestions import unknown
 from prune_gym.evaluator import Evaluation
 from prune_gym.limits import FloatArray, IntArray
 from prune_gym.problem import PruningProblem
-from prune_gym.reward import unknown
 
 Archive = dict[tuple[int, ...], Evaluation]
 """Plans measured so far: kept units -> what they score."""

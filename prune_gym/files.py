@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,19 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+
+from hessian.atomic_file import write_atomic
+
+__all__ = [
+    "CACHE_VARIABLE",
+    "CHECKSUM_KEY",
+    "cache_dir",
+    "load_safetensors",
+    "save_safetensors_atomic",
+    "sha256_of",
+    "write_atomic",
+    "write_json_atomic",
+]
 
 CHECKSUM_KEY = "sha256"
 """Metadata entry of a tensor file that holds the digest of everything else in it."""
@@ -31,35 +43,6 @@ def cache_dir() -> Path:
         return Path(override).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "prune_gym"
-
-
-def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> Path:
-    """Write a file so that readers see the old content or the new, never a part.
-
-    Args:
-        path: Where to write; missing folders are created.
-        data: The content; text is encoded as UTF-8.
-
-    Returns:
-        The path written.
-
-    Raises:
-        OSError: If the folder cannot be written; nothing is left behind.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, because a rename is atomic only within one file system; opened plainly rather than
-    # with tempfile so that the file gets the permissions the user's umask asks for.
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 def write_json_atomic(path: str | os.PathLike[str], obj: Any, *, indent: int | None = 2) -> Path:

@@ -22,7 +22,7 @@ from torch import nn
 
 from prune_gym.cache import Metadata, Tensors, cache_path, remember
 from prune_gym.cost import CONVOLUTIONS, CostModel
-from prune_gym.device import module_device
+from prune_gym.device import device_name, module_device
 from prune_gym.files import sha256_of
 from prune_gym.limits import FloatArray, IntArray
 from prune_gym.timing import time_callable, time_model
@@ -127,6 +127,8 @@ def latency_table(
         repr(model),
         list(example_input.shape[1:]),
         str(device),
+        device_name(device),
+        str(next(model.parameters()).dtype),
         torch.__version__,
         torch.get_num_threads(),
         [platform.machine(), platform.processor(), os.cpu_count() or 0],
@@ -190,8 +192,8 @@ def _time_layer(module: Any, shape: tuple[int, ...], outputs: list[int], inputs:
     for row, rows in enumerate(outputs):
         for column, columns in enumerate(inputs):
             layer, images = _resized(module, shape, rows, columns)
-            layer = layer.to(device).eval().requires_grad_(False)
-            images = images.to(device)
+            layer = layer.to(module.weight).eval().requires_grad_(False)
+            images = images.to(module.weight)
             call = partial(layer, images)
             timing = time_callable(call, device=device, num_iterations=_CALLS, num_warmup=3)
             milliseconds[row, column] = timing.p50_ms

@@ -10,12 +10,13 @@ and global average pooling with one linear head instead of three large linear la
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+from hessian.suggestions import unknown
 
 
 class BasicBlock(nn.Module):
@@ -171,7 +172,5 @@ def build_model(name: str, **kwargs: Any) -> nn.Module:
         KeyError: If no such network is registered; the message names the nearest.
     """
     if name not in MODEL_FACTORIES:
-        close = difflib.get_close_matches(str(name), MODEL_FACTORIES, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise KeyError(f"unknown model {name!r}{hint} (registered: {', '.join(sorted(MODEL_FACTORIES))})")
+        raise KeyError(unknown("model", name, sorted(MODEL_FACTORIES), "registered"))
     return MODEL_FACTORIES[name](**kwargs)

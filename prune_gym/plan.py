@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from hessian.channels import ChannelGroup
+from hessian.suggestions import suggest
 
 
 def resolve_plan(plan: Mapping[str, Any], groups: Sequence[ChannelGroup], model: nn.Module) -> dict[str, list[int]]:
@@ -67,10 +67,8 @@ def _layer_of_member(name: str, groups: Sequence[ChannelGroup], model: nn.Module
 
 
 def _unknown_layer(name: Any, layers: list[str], model: nn.Module) -> str:
-    close = difflib.get_close_matches(str(name), layers, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
     reason = "is not prunable" if name in dict(model.named_modules()) else "is not a layer of this network"
-    return f"layer {name!r} {reason}{hint} (prunable: {', '.join(layers)})"
+    return f"layer {name!r} {reason}{suggest(name, layers, 'prunable')}"
 
 
 def _checked_indices(name: str, removed: Any, group: ChannelGroup) -> list[int]:

@@ -63,6 +63,22 @@ class PlanPool(ABC):
             PoolError: a process was lost.
         """
 
+    def fill(self, evaluator: Evaluator, plans: Sequence[Sequence[int]]) -> None:
+        """Measure the plans an evaluator does not know yet, side by side, and put them into its archive.
+
+        Args:
+            evaluator: measures plans one by one.
+            plans: kept units a layer; repeated and known ones cost nothing.
+
+        Raises:
+            PoolError: a process was lost.
+        """
+        keys = dict.fromkeys(tuple(int(count) for count in plan) for plan in plans)
+        missing = [plan for plan in keys if plan not in evaluator.archive]
+        if missing:
+            for plan, (evaluation, seconds) in zip(missing, self.measure(missing), strict=True):
+                evaluator.archive[plan], evaluator.seconds[plan] = evaluation, seconds
+
     def close(self) -> None:
         """Detach from the problem and end the processes; what was measured stays known."""
         if self.problem.pool is self:
@@ -86,15 +102,16 @@ class ProcessPool(PlanPool):
         threads: CPU threads of each; None: as many as here, which makes results equal to the bit.
 
     Raises:
-        ValueError: fewer than one process or thread, or the problem has a pool already.
+        ValueError: fewer than one process or thread, the problem has a pool already, or it cannot be sent to others.
     """
 
     def __init__(self, problem: PruningProblem, workers: int = 2, threads: int | None = None) -> None:
         threads = torch.get_num_threads() if threads is None else threads
         check_sizes(workers, threads)
+        pickled = sendable(problem)  # first: a problem that cannot be sent is left without a pool
         super().__init__(problem)
         self._executor = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _begin_process, (pickle.dumps(problem), threads)
+            workers, multiprocessing.get_context("spawn"), _begin_process, (pickled, threads)
         )
 
     def measure(self, plans: Sequence[Plan]) -> list[Timed]:
@@ -121,7 +138,7 @@ class RayPool(PlanPool):
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: fewer than one actor or thread, or the problem has a pool already.
+        ValueError: fewer than one actor or thread, the problem has a pool already, or it cannot be sent to others.
     """
 
     def __init__(self, problem: PruningProblem, workers: int = 2, threads: int | None = None) -> None:
@@ -131,11 +148,12 @@ class RayPool(PlanPool):
             raise ImportError("RayPool needs Ray: pip install 'prune-gym[ray]'") from error
         threads = torch.get_num_threads() if threads is None else threads
         check_sizes(workers, threads)
+        pickled = sendable(problem)
         super().__init__(problem)
         self._ray: Any = ray
         gpus = int(problem.device.type == "cuda")
         actor = ray.remote(num_cpus=threads, num_gpus=gpus)(Measurer)
-        stored = ray.put(pickle.dumps(problem))
+        stored = ray.put(pickled)
         self._actors = [actor.remote(stored, threads) for _ in range(workers)]
 
     def measure(self, plans: Sequence[Plan]) -> list[Timed]:
@@ -173,6 +191,21 @@ class Measurer:
     def measure(self, plan: Plan) -> Timed:
         """Measure one plan."""
         return self._evaluator.evaluate(plan), self._evaluator.seconds[plan]
+
+
+def sendable(problem: PruningProblem) -> bytes:
+    """The loaded problem, pickled.
+
+    Raises:
+        ValueError: something in it cannot be pickled.
+    """
+    try:
+        return pickle.dumps(problem.load())
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the task cannot be sent to another process ({error}); define its criterion and the classes of its "
+            "network at the top level of a module"
+        ) from error
 
 
 def check_sizes(workers: int, threads: int) -> None:

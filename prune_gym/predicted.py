@@ -6,6 +6,7 @@ Summed loss curves rank plans well but are off by orders of magnitude on confide
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,11 @@ from scipy.optimize import isotonic_regression
 from hessian.rank_correlation import spearman
 from prune_gym.cache import Metadata, Tensors
 from prune_gym.cost import CostModel
+from prune_gym.curvature_cache import Progress
+from prune_gym.evaluator import Evaluator
 from prune_gym.knapsack import knapsack
 from prune_gym.limits import CountLimits, FloatArray, IntArray
+from prune_gym.loss_table import LossTable
 
 METRICS = ("accuracy", "soft_accuracy", "loss")
 """Columns of a prediction: the fields of :class:`prune_gym.evaluator.Evaluation`."""
@@ -96,6 +100,26 @@ def fit(log_losses: FloatArray, measured: FloatArray) -> PredictedMetrics:
     values = np.stack([np.interp(knots, *curve) for curve in curves], axis=-1)
     correlation = float(np.nan_to_num(spearman(np.stack([-x, y[:, 1]], axis=-1))))
     return PredictedMetrics(knots, values, correlation, len(x) - 1)
+
+
+def fit_to_measurements(
+    evaluator: Evaluator, losses: LossTable, cost: CostModel, progress: Progress | None = None
+) -> PredictedMetrics:
+    """Measure the unpruned network and about 20 plans, and fit the maps to them.
+
+    Args:
+        evaluator: measures plans.
+        losses: predicts their losses.
+        cost: the network's cost model.
+        progress: called with (description, done, total).
+    """
+    plans = [cost.units, *probe_plans(losses.curves, cost, cost.limits())]
+    measured = []
+    for done, plan in enumerate(plans, start=1):
+        measured.append(dataclasses.astuple(evaluator.evaluate(plan.tolist())))
+        if progress is not None:
+            progress("fitting predictions", done, len(plans))
+    return fit(losses.log_of_plans(np.array(plans)), np.array(measured))
 
 
 def isotonic(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:

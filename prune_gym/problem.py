@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +10,22 @@ import numpy as np
 import torch
 
 from hessian.channels import ChannelGroup, find_channel_groups
+from hessian.suggestions import unknown
 from prune_gym import magnitude, predicted
-from prune_gym.cache import cache_path, code_digest, remember
+from prune_gym.analysed_task import AnalysedTask
+from prune_gym.cache import cache_path, remember
 from prune_gym.cost import CostModel
-from prune_gym.curvature_cache import CurvatureSettings, analyse, analysis_key
+from prune_gym.curvature_cache import CurvatureSettings, analyse
 from prune_gym.device import module_device, resolve_device
 from prune_gym.evaluator import Evaluation, Evaluator
 from prune_gym.features import FeatureSet
 from prune_gym.files import cache_dir as default_cache_dir
-from prune_gym.files import sha256_of
 from prune_gym.knapsack import knapsack
 from prune_gym.latency import LatencyTable, latency_table
 from prune_gym.limits import CountLimits, FloatArray, IntArray
+from prune_gym.measurement_key import measurement_key
 from prune_gym.repair import REPAIRS
-from prune_gym.reward import unknown
-from prune_gym.tasks import PruningTask, TaskStructure, make_task, task_structure
+from prune_gym.tasks import PruningTask, make_task, structure_of
 
 if TYPE_CHECKING:
     from hessian import HOBSSensitivityAnalyzer
@@ -38,18 +36,6 @@ START_NAMES = ("knapsack", "uniform")
 
 SELECTIONS = {"hobs": analyse, "magnitude": magnitude.rank_by_magnitude}
 """What decides which units of a layer leave first: the H-OBS elimination order, or the size of the filters."""
-
-_MEASURING_CODE = (
-    "evaluator",
-    "folding",
-    "repair",
-    "predicted",
-    "knapsack",
-    "cost",
-    "quadratic",
-    "limits",
-    "projection",
-)
 
 
 class PruningProblem:
@@ -104,7 +90,7 @@ class PruningProblem:
             raise ValueError("the closed-form repair needs curvature, and selection='magnitude' measures none")
         if not isinstance(task, (str, PruningTask)):
             raise TypeError(f"task is a registered name or a PruningTask; got {type(task).__name__}")
-        structure = _structure(task)
+        structure = structure_of(task)
         own_device = module_device(structure.model) if isinstance(task, PruningTask) else None
         self.device = own_device if device is None and own_device is not None else resolve_device(device)
         self.name = task if isinstance(task, str) else task.name
@@ -122,7 +108,7 @@ class PruningProblem:
         self._given = task
         self._task_options = dict(task_options or {})
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None
-        self._loaded: _Loaded | None = None
+        self._loaded: AnalysedTask | None = None
         self._predictor: predicted.PredictedMetrics | None = None
         self._latency: LatencyTable | None = None
         self._starts: dict[tuple[Any, ...], IntArray] = {}
@@ -154,10 +140,10 @@ class PruningProblem:
             ValueError: the task's network is not the one its structure showed.
         """
         if self._loaded is None:
-            task = _on_device(self._build_task(), self.device)
+            task = self._build_task().to(self.device)
             hobs = SELECTIONS[self.selection](task, self.curvature, self._folder, self.progress)
             self._check_structure(hobs.groups, task)
-            self._loaded = _Loaded(task, hobs, self.cost, self.repair)
+            self._loaded = AnalysedTask(task, hobs, self.cost, self.repair)
         return self
 
     def _build_task(self) -> PruningTask:
@@ -179,7 +165,7 @@ class PruningProblem:
             )
 
     @property
-    def _parts(self) -> _Loaded:
+    def _parts(self) -> AnalysedTask:
         self.load()
         assert self._loaded is not None
         return self._loaded
@@ -210,14 +196,8 @@ class PruningProblem:
         Raises:
             PoolError: a process of the pool was lost.
         """
-        if self.pool is None:
-            return
-        evaluator = self.evaluator
-        keys = dict.fromkeys(tuple(int(count) for count in plan) for plan in plans)
-        missing = [plan for plan in keys if plan not in evaluator.archive]
-        if missing:
-            for plan, (evaluation, seconds) in zip(missing, self.pool.measure(missing), strict=True):
-                evaluator.archive[plan], evaluator.seconds[plan] = evaluation, seconds
+        if self.pool is not None:
+            self.pool.fill(self.evaluator, plans)
 
     @property
     def dense(self) -> Evaluation:
@@ -231,10 +211,7 @@ class PruningProblem:
 
     def features_of(self, features: FeatureSet) -> FloatArray:
         """Features of the layers that no plan changes, float64 [L, F]; not to be modified."""
-        parts = self._parts
-        if features not in parts.features:
-            parts.features[features] = features.fixed(parts.hobs, self.cost)
-        return parts.features[features]
+        return self._parts.features_of(features)
 
     @property
     def latency_table(self) -> LatencyTable:
@@ -251,25 +228,24 @@ class PruningProblem:
     @property
     def curves(self) -> list[FloatArray]:
         """Predicted loss curves: a float64 array [num_units] a layer, nats, non-decreasing, [0] = 0."""
-        return self._parts.curves
+        return self._parts.losses.curves
 
     @property
     def log_curves(self) -> list[FloatArray]:
         """Logarithms of :attr:`curves`, finite: losses below a thousandth of the median layer's at 50 % count alike."""
-        return self._parts.log_curves
+        return self._parts.losses.log_curves
 
     def layer_losses(self, kept: IntArray) -> FloatArray:
         """Predicted loss increase of every layer, nats: kept int [..., L] -> float64 [..., L]."""
-        parts = self._parts
-        return parts.table[parts.offsets + kept]
+        return self._parts.losses.of_layers(kept)
 
     def predicted_loss(self, kept: IntArray) -> FloatArray:
         """Predicted loss increase of plans, nats, summed over layers: kept int [..., L] -> float64 [...]."""
-        return self.layer_losses(kept).sum(axis=-1)
+        return self._parts.losses.of_plans(kept)
 
     def log_predicted_loss(self, kept: IntArray) -> FloatArray:
         """Finite logarithm of :meth:`predicted_loss`, float64 [...]."""
-        return np.log(self.predicted_loss(kept) + self._parts.floor)
+        return self._parts.losses.log_of_plans(kept)
 
     def predicted_metrics(self, kept: IntArray) -> FloatArray:
         """Accuracy, soft accuracy and loss expected on the reward split: kept int [..., L] -> float64 [..., 3]."""
@@ -282,15 +258,7 @@ class PruningProblem:
     @property
     def measurement_key(self) -> str:
         """Digest of all that decides what a plan measures: network, data, selection, repair and code."""
-        own_code = [code_digest(magnitude)] if self.selection == "magnitude" else []
-        return sha256_of(
-            analysis_key(self.task, self.curvature),
-            self.task.reward.images,
-            self.task.reward.labels,
-            self.repair,
-            code_digest(*(importlib.import_module(f"prune_gym.{name}") for name in _MEASURING_CODE)),
-            *own_code,
-        )
+        return measurement_key(self.task, self.curvature, self.repair, self.selection)
 
     @property
     def predictor(self) -> predicted.PredictedMetrics:
@@ -301,19 +269,9 @@ class PruningProblem:
         if self._predictor is None:
             path = cache_path(self._folder, self.name, "predictor", self.measurement_key)
             self._predictor = remember(
-                path, lambda: self._fit_predictor().tensors(), predicted.PredictedMetrics.restore
+                path, lambda: self._parts.fit_predictor(self.progress).tensors(), predicted.PredictedMetrics.restore
             )
         return self._predictor
-
-    def _fit_predictor(self) -> predicted.PredictedMetrics:
-        evaluator = Evaluator(self.task, self.hobs, self.repair)
-        plans = [self.cost.units, *predicted.probe_plans(self.curves, self.cost, self.cost.limits())]
-        measured = []
-        for done, plan in enumerate(plans, start=1):
-            measured.append(dataclasses.astuple(evaluator.evaluate(plan.tolist())))
-            if self.progress is not None:
-                self.progress("fitting predictions", done, len(plans))
-        return predicted.fit(self.log_predicted_loss(np.array(plans)), np.array(measured))
 
     # ------------------------------------------------------------------ start plans
 
@@ -352,42 +310,3 @@ class PruningProblem:
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the progress callback and the pool, which belong to this process."""
         return {**self.__dict__, "progress": None, "pool": None}
-
-
-class _Loaded:
-    """What :meth:`PruningProblem.load` builds."""
-
-    def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer, cost: CostModel, repair: str) -> None:
-        self.task = task
-        self.hobs = hobs
-        self.evaluator = Evaluator(task, hobs, repair)
-        self.dense = self._measure_dense(cost)
-        self.curves = [np.maximum.accumulate(hobs.curves[group.name].double().cpu().numpy()) for group in hobs.groups]
-        middle = np.median([curve[len(curve) // 2] for curve in self.curves])
-        self.floor = max(1e-3 * float(middle), 1e-12)
-        self.log_curves = [np.log(curve + self.floor) for curve in self.curves]
-        # One table for all layers: the entry at offset + kept is the loss of a layer that keeps so many units.
-        self.table = np.concatenate([np.append(np.nan, curve[::-1]) for curve in self.curves])
-        self.offsets = np.cumsum([0, *(len(curve) + 1 for curve in self.curves[:-1])])
-        self.features: dict[FeatureSet, FloatArray] = {}
-
-    def _measure_dense(self, cost: CostModel) -> Evaluation:
-        """The unpruned network, measured apart so that it does not count as a plan someone asked for."""
-        units = tuple(cost.units.tolist())
-        dense = self.evaluator.evaluate(units)
-        del self.evaluator.archive[units]
-        return dense
-
-
-def _structure(task: str | PruningTask) -> TaskStructure:
-    if isinstance(task, str):
-        return task_structure(task)
-    return TaskStructure(task.model, task.example_input, tuple(task.ignored_layers), task.default_target)
-
-
-def _on_device(task: PruningTask, device: torch.device) -> PruningTask:
-    """The task with its network and example on a device; the task given is left alone."""
-    if module_device(task.model) == device and task.example_input.device == device:
-        return task
-    model = copy.deepcopy(task.model).to(device)
-    return dataclasses.replace(task, model=model, example_input=task.example_input.to(device))

@@ -248,7 +248,7 @@ class PhysicalPruner:
             example_input=self.example_input,
             ignored_layers=self._ignored,
         )
-        analyzer.compute_sensitivity(images.batches(_CALIBRATION_BATCH), num_batches=None)
+        analyzer.measure_curvature(images.batches(_CALIBRATION_BATCH), num_batches=None)
         return analyzer
 
 

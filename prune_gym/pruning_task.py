@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -80,6 +82,13 @@ class PruningTask:
         object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
         object.__setattr__(self, "model_kwargs", dict(self.model_kwargs))
         object.__setattr__(self, "num_classes", num_classes)
+
+    def to(self, device: torch.device) -> PruningTask:
+        """The task with a copy of its network and its example on a device; itself where they are there already."""
+        if module_device(self.model) == device and self.example_input.device == device:
+            return self
+        model = copy.deepcopy(self.model).to(device)
+        return dataclasses.replace(self, model=model, example_input=self.example_input.to(device))
 
 
 def _check_fields(task: PruningTask) -> None:

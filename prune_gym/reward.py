@@ -6,12 +6,13 @@ A score is ``value - lambda * violation``: what the plan is worth, minus a penal
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hessian.suggestions import unknown
 
 FloatOrArray = float | NDArray[np.float64]
 Metric = Literal["soft_accuracy", "accuracy"]
@@ -169,10 +170,3 @@ def make_reward(name: str | Reward, lambda_0: float = LAMBDA_0, tau: float = TAU
     if name not in rewards:
         raise ValueError(unknown("reward", name, REWARD_NAMES))
     return rewards[name]
-
-
-def unknown(kind: str, name: object, known: tuple[str, ...]) -> str:
-    """Message for a name that is none of the known ones, with the nearest of them."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from prune_gym.reward import unknown
+from hessian.suggestions import unknown
 
 RESOLUTION = 0.01
 """Sampled targets are at most this far apart, so that episodes of nearly the same target share one start plan."""

@@ -7,7 +7,6 @@ to know its spaces long before it needs images or weights.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from hessian.suggestions import unknown
 from prune_gym.imagenet import IMAGENET_TASKS, ImageNetTask
 from prune_gym.named_tasks import NAMED_TASKS, NamedTask
 from prune_gym.pruning_task import PruningTask, check_target
@@ -237,13 +237,21 @@ def task_structure(name: str) -> TaskStructure:
     if entry.structure is not None and entry.default_target is not None:
         model, example_input = entry.structure()
         return TaskStructure(model, example_input, entry.ignored_layers, entry.default_target)
-    task = make_task(name)
+    return structure_of(make_task(name))
+
+
+def structure_of(task: str | PruningTask) -> TaskStructure:
+    """The structure of a named task, or of a task object.
+
+    Raises:
+        KeyError: If no such task is registered; the message names the nearest.
+    """
+    if isinstance(task, str):
+        return task_structure(task)
     return TaskStructure(task.model, task.example_input, tuple(task.ignored_layers), task.default_target)
 
 
 def _entry(name: str) -> TaskEntry:
     if name not in _REGISTRY:
-        close = difflib.get_close_matches(str(name), _REGISTRY, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise KeyError(f"unknown task {name!r}{hint} (registered: {', '.join(task_names())})")
+        raise KeyError(unknown("task", name, task_names(), "registered"))
     return _REGISTRY[name]

@@ -1,8 +1,11 @@
 """Plans in batches and on pools: the same results as one by one in this process."""
 
+import dataclasses
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from torch.nn.functional import cross_entropy
 
 import prune_gym  # noqa: F401  registers the environment
 from agents import RSPARAgent
@@ -84,6 +87,14 @@ def test_a_problem_has_one_pool_and_at_least_one_process(problem):
         HerePool(problem)
     with pytest.raises(ValueError, match="workers is a whole number, at least 1; got 0"):
         ProcessPool(problem, workers=0)
+
+
+def test_a_problem_that_cannot_be_sent_is_left_without_a_pool(tiny_task, tmp_path):
+    task = dataclasses.replace(tiny_task, criterion=lambda logits, labels: cross_entropy(logits, labels))
+    problem = PruningProblem(task, cache_dir=tmp_path)
+    with pytest.raises(ValueError, match="cannot be sent to another process"):
+        ProcessPool(problem, workers=1)
+    assert problem.pool is None
 
 
 @pytest.mark.parametrize("name", ["random", "cem", "cmaes", "annealing", "gp"])

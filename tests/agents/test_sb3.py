@@ -76,6 +76,21 @@ def test_saved_and_loaded_it_acts_the_same_and_goes_on(tmp_path):
         SB3Agent.load(path)
 
 
+def test_a_name_with_a_dot_names_its_own_file(tmp_path):
+    agent = make_agent("ppo", SyntheticPruning())
+    assert [agent.save(tmp_path / name).name for name in ("run-0.9", "run-0.94.zip")] == ["run-0.9.zip", "run-0.94.zip"]
+    assert SB3Agent.load(tmp_path / "run-0.9").name == "ppo"
+
+
+def test_loading_draws_no_random_numbers_of_others(tmp_path):
+    path = make_agent("ppo", SyntheticPruning()).save(tmp_path / "agent")
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    SB3Agent.load(path, SyntheticPruning())
+    assert torch.equal(torch.rand(1), expected)
+
+
 def test_bad_input():
     env = SyntheticPruning()
     with pytest.raises(ValueError, match="unknown agent 'ppoo'; did you mean 'ppo'"):

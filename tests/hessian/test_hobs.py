@@ -260,3 +260,11 @@ def test_the_approximator_and_the_analyzer_measure_the_same_factors():
     x, y = networks.images(48)
     factors = KFACHessianApproximator(hobs.model).estimate([(x, y)])
     torch.testing.assert_close(factors["conv1"].A, hobs.factors["conv1"].A)
+
+
+def test_a_saved_analysis_can_be_read_by_those_the_umask_lets(tmp_path):
+    plain = tmp_path / "plain"
+    plain.write_text("")
+    analyzed().save(tmp_path / "analysis.safetensors")
+    assert (tmp_path / "analysis.safetensors").stat().st_mode == plain.stat().st_mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["analysis.safetensors", "plain"]

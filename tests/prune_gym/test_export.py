@@ -154,3 +154,12 @@ def test_a_plain_state_dict_needs_nothing_of_this_project(pruned, tmp_path, suff
 def test_other_suffixes_of_state_dicts_are_refused(pruned, tmp_path):
     with pytest.raises(ValueError, match=r"\.safetensors, \.pt or \.pth; got 'net\.bin'"):
         export_state_dict(pruned, tmp_path / "net.bin")
+
+
+def test_an_exported_network_that_computes_nan_is_never_written(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        export, "_as_runner", lambda module: lambda inputs: [torch.full((len(inputs[0]), 2), torch.nan)]
+    )
+    with pytest.raises(ValueError, match="differs from the model by nan"):
+        export_program(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2)), images[:1], tmp_path / "net.pt2")
+    assert not (tmp_path / "net.pt2").exists()

@@ -103,3 +103,16 @@ def test_whole_pruned_networks_are_as_fast_in_order_as_predicted():
     predicted = measure(model, images, cost)(np.array(list(plans.values())))
     assert (np.diff(fastest) < 0).all()
     assert (np.diff(predicted) < 0).all()
+
+
+def test_layers_are_timed_in_the_networks_own_type(monkeypatch):
+    model, images, cost = build(networks.Residual)
+    seen = set()
+
+    def note(function, **_):
+        seen.update((function.func.weight.dtype, function.args[0].dtype))
+        return Timing(np.array([1.0]), "cpu", 1)
+
+    monkeypatch.setattr("prune_gym.latency.time_callable", note)
+    measure(model.double(), images.double(), cost)
+    assert seen == {torch.float64}

@@ -1,0 +1,69 @@
+"""A layer of the pruning problem: the channels that leave together, and where they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class UnsupportedStructureError(ValueError):
+    """A structure whose channels cannot be removed consistently; the message names it and says what to ignore."""
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One module dimension (or bare parameter) tied to the channels of a layer.
+
+    Attributes:
+        module: qualified name of the module (of the owner, for a bare parameter).
+        indices: LongTensor [size, width], the positions of channel ``i`` along the module's output dimension
+            (producers, carriers) or input dimension (consumers). ``width`` exceeds 1 behind a flatten.
+        parameter: qualified name of a bare ``nn.Parameter`` (for example ConvNeXt's layer scale), else None.
+    """
+
+    module: str
+    indices: Tensor
+    parameter: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Positions a channel owns along the dimension."""
+        return self.indices.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """A prunable layer: one set of coupled channels.
+
+    Attributes:
+        name: qualified name of the root, the first producer executed.
+        size: number of channels.
+        units: the smallest legal removals, as tuples of channel indices. One channel each, except where a grouped
+            convolution or GroupNorm forces one channel of every group at once.
+        producers: modules whose output channels belong to the layer.
+        carriers: modules or parameters that hold one entry a channel.
+        consumers: modules whose input channels belong to the layer.
+    """
+
+    name: str
+    size: int
+    units: tuple[tuple[int, ...], ...]
+    producers: tuple[Member, ...]
+    carriers: tuple[Member, ...]
+    consumers: tuple[Member, ...]
+
+    @property
+    def num_units(self) -> int:
+        """Number of smallest legal removals."""
+        return len(self.units)
+
+    def channels(self, unit_ids: Iterable[int]) -> list[int]:
+        """Channel indices of some units, sorted."""
+        return sorted(channel for unit in unit_ids for channel in self.units[int(unit)])
+
+    def columns(self, consumer: Member) -> Tensor:
+        """Positions of every unit in a consumer's input dimension, LongTensor [num_units, channels * width]."""
+        return torch.stack([consumer.indices[list(unit)].reshape(-1) for unit in self.units])
