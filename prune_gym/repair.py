@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hessian.hobs import HOBSSensitivityAnalyzer
+from hessian.layout import layout_for
 from hessian.norms import BATCH_NORM
 from hessian.sequential import SequentialRefitter
 from hessian.slicing import NetworkSlicer, Plan, installed
@@ -88,7 +89,9 @@ class ClosedFormRepair:
     def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> None:
         self._hobs = hobs
         self._model = copy.deepcopy(task.model).eval().requires_grad_(False)
-        self._images = balanced_images(task.calibration, RECALIBRATION_IMAGES).to(module_device(task.model))
+        images = balanced_images(task.calibration, RECALIBRATION_IMAGES).to(module_device(task.model))
+        self._layout = layout_for(task.model, images[:1])
+        self._images = self._layout(images)
         self._norms = {
             name: module
             for name, module in self._model.named_modules()
@@ -103,6 +106,7 @@ class ClosedFormRepair:
             for statistic in ("running_mean", "running_var"):
                 state[f"{name}.{statistic}"] = state[f"{name}.{statistic}"].clone()
             state[f"{name}.num_batches_tracked"] = torch.zeros_like(state[f"{name}.num_batches_tracked"])
+        state = {name: self._layout(tensor) for name, tensor in state.items()}
         attributes = self._hobs.compensator.slicer.attributes(plan)
         with self._batch_statistics(), installed(self._model, state, attributes):
             for part in equal_parts(torch.arange(len(self._images)), BATCH_SIZE):
