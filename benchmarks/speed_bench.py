@@ -13,7 +13,6 @@ from hessian.layout import preferred_layout
 from prune_gym.env import HOBSPruneEnv
 from prune_gym.evaluator import CPU_BATCH_SIZE, Evaluator
 from prune_gym.folding import FoldedNetwork
-from prune_gym.fused import fused
 from prune_gym.limits import IntArray
 from prune_gym.problem import PruningProblem
 
@@ -52,13 +51,10 @@ class EnvBench:
         return copy.deepcopy(self.problem.task.model).eval()
 
     def small(self, target: float) -> nn.Module:
-        """A candidate on the target, repaired, in the network's own operations."""
-        return self.evaluator("closed_form").export(self.candidates(target)[0].tolist())
-
-    def ready(self, model: nn.Module) -> nn.Module:
-        """A network as the evaluator runs it: batch norms folded, convolutions fused, laid out."""
-        example = self.problem.task.example_input
-        return laid_out(fused(FoldedNetwork(model, example).model, example))
+        """A candidate on the target, ready to run: repaired, batch norms folded, laid out."""
+        plan = self.candidates(target)[0].tolist()
+        pruned = self.evaluator("closed_form").export(plan)
+        return laid_out(FoldedNetwork(pruned, self.problem.task.example_input).model)
 
     def masked(self, model: nn.Module, images: Tensor) -> None:
         """One pass of a full-size network; masks multiply weights and cost nothing at this size."""

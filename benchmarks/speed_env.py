@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
 from statistics import median
@@ -21,11 +21,10 @@ import torch
 
 from benchmarks.speed_bench import EnvBench, laid_out
 from benchmarks.speed_forward import formats, measured_vs_floor, vector_bound
-from benchmarks.speed_rows import SpeedRow, in_turns, median_ratio, seconds_of
+from benchmarks.speed_rows import SpeedRow, interleaved, median_ratio, seconds_of
 from hessian.layout import preferred_layout
 from hessian.rank_correlation import spearman
 from prune_gym.env import HOBSPruneEnv
-from prune_gym.folding import FoldedNetwork
 from prune_gym.latency import BATCH_SIZE
 from prune_gym.latency import measure as measure_table
 from prune_gym.problem import PruningProblem
@@ -35,7 +34,6 @@ from prune_gym.timing import compare_models
 
 Report = Callable[[str], None]
 
-MASKED = "candidates a second of the masked network, one forward pass, same dtype and memory format"
 TARGETS = {"050": 0.5, "084": 0.84}
 PREDICTED_BATCH = 4096
 STEPS = 2000
@@ -69,38 +67,25 @@ def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
 
 def _against_masked(bench: EnvBench, name: str) -> Iterator[SpeedRow]:
     """Every repair, its share of a candidate's time, and the bound of all: the repaired network's pass alone."""
-    row, example = f"measured_vs_masked_{name}", bench.problem.task.example_input
-    dense, small = bench.dense(), bench.small(TARGETS[name])
-    masked = {
-        "masked": partial(bench.masked, laid_out(dense), bench.images),
-        "fused": partial(bench.masked, bench.ready(dense), bench.images),
-    }
-    bare = in_turns({"candidate": partial(bench.masked, bench.ready(small), bench.images), **masked}, bench.repeats)
-    bound = median_ratio(bare["masked"], bare["candidate"])
+    baseline = "candidates a second of the masked network, one forward pass, same dtype and memory format"
+    row = f"measured_vs_masked_{name}"
+    dense = bench.dense()
+    masked = partial(bench.masked, laid_out(dense), bench.images)
+    bare, whole = interleaved(partial(bench.masked, bench.small(TARGETS[name]), bench.images), masked, bench.repeats)
+    bound = median_ratio(whole, bare)
     for repair in REPAIRS:
         plans = cycle(bench.candidates(TARGETS[name]))
-        candidate = partial(bench.measured, bench.evaluator(repair), plans)
-        times = in_turns({"candidate": candidate, **masked}, bench.repeats)
+        times, whole = interleaved(partial(bench.measured, bench.evaluator(repair), plans), masked, bench.repeats)
         suffix = "" if repair == "sequential" else f"_{repair}"
-        yield from _ratios(row + suffix, times)
-        share = 1.0 - median_ratio(times["masked"], times["candidate"]) / bound
-        yield SpeedRow(f"repair_share_{name}{suffix}", share, "of a candidate's time", "", None)
-    yield from _ratios(f"{row}_without_repair", bare)
-    small = laid_out(FoldedNetwork(small, example).model).to(torch.bfloat16)
-    images, dense = preferred_layout(bench.images.to(torch.bfloat16)), dense.to(torch.bfloat16)
-    passes = {"candidate": partial(bench.masked, small, images), "masked": partial(bench.masked, dense, images)}
-    yield from _ratios(f"{row}_bfloat16_without_repair", in_turns(passes, bench.repeats))
-
-
-def _ratios(name: str, times: Mapping[str, Sequence[float]]) -> Iterator[SpeedRow]:
-    """A candidate against the masked network as it is, and with the candidate's kernels where that was run too."""
-    per_second = 1.0 / median(times["candidate"])
-    ratio = median_ratio(times["masked"], times["candidate"])
-    yield SpeedRow(name, per_second, "candidates/s", MASKED, ratio)
-    if "fused" in times:
-        ratio = median_ratio(times["fused"], times["candidate"])
-        name = name.replace("masked", "fused_masked", 1)
-        yield SpeedRow(name, per_second, "candidates/s", f"{MASKED}, batch norms folded, convolutions fused", ratio)
+        ratio = median_ratio(whole, times)
+        yield SpeedRow(row + suffix, 1.0 / median(times), "candidates/s", baseline, ratio)
+        yield SpeedRow(f"repair_share_{name}{suffix}", 1.0 - ratio / bound, "of a candidate's time", "", None)
+    yield SpeedRow(f"{row}_without_repair", 1.0 / median(bare), "candidates/s", baseline, bound)
+    small, dense = bench.small(TARGETS[name]).to(torch.bfloat16), dense.to(torch.bfloat16)
+    images = preferred_layout(bench.images.to(torch.bfloat16))
+    bare, whole = interleaved(partial(bench.masked, small, images), partial(bench.masked, dense, images), bench.repeats)
+    row = f"{row}_bfloat16_without_repair"
+    yield SpeedRow(row, 1.0 / median(bare), "candidates/s", baseline, median_ratio(whole, bare))
 
 
 def latency_table(bench: EnvBench) -> Iterator[SpeedRow]:

@@ -16,7 +16,6 @@ from torch import nn
 from benchmarks.speed_bench import EnvBench, laid_out
 from benchmarks.speed_rows import SpeedRow, interleaved, median_ratio, seconds_of
 from prune_gym.folding import FoldedNetwork
-from prune_gym.fused import fused
 from prune_gym.limits import IntArray
 
 VECTOR_WIDTHS = (8, 16)
@@ -42,7 +41,7 @@ def measured_vs_floor(bench: EnvBench, targets: Mapping[str, float]) -> Iterator
         yield row(f"measured_vs_floor_{name}", run, plans[0])
         yield row(
             f"measured_vs_floor_{name}_without_repair",
-            partial(bench.masked, bench.ready(bench.small(target)), bench.images),
+            partial(bench.masked, bench.small(target), bench.images),
             plans[0],
         )
 
@@ -67,15 +66,10 @@ def formats(bench: EnvBench) -> Iterator[SpeedRow]:
         "bfloat16": (torch.bfloat16, None),
         "bfloat16_channels_last": (torch.bfloat16, torch.channels_last),
         "folded_channels_last": (None, torch.channels_last),
-        "fused_channels_last": (None, torch.channels_last),
-    }
-    example = bench.problem.task.example_input
-    copies: dict[str, Callable[[nn.Module], nn.Module]] = {
-        "folded": lambda plain: FoldedNetwork(plain, example).model,
-        "fused": lambda plain: fused(FoldedNetwork(plain, example).model, example),
     }
     for name, (dtype, layout) in variants.items():
-        changed = copies.get(name.partition("_")[0], copy.deepcopy)(model)
+        folded = FoldedNetwork(model, bench.problem.task.example_input).model
+        changed = folded if name.startswith("folded") else copy.deepcopy(model)
         images = bench.images
         if dtype is not None:
             changed, images = changed.to(dtype), images.to(dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -40,14 +40,8 @@ def interleaved(
         repeats: timed runs of each.
         warmups: untimed runs of each before.
     """
-    times = in_turns({"first": first, "second": second}, repeats, warmups=warmups)
-    return times["first"], times["second"]
-
-
-def in_turns(sides: Mapping[str, Callable[[], Any]], repeats: int, *, warmups: int = 1) -> dict[str, list[float]]:
-    """Seconds of any number of callables run in turns, by name; arguments as for :func:`interleaved`."""
-    timings = compare_interleaved(sides, num_iterations=repeats, num_warmup=warmups)
-    return {name: _seconds(timing) for name, timing in timings.items()}
+    timings = compare_interleaved({"first": first, "second": second}, num_iterations=repeats, num_warmup=warmups)
+    return _seconds(timings["first"]), _seconds(timings["second"])
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
