@@ -22,7 +22,6 @@ from hessian.layout import layout_for
 from hessian.slicing import NetworkSlicer, Plan, installed
 from prune_gym.device import module_device
 from prune_gym.folding import FoldedNetwork
-from prune_gym.fused import fused
 from prune_gym.repair import make_repair
 from prune_gym.reward import Metric
 
@@ -83,7 +82,6 @@ class Evaluator:
         self._repair = make_repair(repair, task, hobs)
         self._slicer = NetworkSlicer(task.model, hobs.groups)
         self._folded = FoldedNetwork(task.model, task.example_input)
-        self._network = fused(self._folded.model, task.example_input)
         self._layout = layout_for(task.model, task.example_input.to(self.device))
         self._images = task.reward.images.to(self.device)
         self._labels = task.reward.labels.to(self.device)
@@ -160,11 +158,11 @@ class Evaluator:
 
     @contextmanager
     def _candidate(self, plan: Plan) -> Iterator[nn.Module]:
-        """The pruned and repaired network, ready to run: norms folded, convolutions fused, laid out for the device."""
+        """The pruned and repaired network, ready to run: batch norms folded, laid out as the device likes it."""
         state = self._folded.fold(self._repair.state(plan))
         state = {name: self._layout(tensor) for name, tensor in state.items()}
-        with installed(self._network, state, self._slicer.attributes(plan)):
-            yield self._network
+        with installed(self._folded.model, state, self._slicer.attributes(plan)):
+            yield self._folded.model
 
     def _measure(self, kept: tuple[int, ...]) -> Evaluation:
         return _evaluation(self.logits(kept, self._images), self._labels)
