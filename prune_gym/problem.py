@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from prune_gym.files import sha256_of
 from prune_gym.knapsack import knapsack
 from prune_gym.latency import LatencyTable, latency_table
 from prune_gym.limits import CountLimits, FloatArray, IntArray
+from prune_gym.pruning_task import network_digest
 from prune_gym.repair import REPAIRS
 from prune_gym.reward import unknown
 from prune_gym.tasks import PruningTask, TaskStructure, make_task, task_structure
@@ -293,6 +295,11 @@ class PruningProblem:
         )
 
     @property
+    def network_key(self) -> str:
+        """Digest of the dense network and its calibration, reward and test images, whatever code measures them."""
+        return self._parts.network_key
+
+    @property
     def predictor(self) -> predicted.PredictedMetrics:
         """The fitted map from log predicted losses to metrics; fitting measures about 20 plans, once a task.
 
@@ -370,6 +377,11 @@ class _Loaded:
         self.table = np.concatenate([np.append(np.nan, curve[::-1]) for curve in self.curves])
         self.offsets = np.cumsum([0, *(len(curve) + 1 for curve in self.curves[:-1])])
         self.features: dict[FeatureSet, FloatArray] = {}
+
+    @cached_property
+    def network_key(self) -> str:
+        """Digest of network and data, computed when first asked for."""
+        return network_digest(self.task)
 
     def _measure_dense(self, cost: CostModel) -> Evaluation:
         """The unpruned network, measured apart so that it does not count as a plan someone asked for."""
