@@ -27,7 +27,12 @@ NOISE, NOISE_DECAY = 0.5, 0.95
 
 @register("amc", "AMC: DDPG over layer rates, one layer a step (needs stable-baselines3)")
 def amc_prune(
-    bench: Workbench, *, episodes: int = 100, warmup_episodes: int | None = None, lr: float = 1e-3
+    bench: Workbench,
+    *,
+    episodes: int = 100,
+    warmup_episodes: int | None = None,
+    actor_lr: float = 1e-4,
+    critic_lr: float = 1e-3,
 ) -> Outcome:
     """AMC (He et al., "AMC: AutoML for Model Compression and Acceleration on Mobile Devices", ECCV 2018).
 
@@ -44,7 +49,8 @@ def amc_prune(
     [-1, 1], which spans the ratios that are left, and clipped there, where AMC's is a truncated normal in the ratio;
     what no plan changes of the state is standardised across layers, where AMC scales it to [0, 1];
     the smallest layer keeps a fifth unless the target needs less, then ``max_pruning_ratio`` holds; BatchNorm
-    statistics are recalibrated with the refit; rewards have no moving baseline. Under ``ratio_of="channels"`` the
+    statistics are recalibrated with the refit; rewards have no moving baseline; the replay memory
+    holds the paper's 2,000 transitions, where the authors' code has 100 a layer. Under ``ratio_of="channels"`` the
     search runs at the FLOPs target that the uniform plan of that channel ratio has, and the plan found is moved onto
     the channel target.
 
@@ -52,7 +58,8 @@ def amc_prune(
         bench: the workbench.
         episodes: plans measured, at most.
         warmup_episodes: random ones before learning starts; a quarter by default.
-        lr: learning rate of actor and critic.
+        actor_lr: learning rate of the actor.
+        critic_lr: learning rate of the critic.
 
     Raises:
         ImportError: stable-baselines3 is not installed.
@@ -61,11 +68,12 @@ def amc_prune(
     if episodes < 1 or not 0 <= warmup <= episodes:
         raise ValueError(f"episodes is at least 1 and warmup_episodes at most that; got {episodes} and {warmup}")
     try:
-        from baselines.amc_agent import learn
+        from baselines.amc_agent import LearningRates, learn
     except ImportError as error:
         raise ImportError("amc needs stable-baselines3: pip install 'prune-gym[sb3]'") from error
     env = AMCEnv(bench)
-    learn(env, episodes, warmup, lr, bench.seed, lambda done: bench.report("episodes", done, episodes))
+    rates = LearningRates(actor_lr, critic_lr)
+    learn(env, episodes, warmup, rates, bench.seed, lambda done: bench.report("episodes", done, episodes))
     scores = [filter_norms(group, bench.modules) for group in bench.groups]
     rewards, plans = zip(*env.finished, strict=True)
     kept = np.array(plans[int(np.argmax(rewards))])

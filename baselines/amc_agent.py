@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import gymnasium as gym
@@ -11,6 +12,8 @@ import torch
 from stable_baselines3 import DDPG
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
+from stable_baselines3.common.utils import update_learning_rate
+from torch.optim import Optimizer
 
 from baselines.amc import NOISE, NOISE_DECAY
 
@@ -18,8 +21,41 @@ HIDDEN = (300, 300)
 TAU, BATCH_SIZE, MEMORY = 0.01, 64, 2000
 
 
+@dataclass(frozen=True)
+class LearningRates:
+    """Learning rates of DDPG's two networks.
+
+    Attributes:
+        actor: of the policy.
+        critic: of the value.
+    """
+
+    actor: float
+    critic: float
+
+
+class TwoRateDDPG(DDPG):
+    """DDPG whose actor and critic each have a learning rate; stable-baselines3's has one for both.
+
+    Args:
+        policy: class of both networks, or its name.
+        env: where it learns.
+        rates: of the two.
+        **options: of :class:`stable_baselines3.DDPG`.
+    """
+
+    def __init__(self, policy: str, env: gym.Env[Any, Any], rates: LearningRates, **options: Any) -> None:
+        self._rates = rates
+        super().__init__(policy, env, learning_rate=rates.critic, **options)
+
+    def _update_learning_rate(self, optimizers: list[Optimizer] | Optimizer) -> None:
+        """Called by :meth:`train` before its first step, where the schedule would set one rate for both."""
+        update_learning_rate(self.actor.optimizer, self._rates.actor)
+        update_learning_rate(self.critic.optimizer, self._rates.critic)
+
+
 def learn(
-    env: gym.Env[Any, Any], episodes: int, warmup: int, lr: float, seed: int, report: Callable[[int], None]
+    env: gym.Env[Any, Any], episodes: int, warmup: int, rates: LearningRates, seed: int, report: Callable[[int], None]
 ) -> DDPG:
     """Train DDPG for a number of episodes, AMC's settings otherwise.
 
@@ -27,7 +63,7 @@ def learn(
         env: episodes of a fixed length, rewarded at the end.
         episodes: how many.
         warmup: of them random, before learning starts.
-        lr: learning rate.
+        rates: learning rates.
         seed: of networks, noise and actions.
         report: called with the number of finished episodes.
     """
@@ -36,10 +72,10 @@ def learn(
     with torch.random.fork_rng(devices=[]):
         numpy_state = np.random.get_state()  # noqa: NPY002
         try:
-            agent = DDPG(
+            agent = TwoRateDDPG(
                 "MlpPolicy",
                 env,
-                learning_rate=lr,
+                rates=rates,
                 buffer_size=MEMORY,
                 learning_starts=max(1, warmup * length),
                 batch_size=BATCH_SIZE,

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
 from agents.registry import AGENTS, check_options
-from benchmarks.config import load_tree, unknown_choice
-from benchmarks.config_schema import Count, FilePath, Name, NonNegative, Section
-from prune_gym.reward import LAMBDA_0, TAU, make_reward
+from benchmarks.config import unknown_choice
+from benchmarks.config_schema import FilePath, Name, Section
+from benchmarks.config_source import ConfigSource
+from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target
+from prune_gym.reward import make_reward
 
-Target = Annotated[float, Field(gt=0, lt=1)]
 Targets = Annotated[tuple[Target, ...], Field(strict=False)]
-Budget = Annotated[int, Field(ge=2)]
-
-
-class EnvironmentConfig(Section):
-    """The environment all agents act in, from the knapsack plan."""
-
-    constraint: Literal["soft", "hard"] = "soft"
-    """``soft`` penalises a missed target, ``hard`` projects every plan onto it."""
-    reward: Name = "accuracy_flops"
-    """How plans are scored."""
-    repair: Name = "sequential"
-    """How weights are repaired before a plan is measured."""
-    max_pruning_ratio: Target = 0.95
-    """Largest fraction of a layer's channels that may go."""
-    lambda_0: NonNegative = LAMBDA_0
-    """Weight of a missed target."""
-    tau: NonNegative = TAU
-    """How fast that weight adapts; 0 keeps it fixed."""
 
 
 class AgentEntry(Section):
@@ -75,22 +56,16 @@ class FrontConfig(Section):
     """Further FLOPs reductions at which policies act after training, without a search."""
 
 
-class StudyConfig(Section):
+class StudyConfig(StudyFile):
     """A comparison of agents at equal measured evaluations."""
 
-    name: Name
-    """Title of tables and plots."""
     save_dir: FilePath = Path("results/compare_agents")
     """Folder of the results."""
-    plans_dir: FilePath | None = None
-    """Folder of measured plans, shared by studies that name the same one; absent: ``plans`` in ``save_dir``."""
-    num_threads: Count | None = None
-    """CPU threads; absent: one a core, at most 8."""
     tasks: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
     """Names of tasks."""
     targets: Targets = ()
     """FLOPs reductions that every agent searches one at a time."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (0, 1, 2, 3, 4)
+    seeds: Seeds = (0, 1, 2, 3, 4)
     """Of the agents."""
     evaluations: Budget = 128
     """Measured evaluations a run, the start plan included."""
@@ -118,11 +93,6 @@ class StudyConfig(Section):
         """The environment an agent acts in."""
         return self.environment.model_copy(update=entry.environment.model_dump(exclude_unset=True))
 
-    @property
-    def plans_folder(self) -> Path:
-        """Where measured plans are kept."""
-        return self.plans_dir if self.plans_dir is not None else self.save_dir / "plans"
-
     def cells(self) -> list[Cell]:
         """All runs, seeds outermost, so that an unfinished table has whole seeds first."""
         labels = [entry.title for entry in self.agents]
@@ -139,9 +109,9 @@ class StudyConfig(Section):
                     cells += [Cell(task, label, self.fronts.targets, seed, self.fronts.evaluations) for label in fronts]
         return cells
 
-    def to_yaml(self) -> str:
-        """The resolved configuration as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+    def problems(self, source: ConfigSource) -> list[str]:
+        """Names that do not exist, labels twice, budgets that cannot be shared."""
+        return _problems(self)
 
 
 @dataclass(frozen=True)
@@ -174,22 +144,7 @@ class Cell:
         return f"{self.task}-{what}-{self.agent}-seed{self.seed}.json"
 
 
-def load_study(path: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    """Read, override and validate a study's file.
-
-    Args:
-        path: YAML file.
-        overrides: ``KEY=VALUE`` strings with dotted keys, applied in order.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ConfigError: everything wrong with the keys and values, one line each.
-    """
-    return load_tree(path, overrides, StudyConfig, _problems)[0]
-
-
 def _problems(study: StudyConfig) -> list[str]:
-    """What types cannot say: names that do not exist, labels twice, budgets that cannot be shared."""
     from prune_gym.tasks import task_names
 
     found = [unknown_choice("task", task, task_names()) for task in study.tasks if task not in task_names()]

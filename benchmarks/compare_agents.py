@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,20 +24,26 @@ from benchmarks.agent_cells import run_cell
 from benchmarks.agent_curves import is_front
 from benchmarks.agent_plots import plot_fronts, plot_progress
 from benchmarks.agent_policies import policy_table
-from benchmarks.agent_study import AgentEntry, Cell, StudyConfig, load_study
+from benchmarks.agent_study import AgentEntry, Cell, StudyConfig
 from benchmarks.agent_tables import study_table, summarise, write_evaluations
 from benchmarks.arguments import share
 from benchmarks.command import reports_errors
-from benchmarks.config_source import ConfigError
 from benchmarks.machine import describe_machine
-from benchmarks.main import chosen_device, default_threads
 from benchmarks.pipeline import versions
 from benchmarks.plan_store import PlanStore
 from benchmarks.samples import few_seeds_are_stated
+from benchmarks.study_command import (
+    Deadline,
+    check_targets,
+    prepared_device,
+    refuse_changes,
+    report_console,
+    study_parser,
+)
+from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name, read_cells
 from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem
 
-TABLE_WIDTH = 150
 SAME_STUDY = ("evaluations", "environment")
 """Keys whose change makes runs incomparable; so do the targets and the budget of the fronts."""
 
@@ -54,14 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done (or out of time), 2 bad input, 130 interrupted.
     """
     options = _parser().parse_intermixed_args(argv)
-    study = load_study(options.config, options.overrides)
-    device = chosen_device(options.gpu)
-    torch.set_num_threads(options.threads or study.num_threads or default_threads())
+    study = StudyConfig.load(options.config, options.overrides)
+    device = prepared_device(options, study)
     _open_folder(study)
     console = Console()
     _run(study, options, device, console)
-    # Where nobody looks at a terminal, no column is cut off.
-    _report(study, console if console.is_terminal else Console(width=TABLE_WIDTH))
+    _report(study, report_console(console))
     return 0
 
 
@@ -77,11 +80,7 @@ def _open_folder(study: StudyConfig) -> None:
             changed += [f"fronts.{key}" for key in ("targets", "evaluations") if fronts[0][key] != fronts[1][key]]
         before = {label: _entry(agent) for label, agent in stored["agents"].items()}
         changed += [f"agent {label!r}" for label in agents if before.get(label, agents[label]) != agents[label]]
-        if changed:
-            raise ConfigError(
-                f"{study.save_dir} holds runs of another study (different: {', '.join(changed)}); choose another "
-                "save_dir, or delete it"
-            )
+        refuse_changes(study.save_dir, changed)
         agents = {**before, **agents}
     content = {"study": current, "agents": agents, "versions": versions(), "threads": torch.get_num_threads()}
     content["machine"] = describe_machine()
@@ -101,14 +100,14 @@ def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, 
     console.print(f"{len(mine) - len(todo)} of {len(mine)} runs finished before", highlight=False)
     problems = {task: PruningProblem(task, device=device, repair=study.environment.repair) for task in study.tasks}
     _check(study, problems)
-    started = time.monotonic()
+    networks, deadline = _networks(study, read_cells(study.save_dir / "cells")), Deadline(options.minutes, console)
     for number, cell in enumerate(todo, start=1):
-        if options.minutes is not None and time.monotonic() - started > 60 * options.minutes:
-            console.print(f"{options.minutes:g} minutes are over; the same command goes on", highlight=False)
+        if deadline.passed():
             return
         problem = problems[cell.task].load()
+        networks.admit(cell.task, problem.network_key)
         result = run_cell(study, cell, problem, PlanStore(study.plans_folder, problem, _path(study, cell).stem))
-        write_json_atomic(_path(study, cell), result, indent=None)
+        write_json_atomic(_path(study, cell), {**result, NETWORK: problem.network_key}, indent=None)
         best = next(iter(result["best"].values()))
         what = f"best {100 * best['soft_accuracy']:.2f} %" if result["hypervolume"] is None else "front"
         seconds = result["seconds"]
@@ -121,20 +120,15 @@ def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, 
         )
 
 
-def _check(study: StudyConfig, problems: dict[str, PruningProblem]) -> None:
-    """Targets within reach, splits there, before anything is computed.
+def _networks(study: StudyConfig, cells: Sequence[dict[str, Any]]) -> MeasuredNetworks:
+    return MeasuredNetworks(study.save_dir, ((dense_name(cell), cell.get(NETWORK)) for cell in cells))
 
-    Raises:
-        ConfigError: a target out of reach; the reachable range is named.
-    """
+
+def _check(study: StudyConfig, problems: dict[str, PruningProblem]) -> None:
+    targets = (*study.targets, *study.fronts.targets)
     for task, problem in problems.items():
         for entry in study.agents:
-            limits = problem.cost.limits(study.environment_of(entry).max_pruning_ratio)
-            for target in (*study.targets, *study.fronts.targets):
-                try:
-                    problem.cost.check_target(target, limits)
-                except ValueError as error:
-                    raise ConfigError(f"task {task!r}: {error}") from None
+            check_targets(task, problem, study.environment_of(entry).max_pruning_ratio, targets)
 
 
 def _path(study: StudyConfig, cell: Cell) -> Path:
@@ -145,6 +139,7 @@ def _report(study: StudyConfig, console: Console) -> None:
     """Print, write and draw what is there."""
     paths = [_path(study, cell) for cell in study.cells()]
     results = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    _networks(study, results)
     if results:
         with few_seeds_are_stated():
             rows = summarise(results, study.reference)
@@ -178,17 +173,9 @@ def _draw(study: StudyConfig, results: Sequence[dict[str, Any]]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare_agents",
-        description="Compare agents at equal measured evaluations.",
-    )
-    add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="YAML configuration of the study")
-    add("--minutes", type=float, help="start no new run after so long")
-    add("--part", type=share, default=(1, 1), metavar="I/N", help="only every N-th run, starting at the I-th")
-    add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: num_threads of the configuration)")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
+    parser = study_parser("benchmarks.compare_agents", "Compare agents at equal measured evaluations.")
+    part = "only every N-th run, starting at the I-th"
+    parser.add_argument("--part", type=share, default=(1, 1), metavar="I/N", help=part)
     return parser
 
 

@@ -32,6 +32,8 @@ from benchmarks.method_plots import plot_methods
 from benchmarks.method_tables import comparison_table, markdown_tables, summarise, write_csv
 from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
+from benchmarks.study_command import Deadline, report_console
+from benchmarks.study_networks import NETWORK, WEIGHTS, MeasuredNetworks, dense_name, read_cells
 from hessian.channels import suggest
 from prune_gym.augmentation import Augmentation
 from prune_gym.device import resolve_device
@@ -41,7 +43,6 @@ from prune_gym.problem import PruningProblem
 from prune_gym.tasks import make_task, task_names
 
 TARGETS = (0.5, 0.76, 0.9)
-TABLE_WIDTH = 150
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Study:
         """Dense weights of a seed."""
         return self.weights[self.seeds.index(seed)] if self.weights else None
 
+    def weights_name(self, seed: int) -> str | None:
+        """What the dense weights of a seed are called in its cells; None where they are the task's."""
+        weights = self.weights_of(seed)
+        return None if weights is None else Path(weights).stem
+
 
 @reports_errors(OSError, ValueError, KeyError, interrupted="interrupted: the same command goes on with the next cell")
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _open_folder(options.out, study, overwrite=options.overwrite)
     console = Console()
     _run(study, options, console)
-    # Where nobody looks at a terminal, no column is cut off.
-    return _report(study, options.out, console if console.is_terminal else Console(width=TABLE_WIDTH))
+    return _report(study, options.out, report_console(console))
 
 
 def _study(options: argparse.Namespace) -> Study:
@@ -133,18 +138,21 @@ def _run(study: Study, options: argparse.Namespace, console: Console) -> None:
     mine = [cell for number, cell in enumerate(study.cells()) if number % parts == part - 1]
     todo = [cell for cell in mine if not _finished(_cell_path(options.out, study, *cell))]
     console.print(f"{len(mine) - len(todo)} of {len(mine)} cells finished before", highlight=False)
-    device, started = resolve_device(options.gpu), time.monotonic()
+    networks = _networks(study, options.out, read_cells(options.out / "cells"))
+    deadline, device = Deadline(options.minutes, console), resolve_device(options.gpu)
     contests: dict[str | None, Contest] = {}
     for number, (seed, target, method) in enumerate(todo, start=1):
-        if options.minutes is not None and time.monotonic() - started > 60 * options.minutes:
-            console.print(f"{options.minutes:g} minutes are over; the same command goes on", highlight=False)
+        if deadline.passed():
             return
-        weights = study.weights_of(seed)
+        weights, name = study.weights_of(seed), study.weights_name(seed)
         if weights not in contests:
             contests = {weights: _contest(study, weights, device)}  # one at a time: data and curvature are large
+        digest = contests[weights].problem.network_key
+        networks.admit(name or study.task, digest)
         path = _cell_path(options.out, study, seed, target, method)
         began = time.monotonic()
-        write_result(path, _cell(contests[weights], method, target, seed))
+        cell = _cell(contests[weights], method, target, seed)
+        write_result(path, {**cell, WEIGHTS: name, NETWORK: digest})
         console.print(
             f"[{number}/{len(todo)}] {method}, target {target:g}, seed {seed}: {time.monotonic() - began:.0f} s",
             highlight=False,
@@ -178,9 +186,13 @@ def _augmentation(task: str) -> Augmentation:
 
 
 def _cell_path(folder: Path, study: Study, seed: int, target: float, method: str) -> Path:
-    weights = study.weights_of(seed)
-    dense = "" if weights is None else f"-{Path(weights).stem}"
+    weights = study.weights_name(seed)
+    dense = "" if weights is None else f"-{weights}"
     return folder / "cells" / f"{method}-{target:g}-seed{seed}{dense}.json"
+
+
+def _networks(study: Study, folder: Path, cells: Sequence[dict[str, Any]]) -> MeasuredNetworks:
+    return MeasuredNetworks(folder, ((dense_name(cell, study.task), cell.get(NETWORK)) for cell in cells))
 
 
 def _finished(path: Path) -> bool:
@@ -198,6 +210,7 @@ def _report(study: Study, folder: Path, console: Console) -> int:
         text = f"failed: {cell['method']}, target {cell['target']:g}, seed {cell['seed']}: {cell['error']}"
         console.print(text, style="red", markup=False)
     if done:
+        _networks(study, folder, done)
         rows = summarise(done)
         for target in study.targets:
             console.print(comparison_table(target, [row for row in rows if row["target"] == target]))

@@ -6,20 +6,22 @@ An unknown or ill-typed key is an error that names the key's path, where it was 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from benchmarks.config_schema import Config, PruningConfig
+from benchmarks.config_schema import Config, PruningConfig, Section
 from benchmarks.config_source import ConfigError, ConfigSource, KeyPath, dotted
 from hessian.suggestions import unknown
 
 __all__ = [
     "Config",
     "ConfigError",
+    "ConfigFile",
     "PruningConfig",
     "load_config",
     "nearest_key",
@@ -32,6 +34,7 @@ __all__ = [
 
 
 Tree = TypeVar("Tree", bound=BaseModel)
+File = TypeVar("File", bound="ConfigFile")
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -84,31 +87,40 @@ def validate_tree(source: ConfigSource, root: type[Tree]) -> Tree:
         raise ConfigError("\n".join(_explain(detail, source, root) for detail in error.errors())) from None
 
 
-def load_tree(
-    path: str | Path, overrides: Sequence[str], root: type[Tree], problems: Callable[[Tree], Iterable[str]]
-) -> tuple[Tree, ConfigSource]:
-    """Read, override and validate a file of any kind.
+class ConfigFile(Section):
+    """Base of configurations that are files of their own, such as those of sweeps and studies."""
 
-    Args:
-        path: YAML file.
-        overrides: ``KEY=VALUE`` strings with dotted keys, applied in order.
-        root: the type of the whole.
-        problems: finds what types cannot say.
+    @classmethod
+    def load(cls: type[File], path: str | Path, overrides: Sequence[str] = ()) -> File:
+        """Read, override and validate a file.
 
-    Returns:
-        The typed tree, and the parsed one it was made from.
+        Args:
+            path: YAML file.
+            overrides: ``KEY=VALUE`` strings with dotted keys, applied in order.
 
-    Raises:
-        FileNotFoundError: no such file.
-        ConfigError: everything wrong with the keys and values, one line each.
-    """
-    source = ConfigSource.from_file(path)
-    source.override(overrides)
-    tree = validate_tree(source, root)
-    found = list(problems(tree))
-    if found:
-        raise ConfigError("\n".join(f"{source.name}: {problem}" for problem in found))
-    return tree, source
+        Raises:
+            FileNotFoundError: no such file.
+            ConfigError: everything wrong with the keys and values, one line each.
+        """
+        source = ConfigSource.from_file(path)
+        source.override(overrides)
+        tree = validate_tree(source, cls)
+        found = list(tree.problems(source))
+        if found:
+            raise ConfigError("\n".join(f"{source.name}: {problem}" for problem in found))
+        return tree
+
+    def problems(self, source: ConfigSource) -> Iterable[str]:
+        """What types cannot say: a sentence for everything wrong with the values.
+
+        Args:
+            source: where they were read from.
+        """
+        return ()
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def valid_keys(section: type[BaseModel] = Config, prefix: KeyPath = ()) -> list[KeyPath]:

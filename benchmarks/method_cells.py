@@ -137,6 +137,7 @@ class Contest:
             "backward_passes": pruned.backward_passes,
             "seconds": pruned.seconds,
             "removed": {name: len(channels) for name, channels in pruned.plan.items()},
+            "channels": {group.name: group.size for group in self.problem.groups},
             "plan": pruned.plan,
         }
 

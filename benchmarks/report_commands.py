@@ -76,7 +76,8 @@ def command_of_comparison(comparison: Comparison) -> str:
     rows = comparison.cells or comparison.rows
     seeds = sorted({seed for row in rows for seed in row.get("seeds", [row.get("seed")])})
     budget: Mapping[str, Any] = study["budget"]
-    options = {f"--{key.replace('_', '-')}": value for key, value in budget.items() if key != "timed_passes"}
+    given = {key: value for key, value in budget.items() if key != "timed_passes" and value is not None}
+    options = {f"--{key.replace('_', '-')}": value for key, value in given.items()}
     return _shell(
         *("python", "-m", "benchmarks.compare_methods", "--task", study["task"], "--out", AGAIN),
         *("--methods", *dict.fromkeys(row["method"] for row in rows)),

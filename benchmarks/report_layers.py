@@ -1,10 +1,12 @@
-"""Sections of a report about runs that are pictures: fronts, and budgets layer by layer."""
+"""Parts of a report that are pictures: fronts of runs, and budgets layer by layer."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from benchmarks.report_figures import plot_layers
 from benchmarks.report_html import Html, details, embedded, join, paragraph, picture, share_cell, table, tag
@@ -83,30 +85,69 @@ def mean_budgets(group: Group) -> dict[str, float]:
     return {name: statistics.fmean(run.budgets[name] for run in group.runs if name in run.budgets) for name in names}
 
 
+def method_budgets(cells: Sequence[Mapping[str, Any]]) -> Html:
+    """Return what every method takes from every layer in a comparison of methods, by target.
+
+    Args:
+        cells: finished ones. Those written before they named the layers' sizes give numbers of channels, not ratios.
+    """
+    parts = []
+    for target in sorted({cell["target"] for cell in cells}):
+        pruned = [cell for cell in cells if cell["target"] == target and cell.get("removed")]
+        if pruned:
+            parts += _budgets_at(pruned, f"{100 * target:g} % of the FLOPs removed")
+    return join(parts)
+
+
+def _budgets_at(cells: Sequence[Mapping[str, Any]], caption: str) -> list[Html]:
+    methods = list(dict.fromkeys(cell["method"] for cell in cells))
+    of_method = {method: [cell for cell in cells if cell["method"] == method] for method in methods}
+    if all("channels" in cell for cell in cells):
+        sizes = cells[0]["channels"]
+        ratios = {
+            method: {name: _mean_removed(runs, name) / size for name, size in sizes.items()}
+            for method, runs in of_method.items()
+        }
+        return [_budget_picture(ratios, caption), _budget_table(ratios, caption)]
+    names = dict.fromkeys(name for cell in cells for name in cell["removed"])
+    rows = [[name, *(f"{_mean_removed(runs, name):.1f}" for runs in of_method.values())] for name in names]
+    what = f"{caption}: number of channels removed from every layer, mean over seeds"
+    return [details("Channels removed from every layer", table(what, ["layer", *methods], rows))]
+
+
+def _mean_removed(cells: Sequence[Mapping[str, Any]], layer: str) -> float:
+    """Channels of a layer that a plan removes, mean over cells; a layer that a plan does not name stays whole."""
+    return statistics.fmean(cell["removed"].get(layer, 0) for cell in cells)
+
+
 def _picture(groups: list[Group], task: str, target: float) -> Html:
-    budgets = {group.label: mean_budgets(group) for group in groups}
     result = groups[0].first.result
     if len(groups) == 1 and result is not None:
-        figure, caption = plot_summary(result), f"{groups[0].name}, seed {groups[0].first.seed}, at a glance"
-    elif len({frozenset(given) for given in budgets.values()}) == 1:
-        title = "Channels removed, mean over runs"
-        figure, caption = plot_layers(budgets, title), f"{task}, {100 * target:g} %: channels removed from every layer"
-    else:
+        caption = f"{groups[0].name}, seed {groups[0].first.seed}, at a glance"
+        return picture(plot_summary(result), f"{caption}. The table below has the numbers.", caption)
+    return _budget_picture({group.label: mean_budgets(group) for group in groups}, f"{task}, {100 * target:g} %")
+
+
+def _budget_picture(budgets: Mapping[str, Mapping[str, float]], about: str) -> Html:
+    if len({frozenset(given) for given in budgets.values()}) > 1:
         return paragraph("The methods prune different layers; the table below has them all.", kind="soft")
+    caption = f"{about}: channels removed from every layer"
+    figure = plot_layers(budgets, "Channels removed, mean over runs")
     return picture(figure, f"{caption}. The table below has the numbers.", caption)
 
 
 def _numbers(groups: list[Group]) -> Html:
-    budgets = [mean_budgets(group) for group in groups]
-    names = list(dict.fromkeys(name for given in budgets for name in given))
+    return _budget_table({group.label: mean_budgets(group) for group in groups})
+
+
+def _budget_table(budgets: Mapping[str, Mapping[str, float]], about: str = "") -> Html:
+    names = list(dict.fromkeys(name for given in budgets.values() for name in given))
     rows = [
-        [name, *(share_cell(percent(given[name], 1), given[name]) if name in given else "–" for given in budgets)]
+        [name, *(share_cell(percent(g[name], 1), g[name]) if name in g else "–" for g in budgets.values())]
         for name in names
     ]
-    what = (
-        f"Channels removed from every layer in percent, mean over runs ({', '.join(group.label for group in groups)})"
-    )
-    return details("All numbers", table(what, ["layer", *(group.label for group in groups)], rows))
+    what = f"Channels removed from every layer in percent, mean over runs ({', '.join(budgets)})"
+    return details("All numbers", table(f"{about}: {what}" if about else what, ["layer", *budgets], rows))
 
 
 def _own_pictures(group: Group) -> Html:

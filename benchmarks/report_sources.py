@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.config_source import ConfigError
 from benchmarks.report_runs import (
     Group,
     Run,
@@ -24,6 +25,7 @@ from benchmarks.report_runs import (
     run_of_row,
 )
 from benchmarks.results_table import KEY
+from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name
 
 SKIPPED_FOLDERS = ("unfinished", "plans", "plots")
 LOOKED_FOR = (
@@ -209,6 +211,10 @@ def _read_comparison(findings: Findings, folder: Path, files: list[str]) -> None
     rows = _finite_only(findings, list(table.get("rows", [])), _relative(findings, folder / "comparison.json"))
     if not cells and not failed:
         failed = list(table.get("failed", []))
+    try:
+        MeasuredNetworks(folder, ((dense_name(cell, "the task"), cell.get(NETWORK)) for cell in cells))
+    except ConfigError as error:
+        findings.problems.append(str(error))
     kind = AGENTS if "study" in known else METHODS
     findings.comparisons.append(Comparison(_relative(findings, folder), kind, known, rows, cells, failed))
 

@@ -17,6 +17,7 @@ from benchmarks.report_commands import (
     config_of_agents,
 )
 from benchmarks.report_html import Html, bullets, details, join, listing, paragraph, picture, table, tag
+from benchmarks.report_layers import method_budgets
 from benchmarks.report_numbers import count, described_accuracy, difference, percent, seconds, span, with_interval
 from benchmarks.report_sources import AGENTS, Ablation, Comparison, Findings
 from benchmarks.samples import few_seeds_are_stated
@@ -214,8 +215,8 @@ def _methods(comparison: Comparison) -> Html:
         )
         parts.append(bullets(named))
     parts += _method_pictures(comparison)
-    parts.append(_method_costs(rows))
-    note = paragraph("Dense networks of one's own (--weights) are not recorded: name them again.", kind="soft")
+    parts += [method_budgets(comparison.cells), _method_costs(rows)]
+    note = paragraph("Files of dense networks of one's own (--weights) are to be named again.", kind="soft")
     return join([*parts, _versions(comparison.study), _again(command_of_comparison(comparison)), note])
 
 

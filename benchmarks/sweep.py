@@ -22,7 +22,7 @@ from benchmarks.config_source import ConfigError
 from benchmarks.main import default_threads
 from benchmarks.results_table import ResultsError
 from benchmarks.run_folder import RunFolderError
-from benchmarks.sweep_config import SweepConfig, load_sweep
+from benchmarks.sweep_config import SweepConfig
 from benchmarks.sweep_folder import SweepFolderError
 from benchmarks.sweep_runner import DiskFullError, run_sweep
 from benchmarks.sweep_workers import LocalWorkers, Workers, WorkerStartError
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     errors = Console(stderr=True)
     try:
         import_modules(options.imports)
-        sweep = load_sweep(options.file, _overrides(options))
+        sweep = SweepConfig.load(options.file, _overrides(options))
         workers = _workers(sweep, options)
         console = Console()
         failed = run_sweep(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, field_validator
 
-from benchmarks.config import Config, load_tree, unknown_choice, validate_config
-from benchmarks.config_schema import Count, FilePath, Name, Section
+from benchmarks.config import Config, ConfigFile, unknown_choice, validate_config
+from benchmarks.config_schema import Count, FilePath, Name
 from benchmarks.config_source import ConfigError, ConfigSource, KeyPath, dotted
 
 Target = Annotated[float, Field(gt=0, lt=1)]
@@ -28,7 +27,7 @@ GRID_KEYS: tuple[KeyPath, ...] = (
 """Keys of a run that the grid sets."""
 
 
-class SweepConfig(Section):
+class SweepConfig(ConfigFile):
     """A grid of runs: every method on every task at every target with every seed."""
 
     name: Name
@@ -68,9 +67,16 @@ class SweepConfig(Section):
             for method in self.methods
         ]
 
-    def to_yaml(self) -> str:
-        """The resolved configuration as YAML."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+    def problems(self, source: ConfigSource) -> list[str]:
+        """Names that do not exist, cells that would share a folder, keys that are the grid's.
+
+        Raises:
+            ConfigError: a shared key of the runs that is unknown or ill-typed, where the rest is right.
+        """
+        found = [*_unknown_names(self), *_folder_clashes(self), *_keys_of_the_grid(self)]
+        if not found:
+            run_config(self, self.cells()[0], source)  # the shared keys are the same for all
+        return found
 
 
 @dataclass(frozen=True, order=True)
@@ -99,27 +105,6 @@ class Cell:
     def name(self) -> str:
         """What the cell is called in messages; names its run folder too."""
         return f"{self.folder}/seed_{self.seed}"
-
-
-def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
-    """Read, override and validate a sweep's file.
-
-    Args:
-        path: YAML file.
-        overrides: ``KEY=VALUE`` strings with dotted keys, applied in order.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ConfigError: everything wrong with the keys and values, one line each.
-    """
-    sweep, source = load_tree(path, overrides, SweepConfig, _problems)
-    run_config(sweep, sweep.cells()[0], source)  # the shared keys are the same for all
-    return sweep
-
-
-def _problems(sweep: SweepConfig) -> list[str]:
-    """What types cannot say."""
-    return [*_unknown_names(sweep), *_folder_clashes(sweep), *_keys_of_the_grid(sweep)]
 
 
 def run_config(sweep: SweepConfig, cell: Cell, source: ConfigSource | None = None) -> Config:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,12 +23,19 @@ from rich.console import Console
 
 from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.command import reports_errors
-from benchmarks.config_source import ConfigError
-from benchmarks.main import chosen_device, default_threads
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
+from benchmarks.study_command import (
+    Deadline,
+    check_targets,
+    prepared_device,
+    refuse_changes,
+    report_console,
+    study_parser,
+)
+from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name, read_cells
 from benchmarks.text_table import TextTable, percent, percent_range
-from benchmarks.transfer_config import TransferConfig, load_transfer
+from benchmarks.transfer_config import TransferConfig
 from benchmarks.transfer_runs import carry_over, train_source
 from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem
@@ -38,7 +44,8 @@ SAME_STUDY = ("source", "evaluations", "environment", "options")
 """Keys whose change makes runs incomparable."""
 LOOKS = (0.25, 1.0)
 """Shares of the evaluations after which learning is looked at."""
-TABLE_WIDTH = 150
+SOURCE_NETWORK = "source_network"
+"""Key of a run: digest of what its policy was trained on."""
 
 Row = dict[str, Any]
 
@@ -54,13 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done (or out of time), 2 bad input, 130 interrupted.
     """
     options = _parser().parse_intermixed_args(argv)
-    config = load_transfer(options.config, options.overrides)
-    device = chosen_device(options.gpu)
-    torch.set_num_threads(options.threads or config.num_threads or default_threads())
+    config = TransferConfig.load(options.config, options.overrides)
+    device = prepared_device(options, config)
     _open_folder(config)
     console = Console()
     _run(config, device, console, options.minutes)
-    _report(config, console if console.is_terminal else Console(width=TABLE_WIDTH))
+    _report(config, report_console(console))
     return 0
 
 
@@ -69,12 +75,7 @@ def _open_folder(config: TransferConfig) -> None:
     path, current = config.save_dir / "study.json", config.model_dump(mode="json")
     if path.is_file():
         stored = json.loads(path.read_text())
-        changed = [key for key in SAME_STUDY if stored[key] != current[key]]
-        if changed:
-            raise ConfigError(
-                f"{config.save_dir} holds runs of another study (different: {', '.join(changed)}); choose another "
-                "save_dir, or delete it"
-            )
+        refuse_changes(config.save_dir, [key for key in SAME_STUDY if stored[key] != current[key]])
     write_json_atomic(path, current)
 
 
@@ -83,38 +84,54 @@ def _run(config: TransferConfig, device: torch.device, console: Console, minutes
     names = dict.fromkeys((config.source.task, *config.tasks))
     problems = {task: PruningProblem(task, device=device, repair=repair) for task in names}
     _check(config, problems)
-    started = time.monotonic()
+    networks, deadline = _networks(config, read_cells(config.save_dir / "cells")), Deadline(minutes, console)
     for seed in config.seeds:
-        source = config.save_dir / "agents" / f"{config.source.task}-seed{seed}.safetensors"
         for task in config.tasks:
             for target in config.targets:
                 path = _path(config, task, target, seed)
                 if path.is_file():
                     continue
-                if minutes is not None and time.monotonic() - started > 60 * minutes:
-                    console.print(f"{minutes:g} minutes are over; the same command goes on", highlight=False)
+                if deadline.passed():
                     return
-                if not source.is_file():
-                    train_source(config, seed, problems[config.source.task].load(), source)
-                row = carry_over(config, seed, target, problems[task].load(), source)
-                write_json_atomic(path, row)
+                source = _policy(config, seed, problems[config.source.task], networks)
+                problem = problems[task].load()
+                networks.admit(task, problem.network_key)
+                row = carry_over(config, seed, target, problem, source)
+                trained_on = _trained_on(source)
+                write_json_atomic(path, {**row, NETWORK: problem.network_key, SOURCE_NETWORK: trained_on})
                 console.print(f"{path.stem}: {_in_short(row)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _check(config: TransferConfig, problems: dict[str, PruningProblem]) -> None:
-    """Targets within reach, before anything is computed.
+def _policy(config: TransferConfig, seed: int, problem: PruningProblem, networks: MeasuredNetworks) -> Path:
+    """File of the policy of a seed, trained on the source task's problem where it is missing."""
+    path = config.save_dir / "agents" / f"{config.source.task}-seed{seed}.safetensors"
+    if not path.is_file():
+        networks.admit(config.source.task, problem.load().network_key)
+        # First of the two files: a policy is never without what it was trained on.
+        write_json_atomic(path.with_suffix(".json"), {NETWORK: problem.network_key})
+        train_source(config, seed, problem, path)
+    networks.admit(config.source.task, _trained_on(path))
+    return path
 
-    Raises:
-        ConfigError: a target out of reach; the reachable range is named.
-    """
+
+def _trained_on(policy: Path) -> str | None:
+    """Digest of what a policy was trained on, None where it is not recorded."""
+    path = policy.with_suffix(".json")
+    return str(json.loads(path.read_text())[NETWORK]) if path.is_file() else None
+
+
+def _networks(config: TransferConfig, rows: Sequence[Row]) -> MeasuredNetworks:
+    """Networks of the tasks, and of the source task in what rows say about their policies."""
+    own = ((dense_name(row), row.get(NETWORK)) for row in rows)
+    sources = ((config.source.task, row.get(SOURCE_NETWORK)) for row in rows)
+    return MeasuredNetworks(config.save_dir, (*own, *sources))
+
+
+def _check(config: TransferConfig, problems: dict[str, PruningProblem]) -> None:
     for task, problem in problems.items():
-        limits = problem.cost.limits(config.environment.max_pruning_ratio)
         targets = config.source.targets if task == config.source.task else ()
-        for target in (*targets, *(config.targets if task in config.tasks else ())):
-            try:
-                problem.cost.check_target(target, limits)
-            except ValueError as error:
-                raise ConfigError(f"task {task!r}: {error}") from None
+        targets = (*targets, *(config.targets if task in config.tasks else ()))
+        check_targets(task, problem, config.environment.max_pruning_ratio, targets)
 
 
 def _path(config: TransferConfig, task: str, target: float, seed: int) -> Path:
@@ -178,6 +195,7 @@ def _report(config: TransferConfig, console: Console) -> None:
         _path(config, task, target, seed) for task in config.tasks for target in config.targets for seed in config.seeds
     ]
     rows = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    _networks(config, rows)
     if rows:
         with few_seeds_are_stated():
             summary = summarise(rows, config.evaluations)
@@ -210,16 +228,7 @@ def _cells(estimate: dict[str, float]) -> tuple[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.transfer", description="What R-SPAR learned on one task is worth on others."
-    )
-    add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="YAML configuration of the study")
-    add("--minutes", type=float, help="start no new run after so long")
-    add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: num_threads of the configuration)")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
-    return parser
+    return study_parser("benchmarks.transfer", "What R-SPAR learned on one task is worth on others.")
 
 
 if __name__ == "__main__":

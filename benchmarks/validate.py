@@ -29,7 +29,7 @@ from benchmarks.pipeline import versions
 from benchmarks.results_table import COLUMNS, KEY, ResultsError, Row, read_results, result_row, run_key
 from benchmarks.run_folder import RunFolderError
 from benchmarks.sweep import devices_of, import_modules
-from benchmarks.sweep_config import Cell, SweepConfig, load_sweep
+from benchmarks.sweep_config import Cell, SweepConfig
 from benchmarks.sweep_folder import SweepFolder
 from benchmarks.sweep_workers import LocalWorkers, Workers, WorkerStartError
 
@@ -93,7 +93,7 @@ def load_rows(path: Path) -> tuple[list[Row], SweepConfig]:
     folder = path if path.is_dir() else path.parent
     if not (folder / "sweep.yaml").is_file():
         raise FileNotFoundError(f"{folder} has no sweep.yaml, so nobody knows how its results were made")
-    return rows, load_sweep(folder / "sweep.yaml")
+    return rows, SweepConfig.load(folder / "sweep.yaml")
 
 
 def sample(rows: Sequence[Row], count: int | None, seed: int) -> list[Row]:

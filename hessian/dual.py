@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hessian.obs import block_prices, complement
+from hessian.obs import block_prices, cholesky, complement
 
 if TYPE_CHECKING:
     from hessian.moments import Moment
@@ -61,7 +61,7 @@ class DampedRows:
         if len(removed) == 0:
             return weight[..., kept]
         X = self._rows[..., kept]
-        back = torch.cholesky_solve(X, torch.linalg.cholesky(_plus_identity(X))) / self._scale[:, None, kept]
+        back = torch.cholesky_solve(X, cholesky(_plus_identity(X))) / self._scale[:, None, kept]
         forth = (self._rows[..., removed] * self._scale[:, None, removed]).transpose(1, 2)
         refitted = weight.new_empty(*weight.shape[:-1], len(kept))
         for part in _chunks(weight):
@@ -167,7 +167,7 @@ class DualElimination:
     def _start_panel(self) -> None:
         groups, width, _ = self._X.shape
         core = torch.baddbmm(self._outside, self._X.transpose(1, 2), self._X)
-        self._solved = torch.cholesky_solve(self._X.transpose(1, 2), torch.linalg.cholesky(core))
+        self._solved = torch.cholesky_solve(self._X.transpose(1, 2), cholesky(core))
         eye = torch.eye(self.c, dtype=core.dtype, device=core.device)
         self._R_blocks = eye - _diagonal_blocks(self._X, self._solved.transpose(1, 2), self.c)
         self._M_blocks = _diagonal_blocks(self._V, self._V, self.c)
@@ -184,7 +184,7 @@ class DualElimination:
         R = -(self._X @ self._solved[:, :, columns])
         R[:, columns].diagonal(dim1=1, dim2=2).add_(1.0)
         R -= self._L @ self._L[:, columns].transpose(1, 2)
-        factor = torch.linalg.cholesky(R[:, columns])
+        factor = cholesky(R[:, columns])
         L = torch.linalg.solve_triangular(factor, R.transpose(1, 2), upper=False).transpose(1, 2)
         P = torch.linalg.solve_triangular(factor, L, upper=False, left=False)
         V = self._V[:, columns] - self._P[:, columns] @ self._gone_V

@@ -17,6 +17,9 @@ from hessian.primal import DampedMatrix, DenseConsumer
 
 Consumer = DenseConsumer | DualConsumer
 
+DEAD_BESIDE_CONSTANT = 1e-10
+"""Smallest mean square of inputs, beside a constant of 1, that damping goes by."""
+
 
 @dataclass(frozen=True, eq=False)
 class DenseMoment:
@@ -120,11 +123,13 @@ class KroneckerFactors:
     def ridge(self, damping: float) -> Tensor:
         """Diagonal that damps A, float64 [groups, d_in]: ``damping`` times the mean diagonal of the inputs.
 
-        The constant is damped no more than the inputs are, and by ``damping`` at most.
+        The constant is damped no more than the inputs are, and by ``damping`` at most. Inputs that are (nearly) dead
+        are damped as if they were small instead, or the constant beside them would drown the ridge in rounding.
         """
         diagonal = self.inputs.diagonal().double()
         columns = diagonal[:, :-1] if self.bias else diagonal
-        mean = columns.mean(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+        smallest = DEAD_BESIDE_CONSTANT if self.bias else torch.finfo(torch.float64).tiny
+        mean = columns.mean(dim=1, keepdim=True).clamp_min(smallest)
         ridge = (damping * mean).expand_as(diagonal).clone()
         if self.bias:
             ridge[:, -1].clamp_max_(damping)

@@ -26,18 +26,36 @@ def damped(matrix: Tensor, damping: float) -> Tensor:
     return matrix + (damping * mean)[..., None, None] * eye
 
 
+class DegenerateFactorError(ValueError):
+    """A Kronecker factor that cannot be inverted; the message says why and what helps."""
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factor of a symmetric positive definite matrix [..., d, d].
+
+    Raises:
+        DegenerateFactorError: the matrix is not positive definite, or holds NaN or infinite values.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if bool((info != 0).any()):
+        if not bool(torch.isfinite(matrix).all()):
+            raise DegenerateFactorError(
+                "a Kronecker factor holds NaN or infinite values: the network's activations or gradients overflow on "
+                "these images"
+            )
+        raise DegenerateFactorError(
+            "a Kronecker factor is not positive definite: use a larger damping (1e-5 or more) or more images"
+        )
+    return factor
+
+
 def inverse(matrix: Tensor) -> Tensor:
     """Inverse of a symmetric positive definite matrix [..., d, d].
 
     Raises:
-        ValueError: the matrix is not positive definite; more damping is needed.
+        DegenerateFactorError: the matrix is not positive definite; more damping is needed.
     """
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    if bool((info != 0).any()):
-        raise ValueError(
-            "a Kronecker factor is not positive definite: use a larger damping (1e-5 or more) or more images"
-        )
-    return torch.cholesky_inverse(factor)
+    return torch.cholesky_inverse(cholesky(matrix))
 
 
 def output_gram(weight: Tensor, G: Tensor) -> Tensor:
@@ -119,17 +137,13 @@ def refit_columns(weight: Tensor, A: Tensor, kept: Tensor) -> Tensor:
         [..., d_out, k] in A's dtype. The dense weight itself where nothing is removed.
 
     Raises:
-        ValueError: the kept block is not positive definite.
+        DegenerateFactorError: the kept block is not positive definite.
     """
     weight = weight.to(A.dtype)
     removed = complement(kept, A.shape[-1])
     if len(removed) == 0:
         return weight[..., kept]
-    factor, info = torch.linalg.cholesky_ex(A[..., kept, :][..., kept])
-    if bool((info != 0).any()):
-        raise ValueError(
-            "a Kronecker factor is not positive definite: use a larger damping (1e-5 or more) or more images"
-        )
+    factor = cholesky(A[..., kept, :][..., kept])
     carried = A[..., kept, :][..., removed] @ weight[..., removed].transpose(-1, -2)
     return weight[..., kept] + torch.cholesky_solve(carried, factor).transpose(-1, -2)
 

@@ -41,6 +41,7 @@ from hessian.layout import layout_for
 from hessian.lockstep import ValueStore, Walker, closing_sum, execution_order, trace
 from hessian.modes import modes_restored
 from hessian.norms import shift_absorbing_norms
+from hessian.obs import cholesky
 from hessian.position_sample import PositionSample
 from hessian.slicing import ModuleSlice, NetworkSlicer, Plan, installed
 from hessian.subsampling import position_extents
@@ -263,7 +264,7 @@ def ridge_refit(
     ridge = (damping * mean).expand(-1, size).clone()
     if shift is not None:
         ridge[:, -1] = torch.minimum(ridge[:, -1], damping * gram[:, -1, -1])
-    factor = torch.linalg.cholesky(gram + torch.diag_embed(ridge))
+    factor = cholesky(gram + torch.diag_embed(ridge))
     residual = (cross - weight @ gram).transpose(1, 2)
     return weight + torch.cholesky_solve(residual, factor).transpose(1, 2)
 

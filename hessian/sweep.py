@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessian.obs import block_prices
+from hessian.obs import block_prices, cholesky
 
 PANEL_COLUMNS = 192
 """Columns eliminated between two full updates of the trailing matrices."""
@@ -85,7 +85,7 @@ class _ConsumerState:
             - self.P @ self.Q[:, columns].transpose(1, 2)
             - self.Q @ self.P[:, columns].transpose(1, 2)
         )
-        factor = torch.linalg.cholesky(R_c[:, columns])
+        factor = cholesky(R_c[:, columns])
         L = torch.linalg.solve_triangular(factor, R_c.transpose(1, 2), upper=False).transpose(1, 2)
         P = torch.linalg.solve_triangular(factor, L, upper=False, left=False)
         Q = M_c - 0.5 * P @ M_c[:, columns]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from hessian import HOBSSensitivityAnalyzer
 from prune_gym import predicted
 from prune_gym.cost import CostModel
@@ -10,7 +12,7 @@ from prune_gym.evaluator import Evaluation, Evaluator
 from prune_gym.features import FeatureSet
 from prune_gym.limits import FloatArray
 from prune_gym.loss_table import LossTable
-from prune_gym.pruning_task import PruningTask
+from prune_gym.pruning_task import PruningTask, network_digest
 
 
 class AnalysedTask:
@@ -39,6 +41,11 @@ class AnalysedTask:
         self._repair = repair
         self._features: dict[FeatureSet, FloatArray] = {}
         self.dense = self._measure_dense()
+
+    @cached_property
+    def network_key(self) -> str:
+        """Digest of network and images, computed when first asked for."""
+        return network_digest(self.task)
 
     def features_of(self, features: FeatureSet) -> FloatArray:
         """Features of the layers that no plan changes, float64 [L, F]; not to be modified."""

@@ -261,6 +261,11 @@ class PruningProblem:
         return measurement_key(self.task, self.curvature, self.repair, self.selection)
 
     @property
+    def network_key(self) -> str:
+        """Digest of the dense network and its calibration, reward and test images, whatever code measures them."""
+        return self._parts.network_key
+
+    @property
     def predictor(self) -> predicted.PredictedMetrics:
         """The fitted map from log predicted losses to metrics; fitting measures about 20 plans, once a task.
 

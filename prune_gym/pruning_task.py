@@ -17,12 +17,16 @@ from hessian.modes import modes_restored
 from prune_gym.dataset_split import DatasetSplit, split_of_loader, spread
 from prune_gym.datasets import ImageSplit, TensorSplit
 from prune_gym.device import module_device
+from prune_gym.files import sha256_of
 
 SplitLike: TypeAlias = TensorSplit | DatasetSplit | tuple[torch.Tensor, torch.Tensor] | Dataset[Any] | DataLoader[Any]
 """What a task accepts as a split: tensors ``(images, labels)``, a map-style dataset, or a loader of one."""
 
 CALIBRATION_SIZE = 1024
 """Images of dense-train that :func:`task_from_loaders` calibrates on."""
+
+DIGEST_BATCH = 256
+"""Images hashed at once; digests of splits depend on it."""
 
 IN_MEMORY = ("calibration", "reward")
 """Splits that are always held as tensors: they are read for every plan."""
@@ -107,6 +111,22 @@ def _check_fields(task: PruningTask) -> None:
     if unknown:
         raise ValueError(f"ignored_layers names modules the model lacks: {', '.join(map(repr, unknown))}")
     check_target(task.default_target)
+
+
+def network_digest(task: PruningTask) -> str:
+    """Digest of the network and the images that plans are repaired, scored and tested on; the code does not count.
+
+    Equal for tasks whose measurements may stand in one table. The test split is read once where it is on disk.
+    """
+    return sha256_of(
+        dict(task.model.state_dict()), *(_split_digest(split) for split in (task.calibration, task.reward, task.test))
+    )
+
+
+def _split_digest(split: ImageSplit | None) -> str | None:
+    if split is None:
+        return None
+    return sha256_of(*(sha256_of(images, labels) for images, labels in split.batches(DIGEST_BATCH)))
 
 
 def check_target(target: float) -> None:

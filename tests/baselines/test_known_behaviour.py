@@ -380,3 +380,19 @@ def test_amc_removes_by_magnitude_and_puts_the_reward_on_every_step(tiny_task, m
         norms = getattr(tiny_task.model, name).weight.detach().flatten(1).norm(dim=1)
         if name != "conv1":  # the stream has two producers
             assert sorted(norms.argsort()[: len(removed)].tolist()) == removed
+
+
+def test_amcs_actor_and_critic_learn_at_rates_of_their_own(tiny_task, monkeypatch):
+    from torch.optim import Adam
+
+    stepped = {}
+    step = Adam.step
+
+    def watched(optimizer, *arguments, **keywords):
+        stepped.setdefault(id(optimizer), []).append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *arguments, **keywords)
+
+    monkeypatch.setattr(Adam, "step", watched)
+    prune("amc", tiny_task.model, tiny_task.calibration, ratio_of="flops", actor_lr=1e-4, critic_lr=1e-3)
+    rates = [set(found) for found in stepped.values()]
+    assert sorted(rates, key=min) == [{1e-4}, {1e-3}]

@@ -145,7 +145,8 @@ def method_cell(method, seed, target, accuracy):
     spent = {"evaluations": 20, "images": 40_000, "backward_passes": 1500, "seconds": 12.0}
     stages = {"raw": 0.1, "bn": 0.3, "refit": accuracy - 0.05, "finetuned": accuracy}
     named = {"method": method, "seed": seed, "target": target, "accuracy": stages, "dense_accuracy": 0.97}
-    return {**named, **numbers, **spent}
+    budgets = {"removed": {"conv1": 8 + 8 * seed}, "channels": {"conv1": 32, "conv2": 64}}
+    return {**named, **numbers, **spent, **budgets}
 
 
 def write_methods(folder):

@@ -9,9 +9,10 @@ import pytest
 from benchmarks import agent_cells
 from benchmarks.agent_curves import best_so_far, evaluations_to_catch_up
 from benchmarks.agent_plots import plot_progress
-from benchmarks.agent_study import load_study
+from benchmarks.agent_study import StudyConfig
 from benchmarks.compare_agents import main
 from prune_gym.evaluator import Evaluator
+from prune_gym.problem import PruningProblem
 from tests.benchmarks import tiny_task
 
 STUDY = """\
@@ -161,6 +162,56 @@ def test_runs_of_another_study_are_not_mixed_in(finished, capsys):
     assert "agent 'rspar'" in capsys.readouterr().err
 
 
+KNAPSACK = ("agents=[knapsack]", "reference=knapsack", "fronts.targets=[]", "fronts.agents=[]")
+
+
+def retrained(monkeypatch):
+    monkeypatch.setattr(PruningProblem, "_build_task", lambda self: tiny_task.another())
+
+
+def test_cells_of_another_network_are_not_mixed_in(tmp_path, monkeypatch, capsys):
+    path, folder = study(tmp_path)
+    assert compare(path, *KNAPSACK, "seeds=[0]") == 0
+    (first,) = [cell["network"] for cell in cells(folder).values()]
+    retrained(monkeypatch)
+    second = PruningProblem("tiny-cnn").load().network_key
+    assert compare(path, *KNAPSACK, "seeds=[0]") == 0, "tables alone load no network"
+    capsys.readouterr()
+    assert compare(path, *KNAPSACK, "seeds=[0, 1]") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert first[:12] in said
+    assert second[:12] in said
+    assert "choose another folder" in said
+    assert len(cells(folder)) == 1
+    assert first != second
+
+
+def test_cells_brought_together_from_two_networks_make_no_table(tmp_path, monkeypatch, capsys):
+    path, folder = study(tmp_path)
+    assert compare(path, *KNAPSACK, "seeds=[0]") == 0
+    retrained(monkeypatch)
+    assert compare(path, *KNAPSACK, "seeds=[1]", f"save_dir={tmp_path / 'elsewhere'}") == 0
+    (cell,) = (tmp_path / "elsewhere" / "cells").glob("*.json")
+    (folder / "cells" / cell.name).write_text(cell.read_text())
+    assert compare(path, *KNAPSACK) == 2
+    assert "measured on different networks" in " ".join(capsys.readouterr().err.split())
+
+
+def test_cells_that_do_not_say_their_network_are_tabled_but_not_added_to(tmp_path, monkeypatch, capsys):
+    path, folder = study(tmp_path)
+    assert compare(path, *KNAPSACK, "seeds=[0]") == 0
+    (file,) = (folder / "cells").glob("*.json")
+    cell = json.loads(file.read_text())
+    del cell["network"]
+    file.write_text(json.dumps(cell))
+    with monkeypatch.context() as patch:
+        patch.setattr(PruningProblem, "load", lambda self: pytest.fail("a network was loaded"))
+        assert compare(path, *KNAPSACK, "seeds=[0]") == 0
+    assert compare(path, *KNAPSACK, "seeds=[0, 1]") == 2
+    assert "do not say which network" in " ".join(capsys.readouterr().err.split())
+    assert len(cells(folder)) == 1
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -247,7 +298,7 @@ def test_nothing_to_draw():
 def test_shipped_studies_are_valid(name):
     from benchmarks.configs import CONFIG_DIR
 
-    assert load_study(CONFIG_DIR / f"{name}.yaml").cells()
+    assert StudyConfig.load(CONFIG_DIR / f"{name}.yaml").cells()
 
 
 def test_cycling_targets_take_turns():

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import method_cells
+from benchmarks import compare_methods, method_cells
 from benchmarks.compare_methods import main
 from benchmarks.method_cells import Budget, Contest
 from benchmarks.method_plots import plot_methods
@@ -14,6 +14,7 @@ from benchmarks.method_tables import comparison_table, markdown_tables, summaris
 from prune_gym.augmentation import Augmentation
 from prune_gym.datasets import TensorSplit
 from prune_gym.problem import PruningProblem
+from prune_gym.pruning_task import network_digest
 from prune_gym.tasks import make_task
 from prune_gym.training import fine_tune
 from tests.benchmarks import tiny_task
@@ -173,6 +174,53 @@ def test_cells_of_another_budget_are_not_mixed_in(tmp_path, capsys, monkeypatch)
     assert compare(tmp_path, "--finetune-epochs", "3") == 2
     assert "cells of another task or budget" in " ".join(capsys.readouterr().err.split())
     assert compare(tmp_path, "--finetune-epochs", "3", "--overwrite") == 0
+
+
+def contest_of(monkeypatch, networks):
+    """Contests of tiny networks by the file of their weights; cells are made up."""
+
+    def open_contest(study, weights, device):
+        return Contest(PruningProblem(networks[weights]()).load(), study.budget, Augmentation())
+
+    monkeypatch.setattr(compare_methods, "_contest", open_contest)
+    monkeypatch.setattr(Contest, "measure", lambda contest, method, target, seed: cell(method, seed, 0.5))
+
+
+def test_cells_of_another_network_are_not_mixed_in(tmp_path, capsys, monkeypatch):
+    networks = {None: tiny_task.build}
+    contest_of(monkeypatch, networks)
+    assert compare(tmp_path, seeds=("0",)) == 0
+    networks[None] = tiny_task.another
+    capsys.readouterr()
+    assert compare(tmp_path) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    for build in (tiny_task.build, tiny_task.another):
+        assert network_digest(build())[:12] in said
+    assert len(list((tmp_path / "cells").glob("*.json"))) == 2
+
+
+def test_every_file_of_weights_has_a_network_of_its_own_and_keeps_it(tmp_path, capsys, monkeypatch):
+    networks = {"a/first.st": tiny_task.build, "a/second.st": tiny_task.another, "b/first.st": tiny_task.another}
+    contest_of(monkeypatch, networks)
+    assert compare(tmp_path, "--weights", "a/first.st", "a/second.st") == 0
+    stored = [json.loads(path.read_text()) for path in (tmp_path / "cells").glob("*.json")]
+    digests = {"first": network_digest(tiny_task.build()), "second": network_digest(tiny_task.another())}
+    assert {found["weights"]: found["network"] for found in stored} == digests
+    (tmp_path / "cells" / "magnitude-0.6-seed0-first.json").unlink()
+    assert compare(tmp_path, "--weights", "b/first.st", "a/second.st") == 2
+    assert "holds results of 'first'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_cells_that_do_not_say_their_network_are_tabled_but_not_added_to(tmp_path, capsys, monkeypatch):
+    contest_of(monkeypatch, {None: tiny_task.build})
+    assert compare(tmp_path, seeds=("0",)) == 0
+    for path in (tmp_path / "cells").glob("*.json"):
+        stored = json.loads(path.read_text())
+        del stored["network"], stored["weights"]
+        path.write_text(json.dumps(stored))
+    assert compare(tmp_path, seeds=("0",)) == 0
+    assert compare(tmp_path) == 2
+    assert "do not say which network" in " ".join(capsys.readouterr().err.split())
 
 
 def test_methods_are_tested_against_rspar_over_the_same_seeds():

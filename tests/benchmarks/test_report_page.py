@@ -167,6 +167,30 @@ def test_agents_and_methods_have_tables_intervals_and_costs(everything):
     assert "hrank, 0.5, seed 0: RuntimeError: no &lt;luck&gt;" in page
 
 
+def test_budgets_of_compared_methods_are_means_over_seeds(everything):
+    _, page = everything
+    caption = "50 % of the FLOPs removed: Channels removed from every layer in percent"
+    assert row_of(page, caption, "conv1")[1:] == ["37.5", "37.5"]
+    assert row_of(page, caption, "conv2")[1:] == ["0.0", "0.0"]
+
+
+def test_cells_without_the_layers_sizes_show_numbers_of_channels(tmp_path):
+    folder = result_folders.write_methods(tmp_path)
+    for path in (folder / "cells").glob("*.json"):
+        cell = json.loads(path.read_text())
+        cell.pop("channels", None)
+        path.write_text(json.dumps(cell))
+    assert row_of(report(folder), "50 % of the FLOPs removed: number of channels", "conv1")[1:] == ["12.0", "12.0"]
+
+
+def test_cells_of_two_networks_are_named(tmp_path):
+    folder = result_folders.write_methods(tmp_path)
+    for number, path in enumerate(sorted((folder / "cells").glob("*.json"))):
+        cell = json.loads(path.read_text())
+        path.write_text(json.dumps({**cell, "network": f"{number % 2}" * 64}))
+    assert "measured on different networks" in Reader(report(folder)).words
+
+
 def test_comparisons_without_their_cells_are_shown_from_their_tables(tmp_path):
     from benchmarks.agent_tables import summarise as agent_rows
     from benchmarks.method_tables import summarise as method_rows

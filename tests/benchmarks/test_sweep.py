@@ -11,7 +11,7 @@ import yaml
 from benchmarks import cli, sweep
 from benchmarks.results_table import read_results
 from benchmarks.run_folder import RunFolder, RunFolderError
-from benchmarks.sweep_config import load_sweep
+from benchmarks.sweep_config import SweepConfig
 from benchmarks.sweep_folder import SweepFolder, SweepFolderError
 from benchmarks.sweep_job import Outcome, run_job
 from benchmarks.sweep_runner import DiskFullError, run_sweep
@@ -43,7 +43,7 @@ def write_sweep(folder, **changes):
 
 
 def make_sweep(folder, **changes):
-    return load_sweep(write_sweep(folder, **changes))
+    return SweepConfig.load(write_sweep(folder, **changes))
 
 
 class Inline:
@@ -111,7 +111,7 @@ def test_kill_9_in_the_middle_then_resume_gives_the_table_of_an_uninterrupted_sw
     assert 1 <= survivors < 4
 
     engine = Inline()
-    assert run_sweep(load_sweep(path), engine) == 0
+    assert run_sweep(SweepConfig.load(path), engine) == 0
     assert len(engine.names) == 4 - survivors
     for table in ("results.csv", "results.parquet"):
         if (finished.save_dir / table).is_file():
@@ -136,7 +136,7 @@ def test_a_killed_worker_and_a_failed_cell_cost_only_themselves_and_are_retried_
     assert cli.main(command) == 1  # failed cells are not run again unasked
     assert "1 of 3 cells finished before, 2 failed" in capsys.readouterr().out
     (tmp_path / "mended").touch()
-    assert run_sweep(load_sweep(path), Inline(), retry_failed=True) == 0
+    assert run_sweep(SweepConfig.load(path), Inline(), retry_failed=True) == 0
     assert len(read_results(tmp_path / "out")) == 3
     assert not list((tmp_path / "out" / "failures").iterdir())
 
@@ -240,7 +240,7 @@ def test_bad_grids_are_refused_and_say_what_to_write(tmp_path, capsys, changes, 
     path = write_sweep(tmp_path, **changes)
     assert cli.main(["sweep", str(path)]) == 2
     with pytest.raises(ValueError, match=said):
-        load_sweep(path)
+        SweepConfig.load(path)
     assert not (tmp_path / "out").exists()
 
 

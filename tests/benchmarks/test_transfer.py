@@ -1,6 +1,8 @@
 """Policies carried to other tasks: what a run records, that it resumes, and what is refused."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +10,8 @@ from torch import nn
 
 from benchmarks.configs import CONFIG_DIR
 from benchmarks.transfer import main, summarise
-from benchmarks.transfer_config import load_transfer
+from benchmarks.transfer_config import TransferConfig
+from prune_gym.problem import PruningProblem
 from prune_gym.tasks import PruningTask, register_task, task_names
 from tests.benchmarks import tiny_task
 
@@ -150,5 +153,48 @@ def test_runs_of_another_study_are_not_mixed_in(finished, capsys):
     assert "different: evaluations" in capsys.readouterr().err
 
 
+def test_neither_task_is_exchanged_for_another_network(finished, tmp_path, capsys, monkeypatch):
+    path, folder = finished
+    copied = shutil.copytree(folder, tmp_path / "out")
+    name, original = "tiny-shallow-0.5-seed1.json", PruningProblem._build_task
+    (copied / "cells" / name).unlink()
+
+    def retrained(task, model):
+        def build(problem):
+            return replace(original(problem), model=model()) if problem.name == task else original(problem)
+
+        return build
+
+    def run():
+        capsys.readouterr()
+        code = main(["--config", str(path), f"save_dir={copied}"])
+        return code, " ".join(capsys.readouterr().err.split())
+
+    def another_shallow():
+        model = shallow().model
+        torch.nn.init.ones_(model[-1].bias)
+        return model
+
+    monkeypatch.setattr(PruningProblem, "_build_task", retrained("tiny-shallow", another_shallow))
+    code, said = run()
+    assert code == 2
+    assert "results of 'tiny-shallow' measured on the network" in said
+    monkeypatch.setattr(PruningProblem, "_build_task", retrained("tiny-cnn", lambda: tiny_task.another().model))
+    (copied / "agents" / "tiny-cnn-seed1.safetensors").unlink()
+    code, said = run()
+    assert code == 2
+    assert "results of 'tiny-cnn' measured on the network" in said
+    assert not (copied / "cells" / name).exists()
+
+
+def test_policies_that_do_not_say_their_network_carry_nothing_over(finished, tmp_path, capsys):
+    path, folder = finished
+    copied = shutil.copytree(folder, tmp_path / "out")
+    (copied / "cells" / "tiny-shallow-0.5-seed1.json").unlink()
+    (copied / "agents" / "tiny-cnn-seed1.json").unlink()
+    assert main(["--config", str(path), f"save_dir={copied}"]) == 2
+    assert "holds results of 'tiny-cnn'" in " ".join(capsys.readouterr().err.split())
+
+
 def test_the_shipped_study_is_valid():
-    assert load_transfer(CONFIG_DIR / "transfer_digits.yaml").tasks
+    assert TransferConfig.load(CONFIG_DIR / "transfer_digits.yaml").tasks

@@ -12,6 +12,7 @@ from hessian.distributed import SingleProcess
 from hessian.elimination import eliminate
 from hessian.layer_sweeps import sweep_layers
 from hessian.moments import DenseMoment, RowMoment
+from hessian.obs import DegenerateFactorError
 from hessian.sweep import greedy_sweep
 from tests.hessian import networks
 
@@ -204,3 +205,36 @@ def test_a_factor_kept_as_rows_still_reads_as_a_matrix():
     inputs = torch.cat([x, torch.ones(6, 1, dtype=torch.float64)], dim=1)
     assert isinstance(factors["0"].inputs, RowMoment)
     torch.testing.assert_close(factors["0"].A[0], inputs.T @ inputs / 6)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-160])
+def test_dead_inputs_beside_a_constant_cost_nothing_in_either_form(scale):
+    dual, _, weight = pair(bias=True)
+    rows = dual.inputs.values.clone()
+    rows[..., :-1] *= scale
+    blocks, prices = torch.arange(22).view(11, 2), []
+    for inputs in (RowMoment(rows), DenseMoment(rows.transpose(1, 2) @ rows)):
+        factors = KroneckerFactors(inputs, dual.outputs, bias=True)
+        damped = factors.damped(DAMPING)
+        kept = torch.tensor([0, 5, 23])
+        torch.testing.assert_close(damped.refit(weight, kept), weight[..., kept], **TIGHT)
+        prices += [factors.consumer(damped, weight, blocks).single_prices()]
+        assert eliminate([factors.consumer(damped, weight, blocks)]).increments.sum() < 1e-9
+    assert all((found >= 0).all() and (found < 1e-9).all() for found in prices)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (1e12 * torch.ones(1, 3, 8, dtype=torch.float64), "not positive definite: use a larger damping"),
+        (torch.full((1, 3, 8), torch.nan, dtype=torch.float64), "NaN or infinite values"),
+    ],
+    ids=["rows all alike and hardly damped", "rows that are no numbers"],
+)
+def test_degenerate_rows_are_refused_by_name_like_degenerate_matrices(rows, why):
+    weight, ridge = randn(1, 2, 8), torch.full((1, 8), 1e-3, dtype=torch.float64)
+    for moment in (RowMoment(rows), DenseMoment(rows.transpose(1, 2) @ rows)):
+        with pytest.raises(DegenerateFactorError, match=why):
+            moment.damped(ridge).refit(weight, torch.arange(0, 8, 2))
+        with pytest.raises(DegenerateFactorError, match=why):
+            moment.damped(ridge).consumer(weight, RowMoment(randn(1, 2, 2)), torch.arange(8).view(8, 1)).single_prices()

@@ -51,4 +51,6 @@ def test_both_kinds_of_network_get_the_same_analysis_and_repair(images):
     for name, price in prices[0].items():
         torch.testing.assert_close(price, prices[1][name], rtol=1e-3, atol=1e-9)
     for name, tensor in states[0].items():
-        torch.testing.assert_close(tensor, states[1][name], rtol=1e-3, atol=1e-4)
+        # Of a layer's scale: float32 sums in another order, divided by small eigenvalues.
+        scale = float(tensor.abs().max()) if tensor.numel() else 0.0
+        torch.testing.assert_close(tensor, states[1][name], rtol=0.0, atol=2e-3 * scale)

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from prune_gym.files import load_safetensors, save_safetensors_atomic
 from prune_gym.models import build_model
 from prune_gym.named_tasks import NAMED_TASKS, named_task
 from prune_gym.problem import PruningProblem
-from prune_gym.pruning_task import task_from_loaders
+from prune_gym.pruning_task import network_digest, task_from_loaders
 from prune_gym.tasks import (
     PruningTask,
     make_task,
@@ -461,3 +462,19 @@ def test_damaged_weights_are_refused(tmp_path):
 def test_a_named_task_without_recipe_is_unknown():
     with pytest.raises(KeyError, match=r"recipes for: cifar10-resnet20, .*, fashion-vgg11"):
         named_task("mine")
+
+
+def test_the_digest_of_a_network_follows_its_weights_and_what_it_is_measured_on(tiny_task):
+    def nudged(split):
+        return TensorSplit(split.images + 0.5, split.labels)
+
+    model = copy.deepcopy(tiny_task.model)
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-3)
+    others = [dataclasses.replace(tiny_task, model=model), dataclasses.replace(tiny_task, test=None)]
+    others += [
+        dataclasses.replace(tiny_task, **{name: nudged(getattr(tiny_task, name))}) for name in ("calibration", "reward")
+    ]
+    digests = {network_digest(task) for task in (tiny_task, *others)}
+    assert len(digests) == 5
+    assert network_digest(dataclasses.replace(tiny_task, name="other", model=copy.deepcopy(tiny_task.model))) in digests

@@ -1,0 +1,97 @@
+"""What the finished cells of a study were measured on: cells of two dense networks never end up in one mean.
+
+Dense networks are trained where they are missing, so the same task may have another network on another machine. Every
+cell records a digest of its network and images (:attr:`prune_gym.problem.PruningProblem.network_key`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.config_source import ConfigError
+
+NETWORK = "network"
+"""Key of the digest in a cell; cells written before there were digests lack it."""
+
+WEIGHTS = "weights"
+"""Key of the name of a cell's own dense weights, where they are not the task's."""
+
+SHORT = 12
+"""Digits of a digest that messages show."""
+
+
+class MeasuredNetworks:
+    """The network behind the cells of a study, one for everything that is called alike.
+
+    Args:
+        folder: of the study, for messages.
+        recorded: (name, digest) of every finished cell (:func:`dense_name`): what the cell says it was measured on,
+            None where it does not say.
+
+    Raises:
+        ConfigError: the cells of one name are of several networks, or some of them do not say.
+    """
+
+    def __init__(self, folder: Path, recorded: Iterable[tuple[str, str | None]]) -> None:
+        self._folder = folder
+        self._digests: dict[str, str | None] = {}
+        for name, digest in recorded:
+            known = self._digests.setdefault(name, digest)
+            if digest != known:
+                raise ConfigError(
+                    f"{folder} mixes cells of {name!r} measured on different networks or images ({_short(known)} and "
+                    f"{_short(digest)}), whose means would say nothing; move those of one of them elsewhere "
+                    f"(a cell names its own under {NETWORK!r})"
+                )
+
+    def admit(self, name: str, digest: str | None) -> None:
+        """Let cells measured on a network join the others of their name.
+
+        Args:
+            name: as the cells are called.
+            digest: of what is about to be measured on; None where that is not known.
+
+        Raises:
+            ConfigError: the finished cells are of another network, or some cells of the folder do not say of which.
+        """
+        known = self._digests.setdefault(name, digest)
+        unknown = [name for name, found in self._digests.items() if found is None]
+        if unknown:
+            raise ConfigError(
+                f"{self._folder} holds results of {unknown[0]!r} that do not say which network they were measured on "
+                f"(an earlier version wrote them; {name!r} is {_short(digest)} now), so nothing can be added to them; "
+                "they can still be tabled, new ones go to another folder"
+            )
+        if known != digest:
+            raise ConfigError(
+                f"{self._folder} holds results of {name!r} measured on the network {_short(known)}, but it is "
+                f"{_short(digest)} now: other dense weights or images, as after training it again; bring back the "
+                "former, choose another folder, or delete those results"
+            )
+
+
+def dense_name(cell: Mapping[str, Any], task: str = "") -> str:
+    """What the dense network of a cell is called: its weights where it has its own, else the task.
+
+    Args:
+        cell: of any study.
+        task: for cells that do not name it.
+    """
+    return str(cell.get(WEIGHTS) or cell.get("task", task))
+
+
+def read_cells(folder: Path) -> list[dict[str, Any]]:
+    """Every finished cell of a study, sorted by the names of their files.
+
+    Args:
+        folder: of the cells.
+    """
+    cells = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
+    return [cell for cell in cells if "error" not in cell]
+
+
+def _short(digest: str | None) -> str:
+    return "an unknown one" if digest is None else digest[:SHORT]
