@@ -271,7 +271,7 @@ NAMED_TASKS: tuple[NamedTask, ...] = (
     ),
     NamedTask(
         name="fashion-resnet20",
-        description="ResNet-20 on Fashion-MNIST at 28x28; needs the data on disk and one training run",
+        description="ResNet-20 on Fashion-MNIST at 28x28; needs the data on disk",
         load_splits=load_fashion_splits,
         input_shape=(1, 28, 28),
         model_factory="resnet20",
@@ -280,6 +280,7 @@ NAMED_TASKS: tuple[NamedTask, ...] = (
         default_target=0.76,
         size=TaskSize(12, 448, 62_043_904, 272_186),
         missing_data=missing_fashion,
+        weights_shipped=True,
     ),
     NamedTask(
         name="fashion-vgg11",

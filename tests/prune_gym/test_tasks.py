@@ -421,8 +421,8 @@ def test_the_seed_of_a_structure_decides_its_weights():
 
 def test_weights_missing_from_the_cache_say_how_to_make_them(monkeypatch):
     splits = named_task("digits-resnet20").load_splits()
-    task = dataclasses.replace(named_task("fashion-resnet20"), load_splits=lambda: splits)
-    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.train_dense --task fashion-resnet20"):
+    task = dataclasses.replace(named_task("fashion-vgg11"), load_splits=lambda: splits)
+    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.train_dense --task fashion-vgg11"):
         task.build()
 
 
