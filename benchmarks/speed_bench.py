@@ -52,8 +52,11 @@ class EnvBench:
 
     def small(self, target: float) -> nn.Module:
         """A candidate on the target, ready to run: repaired, batch norms folded, laid out."""
-        plan = self.candidates(target)[0].tolist()
-        pruned = self.evaluator("closed_form").export(plan)
+        return self.network(self.candidates(target)[0])
+
+    def network(self, kept: IntArray) -> nn.Module:
+        """A plan's network, ready to run: repaired, batch norms folded, laid out."""
+        pruned = self.evaluator("closed_form").export(kept.tolist())
         return laid_out(FoldedNetwork(pruned, self.problem.task.example_input).model)
 
     def masked(self, model: nn.Module, images: Tensor) -> None:

@@ -47,7 +47,7 @@ def measured_vs_floor(bench: EnvBench, targets: Mapping[str, float]) -> Iterator
 
 
 def vector_bound(bench: EnvBench, targets: Mapping[str, float]) -> Iterator[SpeedRow]:
-    """FLOPs saved where channels are computed in whole vectors, as convolution libraries do: the speed-up left."""
+    """Channels in whole vectors, as convolution libraries compute them: FLOPs saved, and a pass that pads itself."""
     units = bench.problem.cost.units
     for name, target in targets.items():
         plans = np.array(bench.candidates(target))
@@ -55,6 +55,11 @@ def vector_bound(bench: EnvBench, targets: Mapping[str, float]) -> Iterator[Spee
             padded = np.minimum(-(-plans // width) * width, units)
             bound = float(np.median(1.0 / (1.0 - bench.problem.cost.reduction(padded))))
             yield SpeedRow(f"vector_bound_{name}_{width}", bound, f"x, channels padded to {width}", "", None)
+            whole, bare = (partial(bench.masked, bench.network(plan), bench.images) for plan in (padded[0], plans[0]))
+            times, base = interleaved(whole, bare, bench.repeats)
+            baseline = "candidates a second of the same plan's pass, channels as they are"
+            row = f"padded_pass_{name}_{width}"
+            yield SpeedRow(row, 1.0 / median(times), "candidates/s", baseline, median_ratio(base, times))
 
 
 def formats(bench: EnvBench) -> Iterator[SpeedRow]:

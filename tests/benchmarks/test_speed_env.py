@@ -31,7 +31,8 @@ def test_every_promised_row_is_measured(tmp_path):
     rows = {row["name"]: row for row in run(tmp_path)}
     promised = {"measured_vs_floor_050", "measured_vs_floor_084", "dense_vs_floor", "revisit_ms", "import_s"}
     promised |= {"latency_table_error", "latency_table_spearman"}
-    promised |= {f"vector_bound_{name}_{width}" for name in speed_env.TARGETS for width in (8, 16)}
+    rows_of_vectors = ("vector_bound", "padded_pass")
+    promised |= {f"{row}_{name}_{width}" for row in rows_of_vectors for name in speed_env.TARGETS for width in (8, 16)}
     promised |= {f"predicted_{what}_{kind}" for what in ("steps_per_s", "batched_per_s") for kind in ("soft", "hard")}
     for name in speed_env.TARGETS:
         suffixes = ["", *(f"_{repair}" for repair in REPAIRS if repair != "sequential")]

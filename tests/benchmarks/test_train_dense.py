@@ -33,7 +33,7 @@ def test_trained_weights_load_into_the_task_and_score_what_was_reported(small_ta
     task = small_task.build(weights=path)
     assert evaluate_model(task.model, task.test) == result
     untrained, _ = small_task.structure(seed=2)
-    assert result.loss < evaluate_model(untrained, splits.test).loss
+    assert result.accuracy > evaluate_model(untrained, splits.test).accuracy
     assert load_safetensors(path)[1]["seed"] == "2"
 
 

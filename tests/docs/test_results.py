@@ -57,3 +57,27 @@ def test_the_readme_rounds_what_the_files_say():
     assert f"{min(passes):.1f} to {max(passes):.0f} passes" in README
     assert "8,800 steps/s" in README
     assert "3.3 million candidates/s" in README
+
+
+AGENTS = {"rspar": "**R-SPAR**", "gp": "Gaussian process", "cmaes": "CMA-ES", "ppo": "SB3's PPO", "random": "random"}
+
+
+def test_the_agents_are_worth_what_the_study_says():
+    rows = {(row["question"], row["agent"]): row["metrics"]["test_accuracy"] for row in study_rows()}
+    for agent, title in AGENTS.items():
+        (line,) = (line for line in PAGE.splitlines() if line.startswith(f"| {title} |"))
+        (told, *_) = (line for line in (DOCS / "agents.md").read_text().splitlines() if line.startswith(f"| {title} |"))
+        for question in ("0.91", "front"):
+            if (question, agent) not in rows:
+                continue
+            metric = rows[question, agent]
+            cell = "{} [{}, {}]".format(*(percent(metric["iqm"][key]) for key in ("value", "low", "high")))
+            assert cell in line
+            if question == "0.91":
+                assert cell in told
+            if metric["improvement"] is not None:
+                assert "{value:.2f} [{low:.2f}, {high:.2f}]".format(**metric["improvement"]) in line
+
+
+def study_rows():
+    return result("compare_agents_fashion/comparison.json")["rows"]
