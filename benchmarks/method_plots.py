@@ -47,7 +47,9 @@ def plot_methods(rows: Sequence[Row], title: str, save_path: str | Path | None =
         label_axes(panel, title=f"{100 * target:g} % of the FLOPs removed", x="test accuracy (%)")
     name_rows(panels[0], methods)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(MARKS) + 1, frameon=False, fontsize=9)
+    # One panel is narrower than all entries in a row.
+    columns = len(handles) if len(panels) > 1 else 3
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     return finish(figure, save_path)
 

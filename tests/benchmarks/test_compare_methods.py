@@ -242,6 +242,15 @@ def test_methods_are_tested_against_rspar_over_the_same_seeds():
     assert text.count("\n|") == 5
 
 
+@pytest.mark.parametrize("targets", [(0.6,), (0.5, 0.6)])
+def test_the_legend_of_the_picture_lies_within_it(targets):
+    cells = [cell("magnitude", seed, 0.5 + 0.01 * seed, target) for target in targets for seed in range(5)]
+    figure = plot_methods(summarise(cells), "five seeds")
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
+
+
 def test_a_picture_needs_finished_cells():
     with pytest.raises(ValueError, match="no finished cells"):
         plot_methods([], "nothing")

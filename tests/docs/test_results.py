@@ -81,3 +81,16 @@ def test_the_agents_are_worth_what_the_study_says():
 
 def study_rows():
     return result("compare_agents_fashion/comparison.json")["rows"]
+
+
+def test_compared_methods_stand_where_the_comparison_puts_them():
+    pages = [PAGE, (DOCS / "baselines.md").read_text()]
+    for row in result("compare_fashion_resnet20/comparison.json")["rows"]:
+        title = "**hobs-rspar**" if row["method"] == "hobs-rspar" else row["method"]
+        stages = (row["accuracy"][stage] for stage in ("raw", "bn", "refit", "finetuned"))
+        accuracies = [f"{100 * stage['mean']:.1f} ± {100 * stage['std']:.1f}" for stage in stages]
+        for page in pages:
+            (line,) = (line for line in page.splitlines() if line.startswith(f"| {title} | ") and "±" in line)
+            cells = [cell.strip() for cell in line.split("|")]
+            assert [cell for cell in cells if "±" in cell] == accuracies
+            assert f"{row['speedup']:.2f}x" in cells
