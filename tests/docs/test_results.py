@@ -94,3 +94,10 @@ def test_compared_methods_stand_where_the_comparison_puts_them():
             cells = [cell.strip() for cell in line.split("|")]
             assert [cell for cell in cells if "±" in cell] == accuracies
             assert f"{row['speedup']:.2f}x" in cells
+
+
+def test_the_parity_of_ppo_is_that_of_the_file():
+    found, page = result("ppo_parity.json"), (DOCS / "agents.md").read_text()
+    for estimate in found["iqm"].values():
+        assert "**{value:.1f}** [{low:.1f}, {high:.1f}]".format(**estimate) in page
+    assert "{value:.2f} [{low:.2f}, {high:.2f}]".format(**found["probability_rspar_is_better"]) in page
