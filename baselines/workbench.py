@@ -230,8 +230,8 @@ class Scorer:
         """Top-1 on the bench's validation images, a fraction. Revisits are free."""
         key = b"".join(mask.tobytes() for mask in selection)
         if key not in self._known:
-            plan = self._bench.plan(selection)
-            with torch.no_grad(), installed(self._model, self._slicer.state(plan), self._slicer.attributes(plan)):
+            cut = self._slicer.cut(self._bench.plan(selection))
+            with torch.no_grad(), installed(self._model, cut.state(), cut.attributes):
                 self._known[key] = evaluate_model(self._model, self._bench.validation).accuracy
             self._bench.spent.images += len(self._bench.validation)
             self._bench.spent.evaluations += 1

@@ -34,7 +34,7 @@ from hessian.feature_error import FeatureAudit
 from hessian.kfac import KFACHessianApproximator, Progress
 from hessian.loss_curvature import Criterion, check_criterion
 from hessian.moments import KroneckerFactors
-from hessian.slicing import NetworkSlicer, Plan, installed
+from hessian.slicing import Plan, installed
 
 if TYPE_CHECKING:
     from hessian.hobs import HOBSSensitivityAnalyzer
@@ -173,7 +173,6 @@ class _Trial:
         self._hobs = hobs
         self._batches = batches
         self._criterion = criterion
-        self._slicer = NetworkSlicer(hobs.model, hobs.groups)
         self._private = copy.deepcopy(hobs.model).eval().requires_grad_(False)
         with torch.no_grad():
             self._dense = [self._private(inputs).double() for inputs, _ in batches]
@@ -215,7 +214,9 @@ class _Trial:
         cross-entropy it equals the KL divergence of the softmax outputs whatever the label.
         """
         divergences, changes = [], []
-        with installed(self._private, self._hobs.compensate(plan), self._slicer.attributes(plan)):
+        compensator = self._hobs.compensator
+        cut = compensator.slicer.cut(plan)
+        with installed(self._private, compensator.state(cut), cut.attributes):
             for (inputs, labels), dense, gradient in zip(self._batches, self._dense, self._gradients, strict=True):
                 outputs = self._private(inputs).double()
                 change = sample_losses(outputs, labels, self._criterion) - sample_losses(dense, labels, self._criterion)

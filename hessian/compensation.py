@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hessian.channels import ChannelGroup
 from hessian.covariance import from_matrix, matrix_columns, weight_matrix
 from hessian.moments import KroneckerFactors
-from hessian.slicing import ModuleSlice, NetworkSlicer, Plan, slice_tensor
+from hessian.slicing import Cut, ModuleSlice, NetworkSlicer, slice_tensor
 
 CACHE_BYTES = 512 << 20
 """Refitted weights kept for reuse."""
@@ -52,20 +52,19 @@ class Compensator:
         self._cache: OrderedDict[tuple[str, bytes], tuple[Tensor, Tensor | None]] = OrderedDict()
         self._cached_bytes = 0
 
-    def state(self, plan: Plan) -> dict[str, Tensor]:
+    def state(self, cut: Cut) -> dict[str, Tensor]:
         """State dict of the pruned network with every consumer refitted.
 
         Args:
-            plan: layer name -> removed channel indices.
+            cut: a plan applied to this network, from :attr:`slicer`.
 
         Returns:
             Every key of the model's state dict, at the pruned shapes and the model's dtype.
         """
-        state = self.slicer.state(plan)
-        slices = self.slicer.slices(plan)
-        for name, part in slices.items():
+        state = cut.state()
+        for name, part in cut.slices.items():
             if part.columns is not None and name in self.factors:
-                self._install(state, name, part, slices)
+                self._install(state, name, part, cut.slices)
         return state
 
     def _install(

@@ -212,7 +212,7 @@ def removal_deltas(hobs: HOBSSensitivityAnalyzer, plan: Plan, *, repaired: bool)
     compensator = hobs.compensator
     modules: dict[str, Any] = dict(hobs.model.named_modules())
     deltas: dict[str, Tensor] = {}
-    for name, part in compensator.slicer.slices(plan).items():
+    for name, part in compensator.slicer.cut(plan).slices.items():
         if part.columns is None or name not in hobs.factors:
             continue
         module = modules[name]

@@ -32,7 +32,7 @@ from hessian.channels import ChannelGroup, Member
 from hessian.covariance import from_matrix, num_groups, weight_matrix
 from hessian.moments import KroneckerFactors, Moment, RowMoment
 from hessian.obs import damped, inverse, output_gram, refit_columns
-from hessian.slicing import ModuleSlice, NetworkSlicer, Plan, installed
+from hessian.slicing import Cut, ModuleSlice, installed
 from hessian.sweep import ConsumerQuadratic, greedy_sweep
 
 if TYPE_CHECKING:
@@ -79,22 +79,24 @@ class FeatureAudit:
         self._inputs = inputs
         self._factors = producer_factors
         self._modules: dict[str, Any] = dict(hobs.model.named_modules())
-        self._slicer = NetworkSlicer(hobs.model, hobs.groups)
         self._private = copy.deepcopy(hobs.model).eval().requires_grad_(False)
 
     def measure(self, group: ChannelGroup, fraction: float = 0.5) -> FeatureErrors:
         """Errors of the four methods at a fraction of a layer's units removed."""
         count = min(max(1, round(fraction * group.num_units)), group.num_units - 1)
-        smallest = _plan(group, torch.argsort(filter_norms(group, self._modules), stable=True)[:count])
-        cheapest = _plan(group, self._hobs.orders[group.name][:count])
-        rows = _plan(group, self._producer_order(group)[:count])
+        smallest = self._cut(group, torch.argsort(filter_norms(group, self._modules), stable=True)[:count])
+        cheapest = self._cut(group, self._hobs.orders[group.name][:count])
+        rows = self._cut(group, self._producer_order(group)[:count])
         candidates = (
-            (smallest, self._slicer.state(smallest)),
-            (smallest, self._hobs.compensate(smallest)),
+            (smallest, smallest.state()),
+            (smallest, self._hobs.compensator.state(smallest)),
             (rows, self._producer_repaired(group, rows)),
-            (cheapest, self._hobs.compensate(cheapest)),
+            (cheapest, self._hobs.compensator.state(cheapest)),
         )
         return FeatureErrors(group.name, *self._errors(group, candidates))
+
+    def _cut(self, group: ChannelGroup, units: Tensor) -> Cut:
+        return self._hobs.compensator.slicer.cut({group.name: group.channels(units.tolist())})
 
     # ------------------------------------------------------------------ producer-side OBS
 
@@ -113,13 +115,12 @@ class FeatureAudit:
             G_inverse[:, rows[:, None], rows].contiguous(), gram[:, rows[:, None], rows].contiguous(), group.num_units
         )
 
-    def _producer_repaired(self, group: ChannelGroup, plan: Plan) -> dict[str, Tensor]:
+    def _producer_repaired(self, group: ChannelGroup, cut: Cut) -> dict[str, Tensor]:
         """The sliced state with every producer's remaining rows moved."""
-        state = self._slicer.state(plan)
-        slices = self._slicer.slices(plan)
+        state = cut.state()
         for member in group.producers:
             module = self._modules[member.module]
-            rows = slices[member.module].rows
+            rows = cut.slices[member.module].rows
             assert rows is not None
             kept = rows[rows < weight_matrix(module).shape[1]]
             G = damped(self._factors[member.module].G, self._hobs.damping)
@@ -133,7 +134,7 @@ class FeatureAudit:
     # ------------------------------------------------------------------ measuring
 
     @torch.no_grad()
-    def _errors(self, group: ChannelGroup, candidates: Sequence[tuple[Plan, Weights]]) -> list[float]:
+    def _errors(self, group: ChannelGroup, candidates: Sequence[tuple[Cut, Weights]]) -> list[float]:
         """Mean relative squared error over the layer's consumers, of every candidate network."""
         names = [member.module for member in group.consumers]
         energy = torch.zeros(len(names), dtype=torch.float64)
@@ -141,22 +142,21 @@ class FeatureAudit:
         for inputs in self._inputs:
             dense = self._outputs(names, inputs)
             energy += torch.tensor([_energy(dense[name]) for name in names])
-            for row, (plan, state) in zip(squares, candidates, strict=True):
-                with installed(self._private, state, self._slicer.attributes(plan)):
+            for row, (cut, state) in zip(squares, candidates, strict=True):
+                with installed(self._private, state, cut.attributes):
                     pruned = self._outputs(names, inputs)
-                row += torch.tensor([_energy(self._difference(name, dense, pruned, plan, state)) for name in names])
+                row += torch.tensor([_energy(self._difference(name, dense, pruned, cut, state)) for name in names])
         tiny = torch.finfo(torch.float64).tiny
         errors: list[float] = (squares / energy.clamp_min(tiny)).mean(dim=1).tolist()
         return errors
 
-    def _difference(self, name: str, dense: Weights, pruned: Weights, plan: Plan, state: Weights) -> Tensor:
+    def _difference(self, name: str, dense: Weights, pruned: Weights, cut: Cut, state: Weights) -> Tensor:
         """A consumer's output minus the dense one on the rows it still has, as the BatchNorm behind it sees them."""
-        part = self._slicer.slices(plan)[name]
-        difference = pruned[name] - _kept_rows(self._modules[name], dense[name], part)
+        difference = pruned[name] - _kept_rows(self._modules[name], dense[name], cut.slices[name])
         if name not in self._hobs.norms:
             return difference
         norm = f"{self._hobs.norms[name]}.running_mean"
-        shift = state[norm] - self._slicer.state(plan)[norm]
+        shift = state[norm] - cut.state()[norm]
         return difference - shift.view(1, -1, *[1] * (difference.ndim - 2))
 
     def _outputs(self, names: Sequence[str], inputs: Tensor) -> dict[str, Tensor]:
@@ -172,10 +172,6 @@ def filter_norms(group: ChannelGroup, modules: Mapping[str, Any]) -> Tensor:
         rows = weight_matrix(modules[member.module], bias=False).flatten(0, 1).double().square().sum(dim=1).cpu()
         total += torch.stack([rows[member.indices[list(unit)].reshape(-1)].sum() for unit in group.units])
     return total.sqrt()
-
-
-def _plan(group: ChannelGroup, units: Tensor) -> dict[str, list[int]]:
-    return {group.name: group.channels(units.tolist())}
 
 
 def _unit_rows(group: ChannelGroup, member: Member, module: Any) -> Tensor:

@@ -267,7 +267,7 @@ class HOBSSensitivityAnalyzer:
         Returns:
             Every key of the model's state dict, at the pruned shapes.
         """
-        return self.compensator.state(plan)
+        return self.compensator.state(self.compensator.slicer.cut(plan))
 
     # A function of a finished analysis: holds the prices against what removing channels really does to this network.
     audit = audit_prices

@@ -43,7 +43,7 @@ from hessian.modes import modes_restored
 from hessian.norms import shift_absorbing_norms
 from hessian.obs import cholesky
 from hessian.position_sample import PositionSample
-from hessian.slicing import ModuleSlice, NetworkSlicer, Plan, installed
+from hessian.slicing import Cut, ModuleSlice, NetworkSlicer, Plan, installed
 from hessian.subsampling import position_extents
 
 STORE_BYTES = 2 << 30
@@ -120,18 +120,24 @@ class SequentialRefitter:
 
         Returns:
             Every key of the model's state dict, at the pruned shapes. The dense state where nothing is removed.
+
+        Raises:
+            ValueError: an illegal plan.
         """
-        state = self.slicer.state(plan)
-        slices = self.slicer.slices(plan)
-        if not slices:
+        return self.refit(self.slicer.cut(plan), progress=progress)
+
+    def refit(self, cut: Cut, *, progress: Progress | None = None) -> dict[str, Tensor]:
+        """:meth:`state` of a plan that was applied to this network before."""
+        state = cut.state()
+        if not cut.slices:
             return state
         touched = {f"{name}.weight" for name in self._layers_by_name} | {
             f"{name}.bias" for name in self._layers_by_name
         }
         touched |= {f"{norm}.running_mean" for norm in self._norms.values()}
         state = {name: self._layout(tensor.clone()) if name in touched else tensor for name, tensor in state.items()}
-        with torch.no_grad(), installed(self._private, state, self.slicer.attributes(plan)):
-            self._walk(slices, progress)
+        with torch.no_grad(), installed(self._private, state, cut.attributes):
+            self._walk(cut.slices, progress)
         return state
 
     # ------------------------------------------------------------------ structure

@@ -1,8 +1,8 @@
 """What a pruning plan leaves of every tensor of a network.
 
-A plan names removed channels a layer; :class:`NetworkSlicer` translates it into kept rows and columns of every module,
-sliced weights, and the few module attributes (``groups``, ``normalized_shape``) that must follow. Nothing is rebuilt:
-the slices serve functional evaluation, physical surgery checks and refits alike.
+A plan names removed channels a layer; :class:`NetworkSlicer` translates it, once, into a :class:`Cut`: kept rows and
+columns of every module, sliced weights, and the few module attributes (``groups``, ``normalized_shape``) that must
+follow. Nothing is rebuilt: a cut serves functional evaluation, physical surgery checks and refits alike.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hessian.channels import CONV_TYPES, TRANSPOSED_TYPES, ChannelGroup, channel_extent, is_depthwise, suggest
+from hessian.channels import CONV_TYPES, TRANSPOSED_TYPES, ChannelGroup, channel_extent, is_depthwise
+from hessian.suggestions import suggest
 
 Plan = Mapping[str, Sequence[int]]
 
@@ -39,8 +40,41 @@ class ModuleSlice:
         return self.columns[self.columns < period]
 
 
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A plan applied to a network; made by :meth:`NetworkSlicer.cut`, which checks the plan.
+
+    Attributes:
+        model: the dense network.
+        slices: module name -> kept rows and columns; modules the plan leaves alone are absent.
+        parameters: name of a bare parameter the plan touches -> (axis, kept positions).
+        attributes: module name -> attributes that a forward pass reads and that change with the plan.
+    """
+
+    model: nn.Module
+    slices: Mapping[str, ModuleSlice]
+    parameters: Mapping[str, tuple[int, Tensor]]
+    attributes: Mapping[str, Mapping[str, Any]]
+
+    def state(self) -> dict[str, Tensor]:
+        """The model's state dict at the pruned shapes, without any refit.
+
+        Returns:
+            Every key of ``model.state_dict()``; touched tensors are sliced copies, made anew by every call, the others
+            the model's own.
+        """
+        state = dict(self.model.state_dict())
+        for name, part in self.slices.items():
+            module = self.model.get_submodule(name)
+            for suffix, tensor in _own_tensors(module).items():
+                state[f"{name}.{suffix}"] = slice_tensor(module, suffix, tensor, part)
+        for name, (axis, kept) in self.parameters.items():
+            state[name] = state[name].index_select(axis, kept.to(state[name].device))
+        return state
+
+
 class NetworkSlicer:
-    """Slices of every module of a network under a pruning plan.
+    """Applies pruning plans to a network.
 
     Args:
         model: the dense network; only its structure and tensors are read.
@@ -100,16 +134,20 @@ class NetworkSlicer:
                 )
         return indices
 
-    def slices(self, plan: Plan) -> dict[str, ModuleSlice]:
-        """Kept rows and columns of every module the plan touches.
+    def cut(self, plan: Plan) -> Cut:
+        """Apply a plan: what it leaves of every module. Cheap; no tensor is copied before :meth:`Cut.state`.
 
         Args:
             plan: layer name -> removed channel indices.
 
-        Returns:
-            Module name -> :class:`ModuleSlice`; untouched modules are absent.
+        Raises:
+            ValueError: see :meth:`validate`.
         """
         removed = self.validate(plan)
+        slices = self._slices(removed)
+        return Cut(self.model, slices, self._cut_parameters(removed), self._attributes(slices))
+
+    def _slices(self, removed: dict[str, list[int]]) -> dict[str, ModuleSlice]:
         rows = {
             name: self._kept(tied, removed, channel_extent(self._modules[name], "out"))
             for name, tied in self._outs.items()
@@ -125,39 +163,19 @@ class NetworkSlicer:
         }
         return {name: part for name, part in touched.items() if part.rows is not None or part.columns is not None}
 
-    @staticmethod
-    def _kept(tied: list[tuple[str, Tensor]], removed: dict[str, list[int]], extent: int) -> Tensor | None:
-        gone = [indices[removed[layer]].reshape(-1) for layer, indices in tied if removed.get(layer)]
-        if not gone:
-            return None
-        mask = torch.ones(extent, dtype=torch.bool)
-        mask[torch.cat(gone)] = False
-        return mask.nonzero()[:, 0]
-
-    def state(self, plan: Plan) -> dict[str, Tensor]:
-        """The model's state dict cut to the plan, without any refit.
-
-        Returns:
-            Every key of ``model.state_dict()``; touched tensors are sliced copies, the others the model's own.
-        """
-        slices = self.slices(plan)
-        removed = self.validate(plan)
-        state = dict(self.model.state_dict())
-        for name, part in slices.items():
-            for suffix, tensor in _own_tensors(self._modules[name]).items():
-                state[f"{name}.{suffix}"] = slice_tensor(self._modules[name], suffix, tensor, part)
+    def _cut_parameters(self, removed: dict[str, list[int]]) -> dict[str, tuple[int, Tensor]]:
+        found: dict[str, tuple[int, Tensor]] = {}
         for name, tied in self._parameters.items():
-            parameter = state[name]
+            parameter = self.model.get_parameter(name)
             axis = _channel_axis(parameter)
             kept = self._kept(tied, removed, parameter.shape[axis])
             if kept is not None:
-                state[name] = parameter.index_select(axis, kept.to(parameter.device))
-        return state
+                found[name] = (axis, kept)
+        return found
 
-    def attributes(self, plan: Plan) -> dict[str, dict[str, Any]]:
-        """Module attributes that a forward pass reads and that change with the plan, by module name."""
+    def _attributes(self, slices: dict[str, ModuleSlice]) -> dict[str, dict[str, Any]]:
         changed: dict[str, dict[str, Any]] = {}
-        for name, part in self.slices(plan).items():
+        for name, part in slices.items():
             if part.rows is None:
                 continue
             module = self._modules[name]
@@ -168,6 +186,15 @@ class NetworkSlicer:
             elif isinstance(module, nn.modules.instancenorm._InstanceNorm):
                 changed[name] = {"num_features": len(part.rows)}
         return changed
+
+    @staticmethod
+    def _kept(tied: list[tuple[str, Tensor]], removed: dict[str, list[int]], extent: int) -> Tensor | None:
+        gone = [indices[removed[layer]].reshape(-1) for layer, indices in tied if removed.get(layer)]
+        if not gone:
+            return None
+        mask = torch.ones(extent, dtype=torch.bool)
+        mask[torch.cat(gone)] = False
+        return mask.nonzero()[:, 0]
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -228,7 +255,7 @@ def installed(
     Args:
         model: the network; its modules must not check shapes beyond ``attributes``.
         state: state-dict key -> tensor; held as given, so buffers updated by a forward pass are updated in place.
-        attributes: module name -> attribute values, from :meth:`NetworkSlicer.attributes`.
+        attributes: module name -> attribute values, those of a :class:`Cut`.
     """
     modules = dict(model.named_modules())
     saved: list[tuple[dict[str, Any], str, Any]] = []

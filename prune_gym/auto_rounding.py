@@ -126,7 +126,7 @@ def _rebalanced(
     slicer = NetworkSlicer(rounder.model, rounder.groups)
 
     def variant(kept: IntArray) -> nn.Module:
-        network = shrink_to(copy.deepcopy(rounder.model), slicer.state(rounder.moved(plan, kept)))
+        network = shrink_to(copy.deepcopy(rounder.model), slicer.cut(rounder.moved(plan, kept)).state())
         restore_properties(network, rounder.model)
         return network
 

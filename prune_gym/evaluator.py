@@ -153,15 +153,16 @@ class Evaluator:
         small = PhysicalPruner(self.task.model, self.task.example_input, ignored_layers=self.task.ignored_layers).prune(
             plan
         )
-        small.load_state_dict(self._repair.state(plan))
+        small.load_state_dict(self._repair.state(self._slicer.cut(plan)))
         return small.eval()
 
     @contextmanager
     def _candidate(self, plan: Plan) -> Iterator[nn.Module]:
         """The pruned and repaired network, ready to run: batch norms folded, laid out as the device likes it."""
-        state = self._folded.fold(self._repair.state(plan))
+        cut = self._slicer.cut(plan)
+        state = self._folded.fold(self._repair.state(cut))
         state = {name: self._layout(tensor) for name, tensor in state.items()}
-        with installed(self._folded.model, state, self._slicer.attributes(plan)):
+        with installed(self._folded.model, state, cut.attributes):
             yield self._folded.model
 
     def _measure(self, kept: tuple[int, ...]) -> Evaluation:

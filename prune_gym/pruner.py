@@ -218,7 +218,7 @@ class PhysicalPruner:
         pruned = trainable_copy(self.model)
         if plan:
             remove_channels(pruned, self.example_input, self.groups, plan)
-        check_against_prediction(pruned, NetworkSlicer(self.model, self.groups).state(plan))
+        check_against_prediction(pruned, NetworkSlicer(self.model, self.groups).cut(plan).state())
         self._check_runs(pruned)
         restore_properties(pruned, self.model)
         return pruned

@@ -22,7 +22,7 @@ from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.layout import layout_for
 from hessian.norms import BATCH_NORM
 from hessian.sequential import SequentialRefitter
-from hessian.slicing import NetworkSlicer, Plan, installed
+from hessian.slicing import Cut, installed
 from prune_gym.batchnorm import recalibrate_bn
 from prune_gym.datasets import TensorSplit, equal_parts
 from prune_gym.device import module_device
@@ -44,8 +44,12 @@ On two plans for Fashion-MNIST (ResNet-20, half the FLOPs removed) 256 images gi
 class Repair(Protocol):
     """Weights of a pruned network."""
 
-    def state(self, plan: Plan) -> dict[str, Tensor]:
-        """Repaired state dict at the pruned shapes; every call gives tensors of its own where they differ."""
+    def state(self, cut: Cut) -> dict[str, Tensor]:
+        """Repaired state dict at the pruned shapes; every call gives tensors of its own where they differ.
+
+        Args:
+            cut: a plan applied to the task's network.
+        """
         ...
 
 
@@ -73,9 +77,9 @@ class SequentialRepair:
             task.model, hobs.groups, parts, hobs.damping, samples_per_input=samples_per_input
         )
 
-    def state(self, plan: Plan) -> dict[str, Tensor]:
+    def state(self, cut: Cut) -> dict[str, Tensor]:
         """Repaired state dict at the pruned shapes."""
-        return self._refitter.state(plan)
+        return self._refitter.refit(cut)
 
 
 class ClosedFormRepair:
@@ -99,16 +103,15 @@ class ClosedFormRepair:
         }
 
     @torch.no_grad()
-    def state(self, plan: Plan) -> dict[str, Tensor]:
+    def state(self, cut: Cut) -> dict[str, Tensor]:
         """Repaired state dict at the pruned shapes, with the pruned network's own BatchNorm statistics."""
-        state = self._hobs.compensate(plan)
+        state = self._hobs.compensator.state(cut)
         for name in self._norms:
             for statistic in ("running_mean", "running_var"):
                 state[f"{name}.{statistic}"] = state[f"{name}.{statistic}"].clone()
             state[f"{name}.num_batches_tracked"] = torch.zeros_like(state[f"{name}.num_batches_tracked"])
         state = {name: self._layout(tensor) for name, tensor in state.items()}
-        attributes = self._hobs.compensator.slicer.attributes(plan)
-        with self._batch_statistics(), installed(self._model, state, attributes):
+        with self._batch_statistics(), installed(self._model, state, cut.attributes):
             for part in equal_parts(torch.arange(len(self._images)), BATCH_SIZE):
                 self._model(self._images[part])
         return state
@@ -133,12 +136,11 @@ class Unrepaired:
 
     Args:
         task: dense network and calibration split.
-        hobs: an analysis of the network; only its layers are used.
+        hobs: an analysis of the network; not used.
     """
 
     def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> None:
         self._model = copy.deepcopy(task.model).eval().requires_grad_(False)
-        self._slicer = NetworkSlicer(self._model, hobs.groups)
         self._calibration = task.calibration
         self._statistics = [
             f"{name}.{buffer}"
@@ -147,12 +149,12 @@ class Unrepaired:
             for buffer, _ in module.named_buffers(recurse=False)
         ]
 
-    def state(self, plan: Plan) -> dict[str, Tensor]:
+    def state(self, cut: Cut) -> dict[str, Tensor]:
         """State dict at the pruned shapes, with the pruned network's own BatchNorm statistics."""
-        state = self._slicer.state(plan)
+        state = cut.state()
         # Recalibration writes into the tensors it finds; layers the plan leaves alone would lend it the dense ones.
         state |= {name: state[name].clone() for name in self._statistics}
-        with installed(self._model, state, self._slicer.attributes(plan)):
+        with installed(self._model, state, cut.attributes):
             recalibrate_bn(self._model, self._calibration)
         return state
 

@@ -264,7 +264,7 @@ def test_producer_side_obs_moves_the_other_filters_to_the_minimum_of_the_quadrat
     hobs, x, factors = chain()
     (group,) = hobs.groups
     audit_ = FeatureAudit(hobs, [x], factors)
-    state = audit_._producer_repaired(group, {"first": [1, 4]})
+    state = audit_._producer_repaired(group, hobs.compensator.slicer.cut({"first": [1, 4]}))
     dense = weight_matrix(hobs.model.first).double()
     moved = torch.zeros_like(dense)
     kept = [0, 2, 3, 5]

@@ -133,9 +133,9 @@ def test_a_plan_is_a_prefix_of_the_order_and_larger_budgets_contain_smaller_ones
 
 def counted_flops(hobs, plan):
     """FLOPs of one image through the network cut to a plan."""
-    slicer, model = hobs.compensator.slicer, copy.deepcopy(hobs.model).requires_grad_(False)
+    cut, model = hobs.compensator.slicer.cut(plan), copy.deepcopy(hobs.model).requires_grad_(False)
     x, _ = networks.images(1)
-    with FlopCounterMode(display=False) as counter, installed(model, slicer.state(plan), slicer.attributes(plan)):
+    with FlopCounterMode(display=False) as counter, installed(model, cut.state(), cut.attributes):
         model(x)
     return counter.get_total_flops()
 

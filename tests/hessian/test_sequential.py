@@ -25,9 +25,9 @@ def pruned(kind=networks.Residual, share=0.5, seed=0, count=96):
 
 @torch.no_grad()
 def output_error(hobs, plan, state, x):
-    slicer = NetworkSlicer(hobs.model, hobs.groups)
+    cut = NetworkSlicer(hobs.model, hobs.groups).cut(plan)
     small = copy.deepcopy(hobs.model)
-    with installed(small, state, slicer.attributes(plan)):
+    with installed(small, state, cut.attributes):
         return (small(x) - hobs.model(x)).square().mean().item()
 
 
@@ -105,7 +105,7 @@ def test_the_first_refitted_layer_is_the_ridge_solution_on_the_pruned_inputs():
 
     hobs, plan, (x, _) = pruned(Chain)
     plan = {"first": plan["first"]}
-    sliced = NetworkSlicer(hobs.model, hobs.groups).state(plan)
+    sliced = NetworkSlicer(hobs.model, hobs.groups).cut(plan).state()
     with torch.no_grad():
         first = torch.nn.functional.conv2d(x, sliced["first.weight"], sliced["first.bias"], padding=1)
         inputs = torch.relu(first).transpose(0, 1).flatten(1).double()

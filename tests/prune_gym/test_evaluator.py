@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from hessian import HOBSSensitivityAnalyzer
+from hessian.slicing import NetworkSlicer
 from prune_gym.batchnorm import recalibrate_bn
 from prune_gym.datasets import TensorSplit
 from prune_gym.evaluator import Evaluator
@@ -44,6 +45,14 @@ def test_logits_equal_those_of_the_physically_pruned_network(kind, repair, devic
     with torch.no_grad():
         physical = evaluator.export(kept)(images.to(device))
     torch.testing.assert_close(evaluator.logits(kept, images), physical, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+def test_a_candidates_plan_is_checked_and_translated_once(repair, monkeypatch):
+    evaluator, checked, validate = evaluator_of(networks.MobileBlock, repair), [], NetworkSlicer.validate
+    monkeypatch.setattr(NetworkSlicer, "validate", lambda self, plan: checked.append(plan) or validate(self, plan))
+    evaluator.evaluate(half(evaluator))
+    assert len(checked) == 1
 
 
 @pytest.mark.parametrize("repair", REPAIRS)
