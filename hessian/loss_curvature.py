@@ -9,7 +9,9 @@ second moment of the back-propagated v the (generalised Gauss-Newton) curvature.
 * ``type-2``: every column of S in turn: exact, one backward pass a class.
 * ``empirical``: the gradient at the true label. Vanishes on a converged network; for comparison only.
 
-The convention is per-sample and unaveraged: the loss of one sample is ``criterion(z_n, y_n)``.
+The convention is per-sample and unaveraged: the loss of one sample is ``criterion(z_n, y_n)``. Where a sample has
+several output positions, as in dense prediction, that loss is their mean or their sum, as the criterion's ``reduction``
+says; positions whose label is its ``ignore_index`` take no part.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ from torch import Tensor, nn
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 FISHER_TYPES = ("sketch", "mc", "type-2", "empirical")
+
+IGNORE_INDEX = -100
+"""PyTorch's default label of positions that cross-entropy leaves out."""
 
 
 def backpropagated_vectors(
@@ -44,7 +49,7 @@ def backpropagated_vectors(
     if fisher == "empirical":
         yield _loss_gradients(outputs, labels, criterion)
     elif _is_cross_entropy(criterion):
-        yield from _softmax_vectors(outputs, fisher, generator)
+        yield from _softmax_vectors(outputs, _position_scale(criterion, outputs, labels), fisher, generator)
     elif _is_mse(criterion):
         scale = math.sqrt(2.0 * _mse_weight(criterion, outputs))
         yield from _isotropic_vectors(outputs, scale, fisher, generator)
@@ -92,10 +97,24 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return bits.to(like.dtype) * 2 - 1
 
 
-def _softmax_vectors(outputs: Tensor, fisher: str, generator: torch.Generator) -> Iterator[Tensor]:
-    """Classes on dimension 1; several positions average into one sample's loss."""
+def _position_scale(criterion: Criterion | None, outputs: Tensor, labels: Tensor) -> Tensor | float:
+    """Square root of every position's weight in its sample's cross-entropy: a number, or [N, 1, *positions]."""
+    summed, ignore_index = False, IGNORE_INDEX
+    if isinstance(criterion, nn.CrossEntropyLoss):
+        summed, ignore_index = criterion.reduction == "sum", criterion.ignore_index
+    if not labels.is_floating_point():  # class indices; probabilities ignore nothing
+        counted = labels.long() != ignore_index
+        if not counted.all():
+            scale = counted.to(outputs.dtype).view(len(outputs), 1, *outputs.shape[2:])
+            return scale if summed else F.normalize(scale.flatten(1), dim=1).view_as(scale)
+    return 1.0 if summed else 1.0 / math.sqrt(outputs[0].numel() / outputs.shape[1])
+
+
+def _softmax_vectors(
+    outputs: Tensor, scale: Tensor | float, fisher: str, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Classes on dimension 1; ``scale`` is the square root of every position's weight."""
     classes = outputs.shape[1]
-    scale = 1.0 / math.sqrt(outputs[0].numel() / classes)
     p = torch.softmax(outputs, dim=1)
     root = p.sqrt()
     if fisher == "sketch":
@@ -106,12 +125,12 @@ def _softmax_vectors(outputs: Tensor, fisher: str, generator: torch.Generator) -
         drawn = torch.multinomial(flat, 1, generator=generator)[:, 0].view(p.movedim(1, -1).shape[:-1])
         yield (p - F.one_hot(drawn, classes).movedim(-1, 1)) * scale
     elif fisher == "type-2":
-        if outputs.ndim > 2:
+        if outputs[0].numel() > classes:
             raise ValueError("fisher='type-2' is exact only for one output position a sample; use 'sketch'")
         for index in range(classes):
             column = -p * root[:, index : index + 1]
             column[:, index] += root[:, index]
-            yield column
+            yield column * scale
     else:
         raise ValueError(f"unknown fisher type {fisher!r}; choose one of {', '.join(FISHER_TYPES)}")
 
