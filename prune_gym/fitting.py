@@ -118,7 +118,7 @@ class Loop:
             updates stay as they are).
         accumulation: A step's batch passes through in so many parts, whose gradients are added up: less memory.
         checkpoint: File that keeps the state of the training after every epoch; if it is there, training resumes from
-            it, bit-equal on the same machine. None keeps nothing.
+            it, bit-equal on the same machine (and nearly so on another kind of device). None keeps nothing.
 
     Raises:
         ValueError: If ``accumulation`` is not a positive whole number.

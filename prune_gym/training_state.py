@@ -1,12 +1,14 @@
 """The state of a training on disk: what is needed to go on as if it had never stopped. No pickle.
 
 One safetensors file holds weights, momentum, loss scale and the states of all random generators, with a checksum; what
-training it belongs to is part of it, so that another one is refused.
+training it belongs to is part of it, so that another one is refused. A state written on one kind of device (CPU, GPU)
+is taken over on another: weights, momentum, order and augmentation go on, dropout and the loss scale start anew there.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +20,8 @@ from torch import nn
 from hessian.distributed import Workers
 from prune_gym.device import module_device
 from prune_gym.files import load_safetensors, save_safetensors_atomic, sha256_of
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "prune_gym.training_state.1"
 
@@ -70,6 +74,7 @@ class TrainingState:
         tensors["random.global"] = self._random_states()
         metadata = {
             "format": FORMAT,
+            "device": self._device.type,
             "fingerprint": self._fingerprint,
             "history": json.dumps(history),
             "scaler": json.dumps(self._scaler.state_dict()),
@@ -80,7 +85,7 @@ class TrainingState:
 
     @torch.no_grad()
     def resume(self, path: str | os.PathLike[str]) -> Rows:
-        """Take over a saved state, if there is one.
+        """Take over a saved state, if there is one; with a logged warning where it comes from another kind of device.
 
         Args:
             path: File that `save` wrote, or will write.
@@ -101,15 +106,25 @@ class TrainingState:
                 f"{path} is the state of another training (other network, data, seed or settings); "
                 "delete it or choose another file"
             )
+        written_on = metadata.get("device", self._device.type)
+        if written_on != self._device.type:
+            logger.warning(
+                "%s was written on a %s; the training goes on on a %s, not bit for bit as it would have there",
+                path,
+                written_on,
+                self._device.type,
+            )
         for name, tensor in self._model.state_dict().items():
             tensor.copy_(tensors[f"model.{name}"])
         for index, parameter in enumerate(self._trained()):
             if f"momentum.{index}" in tensors:
-                momentum = tensors[f"momentum.{index}"].to(self._device)
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+                momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{index}"])
+                self._optimizer.state[parameter]["momentum_buffer"] = momentum
         self._generator.set_state(tensors["random.order"])
         self._set_random_state(tensors["random.global"][self._workers.rank].to(torch.uint8))
-        self._scaler.load_state_dict(json.loads(metadata["scaler"]))
+        scale = json.loads(metadata["scaler"])
+        if scale:  # empty where gradients need no scaling, as on a CPU
+            self._scaler.load_state_dict(scale)
         rows: Rows = json.loads(metadata["history"])
         return rows
 
@@ -129,5 +144,5 @@ class TrainingState:
     def _set_random_state(self, state: torch.Tensor) -> None:
         length = len(torch.get_rng_state())
         torch.set_rng_state(state[:length].contiguous())
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and len(state) > length:
             torch.cuda.set_rng_state(state[length:].contiguous(), self._device)

@@ -10,12 +10,15 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+from hessian.distributed import SingleProcess
 from prune_gym import fitting
 from prune_gym.augmentation import Augmentation
 from prune_gym.datasets import TensorSplit
 from prune_gym.device import autocast_dtype
+from prune_gym.files import load_safetensors, save_safetensors_atomic
 from prune_gym.fitting import one_cycle
 from prune_gym.training import Loop, fine_tune, train_dense
+from prune_gym.training_state import TrainingState
 
 
 def make_split(count=30):
@@ -107,6 +110,41 @@ def test_a_damaged_state_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ValueError, match="truncated"):
         train(make_model(), Loop(checkpoint=path))
+
+
+def state_of(model, scaled=False):
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+    optimizer = fitting.Schedule(1, 0.1, 8, 0.0, 0.9, 0.0).optimizer(model)
+    return TrainingState(model, optimizer, scaler, torch.Generator().manual_seed(0), SingleProcess(), {})
+
+
+def test_a_state_from_a_cpu_is_taken_over_on_a_gpu(tmp_path, monkeypatch, caplog):
+    path = tmp_path / "state.safetensors"
+    saved, resumed = make_model(), make_model()
+    state_of(saved).save(path, [{"epoch": 1}])
+    nn.init.zeros_(resumed[0].weight)
+    # Without a GPU: what the state does with its own device, up to the tensors themselves.
+    state = state_of(resumed, scaled=True)
+    monkeypatch.setattr(state, "_device", torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: pytest.fail("there is no state of a GPU to restore"))
+    assert state.resume(path) == [{"epoch": 1}]
+    assert torch.equal(resumed[0].weight, saved[0].weight)
+    assert "written on a cpu; the training goes on on a cuda" in caplog.text
+
+
+def test_a_state_from_a_gpu_is_taken_over_on_a_cpu(tmp_path, monkeypatch, caplog):
+    path, loop = tmp_path / "state.safetensors", Loop(checkpoint=tmp_path / "state.safetensors")
+    expected = train(make_model())
+    with pytest.raises(Stopped):
+        train(make_model(), loop, progress=stop_after(9))
+    tensors, metadata = load_safetensors(path)
+    assert metadata["device"] == "cpu"
+    with_gpu = torch.cat([tensors["random.global"], torch.ones(1, 16, dtype=torch.int32)], dim=1)
+    scale = json.dumps(torch.amp.GradScaler("cpu", enabled=True).state_dict())
+    tensors, metadata = tensors | {"random.global": with_gpu}, metadata | {"device": "cuda", "scaler": scale}
+    save_safetensors_atomic(path, tensors, metadata)
+    assert train(make_model(), loop) == expected
+    assert "written on a cuda; the training goes on on a cpu" in caplog.text
 
 
 @pytest.mark.parametrize("parts", [2, 3, 8])
