@@ -14,7 +14,7 @@ from hessian import HOBSSensitivityAnalyzer
 from prune_gym.cache import Metadata, Tensors, cache_path, code_digest, remember
 from prune_gym.device import module_device
 from prune_gym.files import sha256_of
-from prune_gym.fingerprint import fingerprint_of
+from prune_gym.fingerprint import fingerprint_of, network_fingerprint
 from prune_gym.pruning_task import PruningTask
 
 Progress = Callable[[str, int, int], None]
@@ -48,14 +48,18 @@ class CurvatureSettings:
 
 
 def analysis_key(task: PruningTask, settings: CurvatureSettings) -> str:
-    """Digest of everything the analysis depends on: weights, calibration data, settings, code and PyTorch's version."""
+    """Digest of everything the analysis depends on: the network, its data, settings, code and PyTorch's version.
+
+    The network counts with its weights and with what its forward pass does
+    (:func:`prune_gym.fingerprint.network_fingerprint`).
+    """
     return sha256_of(
         dict(task.model.state_dict()),
         task.calibration.images,
         task.calibration.labels,
         fingerprint_of(task.criterion),
         list(task.ignored_layers),
-        repr(task.model),
+        network_fingerprint(task.model),
         asdict(settings),
         code_digest(hessian),
         torch.__version__,

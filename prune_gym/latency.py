@@ -24,6 +24,7 @@ from prune_gym.cache import Metadata, Tensors, cache_path, remember
 from prune_gym.cost import CONVOLUTIONS, CostModel
 from prune_gym.device import device_name, module_device
 from prune_gym.files import sha256_of
+from prune_gym.fingerprint import network_fingerprint
 from prune_gym.limits import FloatArray, IntArray
 from prune_gym.timing import time_callable, time_model
 
@@ -124,7 +125,7 @@ def latency_table(
     """
     device = module_device(model)
     key = sha256_of(
-        repr(model),
+        network_fingerprint(model),
         list(example_input.shape[1:]),
         str(device),
         device_name(device),

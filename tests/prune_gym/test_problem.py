@@ -9,7 +9,7 @@ import torch
 from prune_gym import curvature_cache
 from prune_gym.curvature_cache import CurvatureSettings, analysis_key
 from prune_gym.problem import PruningProblem
-from tests.prune_gym.tiny import tiny_task
+from tests.prune_gym.tiny import TinyNet, tiny_task
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,14 @@ def test_the_cache_key_depends_on_weights_data_and_settings():
     keys.add(analysis_key(dataclasses.replace(task, calibration=(images[:199], labels[:199])), settings))
     keys.add(analysis_key(dataclasses.replace(task, ignored_layers=("conv1",)), settings))
     assert len(keys) == 5
+
+
+def test_a_network_of_the_same_weights_with_another_forward_is_analysed_anew(tmp_path, analyses, monkeypatch):
+    key, plain = PruningProblem(tiny_task(), cache_dir=tmp_path).load().measurement_key, TinyNet.forward
+    monkeypatch.setattr(TinyNet, "forward", lambda self, x: plain(self, x.flip(3)))
+    second = PruningProblem(tiny_task(), cache_dir=tmp_path).load()
+    assert analyses == ["TinyNet", "TinyNet"]
+    assert second.measurement_key != key
 
 
 def test_a_folder_that_cannot_be_written_costs_the_file_not_the_result(tmp_path, caplog):
