@@ -12,7 +12,8 @@ from baselines.registry import register
 from baselines.removal import keep_best
 from baselines.taps import gated, per_unit, watched
 from baselines.workbench import Outcome, Workbench
-from hessian.channels import ChannelGroup, suggest
+from hessian.channels import ChannelGroup
+from hessian.suggestions import suggest
 from prune_gym.limits import IntArray
 
 NUM_SAMPLES = 640

@@ -21,7 +21,7 @@ from torch import nn
 
 from baselines.removal import TOLERANCE, everything
 from baselines.workbench import Outcome, ProgressCallback, Workbench, kept_counts
-from hessian.channels import suggest
+from hessian.suggestions import suggest
 
 MODULES = ("controls", "dep_graph", "autocompress", "hrank", "taylor", "adaprune", "gnn", "amc")
 """Where the methods of the package live; each registers itself when imported."""

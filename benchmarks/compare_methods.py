@@ -34,7 +34,7 @@ from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
 from benchmarks.study_command import Deadline, report_console
 from benchmarks.study_networks import NETWORK, WEIGHTS, MeasuredNetworks, dense_name, read_cells
-from hessian.channels import suggest
+from hessian.suggestions import suggest
 from prune_gym.augmentation import Augmentation
 from prune_gym.device import resolve_device
 from prune_gym.files import write_atomic, write_json_atomic

@@ -46,7 +46,6 @@ __all__ = [
     "channel_extent",
     "find_channel_groups",
     "is_depthwise",
-    "suggest",
 ]
 
 
