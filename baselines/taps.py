@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian.channels import CONV_TYPES, ChannelGroup, Member
+from hessian.layer_calls import layer_input
 
 MapVisitor = Callable[[ChannelGroup, Tensor], None]
 """Called with a layer and its feature maps ``[N, size, H, W]`` of one batch, once a place they are read."""
@@ -40,8 +41,8 @@ def gated(model: nn.Module, groups: Sequence[ChannelGroup], gates: Mapping[str, 
                 feeding.setdefault(member.module, []).append((group.name, member.indices))
 
     def gate(consumer: str) -> Any:
-        def multiply(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            x = inputs[0]
+        def multiply(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+            x = layer_input(args, kwargs)
             axis = 1 if isinstance(module, CONV_TYPES) else x.ndim - 1
             factors = torch.ones(x.shape[axis], dtype=x.dtype, device=x.device)
             for layer, indices in feeding[consumer]:
@@ -49,11 +50,11 @@ def gated(model: nn.Module, groups: Sequence[ChannelGroup], gates: Mapping[str, 
                 factors = factors.index_copy(0, indices.reshape(-1).to(x.device), values)
             shape = [1] * x.ndim
             shape[axis] = -1
-            return (x * factors.view(shape), *inputs[1:])
+            return (x * factors.view(shape), *args[1:]), {key: kwargs[key] for key in kwargs if key != "input"}
 
         return multiply
 
-    handles = [modules[name].register_forward_pre_hook(gate(name)) for name in feeding]
+    handles = [modules[name].register_forward_pre_hook(gate(name), with_kwargs=True) for name in feeding]
     try:
         yield
     finally:
@@ -90,14 +91,14 @@ def _attach(group: ChannelGroup, modules: Mapping[str, nn.Module], show: Callabl
 
 
 def _before(module: nn.Module, member: Member, show: Callable[[Tensor], None]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].detach()
+    def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+        x = layer_input(args, kwargs).detach()
         if isinstance(module, CONV_TYPES):
             show(x[:, member.indices[:, 0].to(x.device)])
         else:
             show(x[..., member.indices.to(x.device)].reshape(-1, len(member.indices), member.width, 1))
 
-    return module.register_forward_pre_hook(hook)
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def _behind(module: nn.Module, member: Member, show: Callable[[Tensor], None]) -> Any:

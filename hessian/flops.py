@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hessian.channels import MIXING_TYPES, TRANSPOSED_TYPES, ChannelGroup, channel_extent, is_depthwise
+from hessian.layer_calls import layer_input
 from hessian.modes import modes_restored
 
 FloatArray = NDArray[np.float64]
@@ -30,15 +31,15 @@ def output_positions(model: nn.Module, example_input: Any) -> dict[str, int]:
     positions: dict[str, int] = {}
 
     def hook(name: str) -> Any:
-        def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen = inputs[0] if isinstance(module, TRANSPOSED_TYPES) else output
+        def record(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
+            seen = layer_input(args, kwargs) if isinstance(module, TRANSPOSED_TYPES) else output
             axes = seen.shape[1:-1] if isinstance(module, nn.Linear) else seen.shape[2:]
             positions[name] = positions.get(name, 0) + math.prod(axes)
 
         return record
 
     watched = [(name, module) for name, module in model.named_modules() if isinstance(module, MIXING_TYPES)]
-    handles = [module.register_forward_hook(hook(name)) for name, module in watched]
+    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in watched]
     try:
         with torch.no_grad(), modes_restored(model):
             model.eval()

@@ -29,6 +29,7 @@ from hessian.batches import length, model_device, read_batches
 from hessian.checks import check_inputs, check_model, layers_to_watch
 from hessian.distributed import Workers, current_workers
 from hessian.fisher_diagonal import fisher_diagonal
+from hessian.layer_calls import layer_input
 from hessian.layout import Layout, preferred_layout, runs_on, unchanged
 from hessian.loss_curvature import FISHER_TYPES, Criterion, backpropagated_vectors, check_criterion
 from hessian.modes import frozen_evaluation
@@ -138,7 +139,9 @@ class KFACHessianApproximator:
     def register_hooks(self) -> KFACHessianApproximator:
         """Watch the model's forward and backward passes until :meth:`remove_hooks`; returns itself."""
         if not self._handles:
-            self._handles = [module.register_forward_hook(self._watch) for module in self.layers.values()]
+            self._handles = [
+                module.register_forward_hook(self._watch, with_kwargs=True) for module in self.layers.values()
+            ]
         return self
 
     def remove_hooks(self) -> None:
@@ -255,7 +258,7 @@ class KFACHessianApproximator:
 
     # ------------------------------------------------------------------ gathering
 
-    def _watch(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def _watch(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
         """Forward hook: add the inputs to A and leave a gradient hook on the output for G."""
         if not self._gathering or not torch.is_grad_enabled():
             return None
@@ -264,7 +267,7 @@ class KFACHessianApproximator:
         if not output.requires_grad:
             # Frozen weights and a plain input: start the graph here. A clone, as in-place ops refuse leaves.
             output = replaced = output.detach().requires_grad_().clone()
-        inputs_given = inputs[0].detach()
+        inputs_given = layer_input(args, kwargs).detach()
         seen = self._statistics.add_inputs(name, module, inputs_given, output)
         if self._keep_last:
             self._last[name] = _LastBatch(inputs_given)

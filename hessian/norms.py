@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian.channels import MIXING_TYPES
+from hessian.layer_calls import layer_input
 from hessian.modes import modes_restored
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -33,16 +34,17 @@ def shift_absorbing_norms(model: nn.Module, example_input: Any) -> dict[str, str
     def remember(module: nn.Module, _inputs: Any, output: Tensor) -> None:
         producers[id(output)] = (names[id(module)], output)
 
-    def match(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if id(inputs[0]) in producers:
-            found[producers[id(inputs[0])][0]] = names[id(module)]
+    def match(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = id(layer_input(args, kwargs))
+        if given in producers:
+            found[producers[given][0]] = names[id(module)]
 
     handles = []
     for module in model.modules():
         if isinstance(module, MIXING_TYPES) and module.bias is None:
             handles.append(module.register_forward_hook(remember))
         elif isinstance(module, BATCH_NORM) and module.track_running_stats:
-            handles.append(module.register_forward_pre_hook(match))
+            handles.append(module.register_forward_pre_hook(match, with_kwargs=True))
     try:
         with torch.no_grad(), modes_restored(model):
             model.eval()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hessian.layer_calls import layer_input
 from hessian.modes import modes_restored
 from prune_gym.datasets import TensorSplit, equal_parts
 from prune_gym.device import module_device
@@ -56,7 +58,7 @@ def _cumulative_statistics(norms: dict[str, _BatchNorm]) -> Iterator[None]:
     """Batch norms start afresh and average over batches; on an error they get their statistics back."""
     momenta = {name: norm.momentum for name, norm in norms.items()}
     saved = {name: {key: value.clone() for key, value in norm.named_buffers()} for name, norm in norms.items()}
-    hooks = [norm.register_forward_pre_hook(_variance_check(name)) for name, norm in norms.items()]
+    hooks = [norm.register_forward_pre_hook(_variance_check(name), with_kwargs=True) for name, norm in norms.items()]
     try:
         for norm in norms.values():
             norm.reset_running_stats()
@@ -74,9 +76,10 @@ def _cumulative_statistics(norms: dict[str, _BatchNorm]) -> Iterator[None]:
             norm.momentum = momenta[name]
 
 
-def _variance_check(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-    def check(module: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        values = args[0].numel() // args[0].shape[1]
+def _variance_check(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def check(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = layer_input(args, kwargs)
+        values = given.numel() // given.shape[1]
         if values < 2:
             raise ValueError(
                 f"batch norm {name!r} gets {values} value a channel from a batch, which has no variance; "

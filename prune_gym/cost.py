@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hessian.layer_calls import layer_input
 from hessian.modes import modes_restored
 from prune_gym.limits import CountLimits, FloatArray, IntArray
 from prune_gym.projection import project
@@ -235,18 +236,19 @@ def _calls(model: nn.Module, example_input: Any) -> tuple[dict[str, int], dict[s
     shapes: dict[str, tuple[int, ...]] = {}
 
     def record(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> None:
+            given = layer_input(args, kwargs)
             if isinstance(module, nn.Linear):
                 applied = output.numel() // module.out_features
             else:
-                applied = (inputs[0] if isinstance(module, TRANSPOSED) else output).shape[2:].numel()
+                applied = (given if isinstance(module, TRANSPOSED) else output).shape[2:].numel()
             positions[name] = positions.get(name, 0) + applied
-            shapes[name] = tuple(inputs[0].shape[1:])
+            shapes[name] = tuple(given.shape[1:])
 
         return hook
 
     handles = [
-        module.register_forward_hook(record(name))
+        module.register_forward_hook(record(name), with_kwargs=True)
         for name, module in model.named_modules()
         if isinstance(module, (CONVOLUTIONS, nn.Linear))
     ]

@@ -81,7 +81,7 @@ class ModuleTimer:
         try:
             for name, module in self._leaves.items():
                 handles.append(module.register_forward_pre_hook(self._before(name)))
-                handles.append(module.register_forward_hook(self._after(name)))
+                handles.append(module.register_forward_hook(self._after(name), with_kwargs=True))
             yield
         finally:
             for handle in handles:
@@ -94,15 +94,16 @@ class ModuleTimer:
         return hook
 
     def _after(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             stop = self._clock.mark()
-            if not (inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor)):
+            given = args[0] if args else kwargs.get("input")
+            if not (isinstance(given, Tensor) and isinstance(output, Tensor)):
                 return
             occurrence = self._counts.get(name, 0)
             self._counts[name] = occurrence + 1
             self._marks.append((name, self._starts[name], stop))
             if (name, occurrence) not in self._seen:
                 # Only shapes and strides are asked of them later; storages are not kept alive.
-                self._seen[name, occurrence] = (inputs[0].detach().to("meta"), output.detach().to("meta"))
+                self._seen[name, occurrence] = (given.detach().to("meta"), output.detach().to("meta"))
 
         return hook

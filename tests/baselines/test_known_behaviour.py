@@ -11,9 +11,11 @@ from torch.nn.functional import cross_entropy
 
 from baselines import adaprune, amc, autocompress, dep_graph, gnn, hrank, removal, taps, taylor
 from baselines.workbench import Scorer, Workbench
+from hessian.channels import find_channel_groups
 from prune_gym.pruner import PhysicalPruner
 from prune_gym.training import evaluate_model
 from tests.baselines.fast import prune
+from tests.hessian import networks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*more than 1 % off the target")
 
@@ -56,6 +58,17 @@ def test_gates_at_zero_compute_what_surgery_leaves(bench, tiny_task):
     torch.testing.assert_close(gated, bench.cut(selection)(images))
     accuracy = evaluate_model(bench.cut(selection), tiny_task.calibration).accuracy
     assert Scorer(bench).accuracy(selection) == pytest.approx(accuracy)
+
+
+def test_gates_act_on_inputs_given_by_keyword():
+    model, (x, _) = networks.make(networks.ByKeyword), networks.images(2)
+    groups = find_channel_groups(model, x)
+    gates = {group.name: torch.linspace(0, 1, group.size) for group in groups}
+    twin = networks.make(networks.ByPosition)
+    with taps.gated(model, groups, gates), taps.gated(twin, groups, gates), torch.no_grad():
+        gate, expected = model(x), twin(x)
+    assert torch.equal(gate, expected)
+    assert not torch.equal(gate, model(x))
 
 
 # DepGraph

@@ -113,6 +113,25 @@ class Upsampling(nn.Module):
         return self.head(torch.relu(self.last(x)).mean(dim=(2, 3)))
 
 
+class ByPosition(nn.Module):
+    """Transposed and plain convolutions, one of them before a BatchNorm, and a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.up, self.head = nn.ConvTranspose2d(6, 5, 2, stride=2), nn.Linear(5, 4)
+
+    def forward(self, x):
+        x = self.up(torch.relu(self.norm(self.first(x))))
+        return self.head(x.mean(dim=(2, 3)))
+
+
+class ByKeyword(ByPosition):
+    def forward(self, x):
+        x = self.up(input=torch.relu(self.norm(input=self.first(input=x))))
+        return self.head(input=x.mean(dim=(2, 3)))
+
+
 ALL = (Residual, Concat, Grouped, MobileBlock, Upsampling)
 
 

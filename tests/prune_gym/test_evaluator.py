@@ -7,6 +7,7 @@ from torch import nn
 from hessian import HOBSSensitivityAnalyzer
 from hessian.slicing import NetworkSlicer
 from prune_gym.batchnorm import recalibrate_bn
+from prune_gym.cost import CostModel
 from prune_gym.datasets import TensorSplit
 from prune_gym.evaluator import Evaluator
 from prune_gym.pruner import PhysicalPruner
@@ -74,6 +75,15 @@ def test_closed_form_repair_is_compensation_and_recalibration_of_the_cut_network
     exported = evaluator.export(half(evaluator)).state_dict()
     for name, tensor in small.state_dict().items():
         torch.testing.assert_close(exported[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("repair", REPAIRS)
+def test_it_does_not_matter_how_a_forward_hands_layers_their_input(repair):
+    plain, named = (evaluator_of(kind, repair) for kind in (networks.ByPosition, networks.ByKeyword))
+    assert named.evaluate(half(named)) == plain.evaluate(half(plain))
+    assert named.hobs.get_pruning_plan(0.5, of="flops") == plain.hobs.get_pruning_plan(0.5, of="flops")
+    costs = [CostModel(of.hobs.groups, of.task.model, of.task.example_input) for of in (named, plain)]
+    assert costs[0].flops(half(named)) == costs[1].flops(half(plain))
 
 
 @pytest.mark.parametrize("repair", REPAIRS)
