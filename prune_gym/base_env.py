@@ -18,7 +18,7 @@ from prune_gym.fidelity import Archive, Fidelity, MeasuredFidelity, make_fidelit
 from prune_gym.limits import FloatArray, IntArray
 from prune_gym.observation import ObservationLayout, Observer
 from prune_gym.problem import START_NAMES, PruningProblem
-from prune_gym.render import RENDER_MODES, PlanPicture
+from prune_gym.render import RENDER_MODES, PlanPicture, caption_of
 from prune_gym.reward import Reward, make_reward
 from prune_gym.scoring import PlanState, Scorer
 from prune_gym.targets import TargetRange
@@ -102,6 +102,29 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self._state: PlanState | None = None
         self._past: list[tuple[PlanState, IntArray]] = []
         self._start_score = 0.0
+
+    # ------------------------------------------------------------------ episodes
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
+        """Start an episode at the start plan of its target.
+
+        Args:
+            seed: seeds the targets' sampling and restores lambda to ``lambda_0``.
+            options: ``{"target": x}`` sets this episode's target FLOPs reduction.
+
+        Raises:
+            ValueError: an unknown option, or a target out of reach.
+        """
+        super().reset(seed=seed)
+        self.problem.load()
+        self._adapt_lambda(restart=seed is not None)
+        self._target = self.next_target(options or {}, self.np_random)
+        self._steps = 0
+        self._past = []
+        start = self.problem.start_plan(self.start, self._target, limits=self.limits)
+        self._state = self._visit(start)
+        self._start_score = self._state.score
+        return self._look_at(start.copy()), self._info({"accuracy": 0.0, "violation": 0.0})
 
     # ------------------------------------------------------------------ plans
 
@@ -208,40 +231,23 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             raise RuntimeError("there is no step to take back: none was made since the last reset()")
         self._state, draft = self._past.pop()
         self._steps -= 1
-        return self._restored(draft), self._info({"accuracy": 0.0, "violation": 0.0})
+        return self._look_at(draft), self._info({"accuracy": 0.0, "violation": 0.0})
 
     def render(self) -> Any:
         """The plan as a table of bars (text), or as a picture (uint8 [H, W, 3]), as ``render_mode`` says; else None."""
         if self.render_mode is None:
             return None
         state = self._current
-        return self.picture(state.kept, state.evaluation.accuracy, state.reduction, self._target, state.score)
-
-    def picture(self, kept: IntArray, accuracy: float, reduction: float, target: float, score: float) -> Any:
-        """A plan in this environment's ``render_mode``: text, or uint8 [H, W, 3]."""
-        caption = (
-            f"accuracy {accuracy:.4f}   FLOPs reduction {reduction:.4f} (target {target:.4f})   score {score:+.4f}"
+        caption = caption_of(state.evaluation.accuracy, state.reduction, self._target, state.score)
+        return PlanPicture(self.problem.layer_names, state.kept, self.problem.cost.units, caption).drawn(
+            self.render_mode
         )
-        picture = PlanPicture(self.problem.layer_names, kept, self.problem.cost.units, caption)
-        return picture.text() if self.render_mode == "ansi" else picture.pixels()
 
     # ------------------------------------------------------------------ for the environments
 
-    def _begin(self, seed: int | None, options: Mapping[str, Any] | None) -> PlanState:
-        """Load, set lambda and the target, and look at the start plan."""
-        self.problem.load()
-        self._adapt_lambda(restart=seed is not None)
-        self._target = self.next_target(options or {}, self.np_random)
-        self._steps = 0
-        self._past = []
-        start = self.problem.start_plan(self.start, self._target, limits=self.limits)
-        self._state = self._visit(start)
-        self._start_score = self._state.score
-        return self._state
-
     @abstractmethod
-    def _restored(self, draft: IntArray) -> Observation:
-        """The observation after a step was taken back to these counts."""
+    def _look_at(self, draft: IntArray) -> Observation:
+        """The observation at these counts after the steps made so far; the environment may keep the array."""
 
     @property
     def _current(self) -> PlanState:

@@ -174,20 +174,6 @@ class HOBSPruneEnv(PruningEnv):
                 "reward 'amc_accuracy' does not count FLOPs, so the dense network would win: use constraint='hard'"
             )
 
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
-        """Start an episode at the start plan of its target.
-
-        Args:
-            seed: seeds the targets' sampling and restores lambda to ``lambda_0``.
-            options: ``{"target": x}`` sets this episode's target FLOPs reduction.
-
-        Raises:
-            ValueError: an unknown option, or a target out of reach.
-        """
-        super().reset(seed=seed)
-        start = self._begin(seed, options)
-        return self._observation(start.kept, 0.0), self._info({"accuracy": 0.0, "violation": 0.0})
-
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, Info]:
         """Move every layer's pruning ratio and look at the plan reached.
 
@@ -205,11 +191,10 @@ class HOBSPruneEnv(PruningEnv):
         self._past.append((before, before.kept))
         self._state = after
         self._steps += 1
-        observation = self._observation(after.kept, self._steps / self.horizon)
         info = self._info(self._gains(before, after))
-        return observation, after.score - before.score, self._steps >= self.horizon, False, info
+        return self._look_at(after.kept), after.score - before.score, self._steps >= self.horizon, False, info
 
-    def _restored(self, draft: IntArray) -> Observation:
+    def _look_at(self, draft: IntArray) -> Observation:
         return self._observation(draft, self._steps / self.horizon)
 
     def decode(self, actions: FloatArray | NDArray[np.float32], kept: IntArray | None = None) -> IntArray:

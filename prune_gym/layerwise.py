@@ -113,20 +113,6 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         self._settings = settings
         self._draft: IntArray = problem.cost.units
 
-    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
-        """Start an episode with no layer decided.
-
-        Args:
-            seed: seeds the targets' sampling and restores lambda to ``lambda_0``.
-            options: ``{"target": x}`` sets this episode's target FLOPs reduction.
-
-        Raises:
-            ValueError: an unknown option, or a target out of reach.
-        """
-        super().reset(seed=seed)
-        self._draft = self._begin(seed, options).kept.copy()
-        return self._look(), self._info({"accuracy": 0.0, "violation": 0.0})
-
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, Info]:
         """Set the pruning ratio of the current layer; after the last one, look at the plan.
 
@@ -150,7 +136,8 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         finished = self._steps == self.problem.num_layers
         if finished:
             after = self._state = self._visit(self._draft.copy())
-        return self._look(), after.score - before.score, finished, False, self._info(self._gains(before, after))
+        observation = self._look_at(self._draft)
+        return observation, after.score - before.score, finished, False, self._info(self._gains(before, after))
 
     def bounds(self) -> tuple[int, int]:
         """Most and fewest units the current layer may keep, given the layers decided before it.
@@ -173,12 +160,9 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         reductions = 1.0 - cost.flops_form.along(plan, self._steps, choices) / cost.dense_flops
         return choices[reductions >= target]
 
-    def _restored(self, draft: IntArray) -> Observation:
+    def _look_at(self, draft: IntArray) -> Observation:
         self._draft = draft
-        return self._look()
-
-    def _look(self) -> Observation:
-        observation = self._observation(self._draft, self._steps / self.problem.num_layers)
+        observation = self._observation(draft, self._steps / self.problem.num_layers)
         marker = self.layout.column(self.layout.feature_dim - 1)
         observation[marker] = np.arange(self.problem.num_layers) == self._steps
         return observation

@@ -17,6 +17,11 @@ RENDER_MODES = ("ansi", "rgb_array")
 _BAR = 24
 
 
+def caption_of(accuracy: float, reduction: float, target: float, score: float) -> str:
+    """One line about a plan: what it scores, and where it stands to the target."""
+    return f"accuracy {accuracy:.4f}   FLOPs reduction {reduction:.4f} (target {target:.4f})   score {score:+.4f}"
+
+
 @dataclass(frozen=True, eq=False)
 class PlanPicture:
     """One plan, ready to be drawn.
@@ -32,6 +37,10 @@ class PlanPicture:
     kept: IntArray
     units: IntArray
     caption: str
+
+    def drawn(self, mode: str) -> str | NDArray[np.uint8]:
+        """The plan in one of :data:`RENDER_MODES`."""
+        return self.text() if mode == "ansi" else self.pixels()
 
     def text(self) -> str:
         """One line a layer, and the caption."""

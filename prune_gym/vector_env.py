@@ -16,6 +16,7 @@ from prune_gym.env import HOBSPruneEnv
 from prune_gym.fidelity import make_fidelity
 from prune_gym.limits import FloatArray, IntArray
 from prune_gym.observation import Observer
+from prune_gym.render import PlanPicture, caption_of
 from prune_gym.reward import violation
 from prune_gym.scoring import Scorer
 
@@ -133,13 +134,13 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         """A picture or a table of every copy's plan, as ``render_mode`` says."""
         if self.render_mode is None:
             return None
-        plans = self._current
-        return tuple(
-            self.single.picture(kept, accuracy, reduction, target, score)
-            for kept, accuracy, reduction, target, score in zip(
-                plans.kept, plans.metrics[:, 0], plans.reductions, self._targets, plans.scores, strict=True
-            )
+        plans, problem = self._current, self.single.problem
+        captions = map(caption_of, plans.metrics[:, 0], plans.reductions, self._targets, plans.scores)
+        pictures = (
+            PlanPicture(problem.layer_names, kept, problem.cost.units, caption)
+            for kept, caption in zip(plans.kept, captions, strict=True)
         )
+        return tuple(picture.drawn(self.render_mode) for picture in pictures)
 
     # ------------------------------------------------------------------ plans
 
