@@ -4,7 +4,8 @@ from agents.annealing import AnnealingSearch
 from agents.evolution import CEMSearch, CMAESSearch
 from agents.gp_search import GPSearch
 from agents.rspar import RSPARAgent
-from agents.search import KnapsackSearch, RandomSearch, UniformSearch
+from agents.search import RandomSearch
+from agents.start_plans import KnapsackSearch, UniformSearch
 
 __all__ = [
     "AnnealingSearch",

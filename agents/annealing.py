@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from agents.checks import positive
 from agents.imagination import Imagination
-from agents.search import Search, positive
+from agents.search import Search
 
 
 class AnnealingSearch(Search):

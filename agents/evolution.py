@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from agents.checks import positive
 from agents.imagination import Imagination
-from agents.search import Search, positive
+from agents.search import Search
 
 Sample = tuple[np.ndarray, float]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from agents.acquisition import ExpectedImprovement, Proposer
+from agents.checks import positive
 from agents.imagination import Imagination
-from agents.search import Search, positive
+from agents.search import Search
 
 
 class GPSearch(Search):

@@ -16,7 +16,8 @@ from agents.gp_search import GPSearch
 from agents.monitor import Callback, Record
 from agents.rspar import RSPARAgent
 from agents.sb3 import DEFAULTS, PRESETS, make_agent
-from agents.search import KnapsackSearch, RandomSearch, UniformSearch
+from agents.search import RandomSearch
+from agents.start_plans import KnapsackSearch, UniformSearch
 from hessian.suggestions import unknown
 
 

@@ -19,13 +19,13 @@ import torch
 
 from agents.acquisition import ExpectedImprovement, Proposer
 from agents.checkpoint import read_document, restore, write_checkpoint
+from agents.checks import check_batch_size
 from agents.experience import Experience
 from agents.lanes import check_spaces
 from agents.learning import DEFAULT_IMAGINATION, ImaginationSettings, learn_from_rollouts, learn_with_imagination
 from agents.monitor import Callback, Monitor, Record, best_feasible
 from agents.ppo_agent import AgentConfig, PPOAgent
 from agents.protocol import PlannableEnv
-from agents.search import check_batch_size
 
 
 class RSPARAgent(PPOAgent):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,11 @@ import gymnasium as gym
 import numpy as np
 
 from agents.acquisition import eligible
+from agents.checks import check_batch_size, positive
 from agents.experience import Experience, Move, Plan, as_plan, fingerprint
 from agents.imagination import Imagination
-from agents.monitor import Callback, Monitor, Record, best_feasible
+from agents.monitor import Callback, Monitor
+from agents.plan_chooser import PlanChooser
 from agents.protocol import PlannableEnv, finite_reward, plannable
 from agents.reward_model import RewardModel
 from prune_gym.evaluator import Evaluation
@@ -32,100 +34,6 @@ ESCAPE_STDS, ESCAPE_TRIES = (0.1, 0.3, 1.0), 512
 
 UNKNOWN = Evaluation(accuracy=0.0, soft_accuracy=0.0, loss=0.0)
 """Stands for the score of a plan in a rehearsal."""
-
-
-class PlanChooser(ABC):
-    """What all searches share: a history of measured plans and the best of them.
-
-    Attributes:
-        history: one record an episode (see :mod:`agents.monitor`); the first one is the start plan.
-        num_timesteps: environment steps so far.
-    """
-
-    def __init__(self) -> None:
-        self.history: list[Record] = []
-        self.num_timesteps = 0
-        self._actions: list[np.ndarray | None] = []
-
-    @property
-    def best(self) -> Record | None:
-        """Record of the best measured plan that meets the latest target; None before any."""
-        return best_feasible(self.history)
-
-    @abstractmethod
-    def learn(
-        self,
-        env: gym.Env,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> PlanChooser:
-        """Search; the arguments are those of :meth:`agents.rspar.RSPARAgent.learn`."""
-
-    def predict(
-        self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """The best action found (staying, before any), whatever is observed; the signature is SB3's.
-
-        Args:
-            observation: [D] or [N, D].
-            state: passed through.
-            episode_start: ignored.
-            deterministic: ignored, searches have no other way.
-
-        Returns:
-            (float32 actions [L] or [N, L], state).
-
-        Raises:
-            ValueError: nothing was learned yet, so the number of layers is unknown.
-        """
-        best = self.best
-        if best is None:
-            raise ValueError(f"{type(self).__name__} has measured no plan yet; call learn(env, total_timesteps) first")
-        position = next(index for index, record in enumerate(self.history) if record is best)
-        action = self._actions[position]
-        if action is None:
-            action = np.zeros(len(best["kept"]), dtype=np.float32)
-        return (action if observation.ndim == 1 else np.tile(action, (len(observation), 1))), state
-
-
-class StartPlanSearch(PlanChooser):
-    """No search: the plan an environment with this start begins at, measured once."""
-
-    start: str
-
-    def learn(
-        self,
-        env: gym.Env,
-        total_timesteps: int = 0,
-        callback: Callback | None = None,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> StartPlanSearch:
-        """Measure the plan in `env`'s archive; `total_timesteps` is not used.
-
-        Raises:
-            TypeError: `env` is no pruning environment.
-        """
-        with Monitor(self.history, 1, callback, progress_bar, log_dir) as monitor:
-            _, info = plannable(env).fork(start=self.start).reset(seed=0)
-            self._actions.append(None)
-            monitor.episode(0.0, info, self.num_timesteps)
-            monitor.advance()
-        return self
-
-
-class KnapsackSearch(StartPlanSearch):
-    """The plan of least summed predicted loss (:mod:`prune_gym.knapsack`)."""
-
-    start = "knapsack"
-
-
-class UniformSearch(StartPlanSearch):
-    """Equal pruning ratios in all layers."""
-
-    start = "uniform"
 
 
 class Search(PlanChooser):
@@ -302,16 +210,3 @@ class RandomSearch(Search):
     def propose(self, view: Imagination) -> np.ndarray:
         """A normal action, clipped to [-1, 1]."""
         return np.clip(self.rng.normal(0.0, self.std, len(view.start)), -1.0, 1.0)
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raise ValueError for a batch of less than one plan."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number of plans, at least 1; got {batch_size!r}")
-
-
-def positive(name: str, value: float) -> float:
-    """The value; ValueError unless it is a finite number above 0."""
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive, got {value}")
-    return float(value)
