@@ -31,9 +31,9 @@ from benchmarks.slowness import slowness_table
 from benchmarks.stages import load_network, load_task
 from benchmarks.system_plots import plot_accuracy_speedup, plot_latency, plot_throughput
 from benchmarks.system_report import EvalSettings, SystemReport, batch_table, evaluate_system, network_table
-from prune_gym.checkpoint import manifest_path
 from prune_gym.device import resolve_device
 from prune_gym.files import write_json_atomic
+from prune_gym.manifest import manifest_path
 from prune_gym.pruning_task import PruningTask
 from prune_gym.state_dict import read_state_dict, shrink_to
 

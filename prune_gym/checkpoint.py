@@ -8,58 +8,27 @@ factory, shrinks its modules to the table and fills in the weights; torch-prunin
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from prune_gym.files import load_safetensors, save_safetensors_atomic, sha256_of, write_json_atomic
+from prune_gym.files import load_safetensors, save_safetensors_atomic
+from prune_gym.manifest import (
+    Manifest,
+    PathLike,
+    as_json,
+    library_versions,
+    read_manifest,
+    weights_path,
+    write_manifest,
+)
 from prune_gym.models import MODEL_FACTORIES, build_model
 from prune_gym.sizes import ModuleSizes, broken_promises, channel_table, resize_tensor, set_sizes
 
-FORMAT = "prune_gym.pruned_network"
-FORMAT_VERSION = 1
-
 Factory: TypeAlias = Callable[..., nn.Module]
-PathLike: TypeAlias = str | os.PathLike[str]
-
-_WEIGHTS_SUFFIX = ".safetensors"
-_MANIFEST_SUFFIX = ".json"
-_VERSIONED_PACKAGES = ("prune-gym", "torch", "torch-pruning", "safetensors")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What the JSON file beside the weights says.
-
-    Attributes:
-        factory: Registered name of the dense network, or the name of the callable that built it.
-        factory_registered: Whether ``factory`` is a registered name.
-        factory_kwargs: Keyword arguments of the factory.
-        modules: The channel table: module name -> sizes after pruning.
-        kept: Layer name -> kept channel indices of the dense network; empty if not given on saving.
-        metrics: Whatever was measured, as given on saving.
-        versions: Library -> version that wrote the file.
-        weights_sha256: Checksum of the safetensors file.
-        weights_bytes: Size of the safetensors file.
-    """
-
-    factory: str
-    factory_registered: bool
-    factory_kwargs: dict[str, Any]
-    modules: dict[str, ModuleSizes]
-    weights_sha256: str
-    weights_bytes: int
-    kept: dict[str, list[int]] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
 
 
 def save_pruned(
@@ -94,27 +63,26 @@ def save_pruned(
             infinite.
         OSError: If the files cannot be written.
     """
-    weights_path, manifest_path = _paths(path)
-    kwargs = _as_json("factory_kwargs", factory_kwargs or {})
+    weights = weights_path(path)
+    kwargs = as_json("factory_kwargs", factory_kwargs or {})
+    measured = as_json("metrics", metrics or {})
     state = model.state_dict()
     table = channel_table(model)
-    builder = _builder(factory) if isinstance(factory, str) else factory
-    _rebuild(builder, kwargs, table, state)
-    body = {
-        "factory": factory if isinstance(factory, str) else getattr(factory, "__qualname__", type(factory).__name__),
-        "factory_registered": isinstance(factory, str),
-        "factory_kwargs": kwargs,
-        "modules": {name: asdict(sizes) for name, sizes in table.items()},
-        "kept": {layer: [int(index) for index in indices] for layer, indices in (kept or {}).items()},
-        "metrics": _as_json("metrics", metrics or {}),
-        "versions": _versions(),
-    }
-    save_safetensors_atomic(weights_path, state)
-    # Last, so that a manifest never describes weights that are not there yet.
-    body |= {"weights_sha256": _digest(weights_path), "weights_bytes": weights_path.stat().st_size}
-    header = {"format": FORMAT, "format_version": FORMAT_VERSION, "manifest_sha256": sha256_of(body)}
-    write_json_atomic(manifest_path, header | body)
-    return weights_path
+    _rebuild(_builder(factory) if isinstance(factory, str) else factory, kwargs, table, state)
+    save_safetensors_atomic(weights, state)
+    manifest = Manifest(
+        factory=factory if isinstance(factory, str) else getattr(factory, "__qualname__", type(factory).__name__),
+        factory_registered=isinstance(factory, str),
+        factory_kwargs=kwargs,
+        modules=table,
+        weights_sha256=_digest(weights),
+        weights_bytes=weights.stat().st_size,
+        kept={layer: [int(index) for index in indices] for layer, indices in (kept or {}).items()},
+        metrics=measured,
+        versions=library_versions(),
+    )
+    write_manifest(path, manifest)  # last, so that a manifest never describes weights that are not there yet
+    return weights
 
 
 def load_pruned(path: PathLike, factory: Factory | None = None) -> nn.Module:
@@ -134,61 +102,17 @@ def load_pruned(path: PathLike, factory: Factory | None = None) -> nn.Module:
         ValueError: If a file is truncated, was changed after saving, is of another format version, or does not fit the
             network the factory builds.
     """
-    weights_path, _ = _paths(path)
-    manifest = read_manifest(path)
-    if not weights_path.is_file():
-        raise FileNotFoundError(
-            f"{weights_path} is missing: a pruned network is two files, its weights and its manifest"
-        )
-    size = weights_path.stat().st_size
+    weights, manifest = weights_path(path), read_manifest(path)
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights} is missing: a pruned network is two files, its weights and its manifest")
+    size = weights.stat().st_size
     if size != manifest.weights_bytes:
         kind = "truncated" if size < manifest.weights_bytes else "not the file that was saved"
-        raise ValueError(
-            f"{weights_path} is {kind}: {size:,} bytes instead of {manifest.weights_bytes:,}; save it again"
-        )
-    if _digest(weights_path) != manifest.weights_sha256:
-        raise ValueError(f"{weights_path} does not match the checksum in its manifest: it was changed after saving")
-    state, _ = load_safetensors(weights_path)
+        raise ValueError(f"{weights} is {kind}: {size:,} bytes instead of {manifest.weights_bytes:,}; save it again")
+    if _digest(weights) != manifest.weights_sha256:
+        raise ValueError(f"{weights} does not match the checksum in its manifest: it was changed after saving")
+    state, _ = load_safetensors(weights)
     return _rebuild(factory or _registered(manifest), manifest.factory_kwargs, manifest.modules, state).eval()
-
-
-def manifest_path(path: PathLike) -> Path:
-    """Return where the manifest of a saved network is, whichever of its names is given."""
-    return _paths(path)[1]
-
-
-def read_manifest(path: PathLike) -> Manifest:
-    """Read and verify what is known about a saved network, without building it.
-
-    Args:
-        path: ``<stem>.safetensors`` (``<stem>.json`` and ``<stem>`` mean the same).
-
-    Raises:
-        FileNotFoundError: If there is no manifest.
-        ValueError: If it is truncated, no manifest of a pruned network, of another version, or was changed after
-            saving.
-    """
-    _, manifest_path = _paths(path)
-    if not manifest_path.is_file():
-        raise FileNotFoundError(
-            f"no manifest {manifest_path}: a pruned network is two files, its weights and its manifest"
-        )
-    try:
-        content = json.loads(manifest_path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{manifest_path} is truncated or not JSON ({error}); save the network again") from error
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise ValueError(f"{manifest_path} is not the manifest of a pruned network (its format is not {FORMAT!r})")
-    version = content.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{manifest_path} has format version {version}, this version of prune-gym reads {FORMAT_VERSION}; "
-            "load it with the version that wrote it"
-        )
-    if content.pop("manifest_sha256", None) != sha256_of(content):
-        raise ValueError(f"{manifest_path} does not match its checksum: it was changed after saving")
-    modules = {name: ModuleSizes(**sizes) for name, sizes in content.pop("modules").items()}
-    return Manifest(modules=modules, **content)
 
 
 def _rebuild(
@@ -276,34 +200,5 @@ def _builder(name: str) -> Factory:
     return build
 
 
-def _as_json(what: str, mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping as JSON will give it back (tuples become lists)."""
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(mapping), allow_nan=False))
-    except TypeError as error:
-        raise TypeError(f"{what} must be JSON-able (text, numbers, booleans, None, lists, dicts): {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{what} must not hold NaN or infinite numbers, which JSON cannot say") from error
-    return plain
-
-
-def _paths(path: PathLike) -> tuple[Path, Path]:
-    path = Path(path)
-    stem = path.name
-    for suffix in (_WEIGHTS_SUFFIX, _MANIFEST_SUFFIX):
-        stem = stem.removesuffix(suffix)
-    return path.with_name(stem + _WEIGHTS_SUFFIX), path.with_name(stem + _MANIFEST_SUFFIX)
-
-
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _VERSIONED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"  # run from a source folder
-    return versions

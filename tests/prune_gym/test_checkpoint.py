@@ -12,8 +12,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from prune_gym.checkpoint import load_pruned, read_manifest, save_pruned
+from prune_gym.checkpoint import load_pruned, save_pruned
 from prune_gym.files import sha256_of
+from prune_gym.manifest import read_manifest
 from prune_gym.models import MODEL_FACTORIES, register_model, resnet20
 from prune_gym.pruner import PhysicalPruner
 from tests.prune_gym.surgery_networks import CASES, LayerScale
