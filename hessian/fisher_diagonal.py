@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from hessian.covariance import CHUNK_ELEMENTS, from_matrix, output_columns, patches
+
+
+@dataclass(frozen=True, eq=False)
+class LastBatch:
+    """What a layer's diagonal needs of a pass.
+
+    Attributes:
+        inputs: what the layer was called with.
+        gradients: gradients of its output, one a backward pass, as they come.
+    """
+
+    inputs: Tensor
+    gradients: list[Tensor] = field(default_factory=list)
 
 
 def fisher_diagonal(module: Any, inputs: Tensor, gradients: Sequence[Tensor]) -> Tensor:

@@ -17,7 +17,6 @@ have one exact pair of factors a group.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -26,15 +25,15 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hessian.batches import length, model_device, read_batches
-from hessian.checks import check_inputs, check_model, layers_to_watch
+from hessian.checks import check_model, layers_to_watch
 from hessian.distributed import Workers, current_workers
-from hessian.fisher_diagonal import fisher_diagonal
+from hessian.fisher_diagonal import LastBatch, fisher_diagonal
 from hessian.layer_calls import layer_input
-from hessian.layout import Layout, preferred_layout, runs_on, unchanged
-from hessian.loss_curvature import FISHER_TYPES, Criterion, backpropagated_vectors, check_criterion
+from hessian.loss_curvature import Criterion
 from hessian.modes import frozen_evaluation
 from hessian.moments import KroneckerFactors
 from hessian.obs import damped, inverse
+from hessian.passes import CurvaturePasses
 from hessian.statistics import SeenInputs, Statistics, StatisticsSettings
 from hessian.suggestions import unknown
 
@@ -44,14 +43,6 @@ Progress = Callable[[str, int, int], None]
 
 SEED_STEP = 1_000_003
 """Between the seeds of successive batches."""
-
-
-@dataclass
-class _LastBatch:
-    """Inputs and output gradients of the last batch, for per-sample quantities."""
-
-    inputs: Tensor | None = None
-    gradients: list[Tensor] = field(default_factory=list)
 
 
 class KFACHessianApproximator:
@@ -126,13 +117,12 @@ class KFACHessianApproximator:
         self._workers = workers
         self._names = {id(module): name for name, module in self.layers.items()}
         self._statistics = self._fresh_statistics(1)
-        self._last: dict[str, _LastBatch] = {}
+        self._last: dict[str, LastBatch] = {}
         self._handles: list[RemovableHandle] = []
         self._calls = 0
         self._gathering = True
         self._loss_scale = "mean"
         self._keep_last = True
-        self._layout: Layout | None = None
 
     # ------------------------------------------------------------------ feeding: your own passes
 
@@ -208,21 +198,21 @@ class KFACHessianApproximator:
             ValueError: empty loader, unknown fisher type, non-scalar criterion, or non-finite statistics (the layer
                 is named).
         """
-        if fisher not in FISHER_TYPES:
-            raise ValueError(f"unknown fisher type {fisher!r}; choose one of {', '.join(FISHER_TYPES)}")
+        passes = CurvaturePasses(self.model, criterion, fisher)
         check_model(self.model)
         device = model_device(self.model)
         generator = torch.Generator(device)
         total = length(dataloader) if num_batches is None else min(num_batches, length(dataloader) or num_batches)
         self._statistics, self._last = self._fresh_statistics(max(1, total)), {}
-        self._gathering, self._loss_scale, self._keep_last, self._layout = True, "sum", False, None
+        self._gathering, self._loss_scale, self._keep_last = True, "sum", False
         workers = self._all_workers()
         try:
             with workers.together(), frozen_evaluation(self.model), self:
                 for done, (inputs, labels) in enumerate(read_batches(dataloader, device, num_batches)):
                     seed = self.seed + SEED_STEP * (done * workers.size + workers.rank)
                     self._statistics.reseed(seed)
-                    self._pass(inputs, labels, criterion, fisher, generator.manual_seed(seed))
+                    passes.run(inputs, labels, generator.manual_seed(seed))
+                    self._statistics.check_finite()
                     if progress is not None:
                         progress("Kronecker factors", done + 1, max(total, done + 1))
             self._finish()
@@ -231,30 +221,6 @@ class KFACHessianApproximator:
             self._statistics = self._fresh_statistics(1)
             self._loss_scale, self._keep_last = "mean", True
         return self.factors
-
-    def _pass(
-        self, inputs: Tensor, labels: Tensor, criterion: Criterion | None, fisher: str, generator: torch.Generator
-    ) -> None:
-        """Forward and backward pass over one batch."""
-        check_inputs(self.model, inputs)
-        if self._layout is None:
-            self._layout = preferred_layout if runs_on(self.model, preferred_layout(inputs[:1])) else unchanged
-        outputs = self._forward(self._layout(inputs), labels, criterion)
-        vectors = list(backpropagated_vectors(outputs, labels, criterion, fisher, generator))
-        for index, vector in enumerate(vectors):
-            outputs.backward(vector, retain_graph=index + 1 < len(vectors))
-        self._statistics.check_finite()
-
-    def _forward(self, inputs: Tensor, labels: Tensor, criterion: Criterion | None) -> Tensor:
-        with torch.enable_grad():
-            outputs = self.model(inputs)
-        if not isinstance(outputs, Tensor):
-            raise ValueError(f"the model must return one tensor, got {type(outputs).__name__}")
-        if not outputs.requires_grad:
-            raise ValueError("no watched layer reaches the model's output; curvature cannot be measured")
-        with torch.no_grad():
-            check_criterion(criterion, outputs, labels)
-        return outputs
 
     # ------------------------------------------------------------------ gathering
 
@@ -270,7 +236,7 @@ class KFACHessianApproximator:
         inputs_given = layer_input(args, kwargs).detach()
         seen = self._statistics.add_inputs(name, module, inputs_given, output)
         if self._keep_last:
-            self._last[name] = _LastBatch(inputs_given)
+            self._last[name] = LastBatch(inputs_given)
         output.register_hook(lambda gradient: self._add_gradient(name, module, seen, gradient.detach()))
         return replaced
 
@@ -319,7 +285,7 @@ class KFACHessianApproximator:
         """
         self._require_known(layer_name)
         last = self._last.get(layer_name)
-        if last is None or last.inputs is None or not last.gradients:
+        if last is None or not last.gradients:
             raise ValueError(
                 f"no batch is kept for layer {layer_name!r}: run a forward and backward pass between register_hooks() "
                 "and this call"
