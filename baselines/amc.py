@@ -21,8 +21,9 @@ from prune_gym.problem import PruningProblem
 from prune_gym.pruning_task import PruningTask
 
 LARGEST_RATIO = 0.8
-"""AMC keeps at least a fifth of every layer."""
+"""AMC keeps at least a fifth of every layer (``lbound`` of the authors' code)."""
 NOISE, NOISE_DECAY = 0.5, 0.95
+"""Deviation of the noise at first and its factor an episode, as in the authors' code."""
 
 
 @register("amc", "AMC: DDPG over layer rates, one layer a step (needs stable-baselines3)")
@@ -42,17 +43,32 @@ def amc_prune(
     that the target stays in reach with all later layers at their smallest, which keeps a fifth of every layer. Filters
     go by magnitude, the layers that read them are refitted by least squares on cached features, and the reward is the
     accuracy on the validation images. It is given to every step of its episode, with gamma 1. Exploration is Gaussian,
-    0.5 at first, and decays by 0.95 an episode after a warm-up of random ones. The best plan of all episodes is
-    returned, cut from the dense network.
+    0.5 at first, and decays by 0.95 an episode after a warm-up of uniformly random ones. Actor and critic have two
+    hidden layers of 300 units, batches hold 64 transitions, and tau is 0.01. The best plan of all episodes is returned,
+    cut from the dense network.
 
-    Deviations: 100 episodes, 25 of them warm-up, where the authors take 800 and 100; noise is added to an action in
-    [-1, 1], which spans the ratios that are left, and clipped there, where AMC's is a truncated normal in the ratio;
-    what no plan changes of the state is standardised across layers, where AMC scales it to [0, 1];
-    the smallest layer keeps a fifth unless the target needs less, then ``max_pruning_ratio`` holds; BatchNorm
-    statistics are recalibrated with the refit; rewards have no moving baseline; the replay memory
-    holds the paper's 2,000 transitions, where the authors' code has 100 a layer. Under ``ratio_of="channels"`` the
-    search runs at the FLOPs target that the uniform plan of that channel ratio has, and the plan found is moved onto
-    the channel target.
+    Settings were checked against the authors' code (mit-han-lab/amc, for MobileNet). Its state has ten numbers, the
+    layer's type and weight count for height, width and FLOPs; the eleven are the paper's as others reproduce it.
+
+    Deviations:
+
+    - *The network returned has the dense weights, not the refitted ones.* The authors export the least-squares weights
+      and fine-tune from there; what compares with theirs is the plan.
+    - Filters are ranked by the L2 norm of what makes a channel, where the authors' code takes the L1 norm of the
+      weights that read it.
+    - No layer is cut deeper than the target needs with all later layers whole, so episodes end on the target, where
+      AMC's may overshoot. Kept counts are not rounded up to multiples of 8. The smallest layer keeps a fifth unless
+      the target needs less; then ``max_pruning_ratio`` holds.
+    - 100 episodes, 25 of them warm-up, where their code takes 800 and 100.
+    - Noise is added to an action in [-1, 1], which spans the ratios that are left, and clipped there, where AMC's is a
+      truncated normal in the ratio.
+    - The reward is top-1 accuracy, where their ImageNet search takes top-5, and has no moving baseline. BatchNorm
+      statistics are recalibrated with the refit.
+    - States describe the convolution that makes the channels, in their code the one that reads them. What no plan
+      changes of a state is standardised across layers, where AMC scales it to [0, 1].
+    - The replay memory holds 2,000 transitions, where their code has 100 a layer.
+    - Under ``ratio_of="channels"`` the search runs at the FLOPs target that the uniform plan of that channel ratio has,
+      and the plan found is moved onto the channel target.
 
     Args:
         bench: the workbench.
