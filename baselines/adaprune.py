@@ -1,4 +1,4 @@
-"""AdaPrune made physical: equal keeps in every block of channels; and its kin, adaptive activation thresholds."""
+"""AdaPrune made physical: equal keeps in every block of channels; as a variant, adaptive activation thresholds."""
 
 from __future__ import annotations
 
@@ -33,24 +33,35 @@ def adaprune_prune(
 ) -> Outcome:
     """Accelerator-aware AdaPrune (IEEE Transactions on Sustainable Computing), adapted to removing whole channels.
 
-    *What is adapted.* The published method zeroes single weights of a sparse accelerator's fetch groups. It switches
-    between groups along the input channels and along the output channels, whichever the accelerator fetches together
-    in a layer, so that zeros are spread evenly over the groups and lanes stay balanced. Nothing gets physically
-    smaller. Here the rule is kept and the grain is changed: the units of a layer are cut into blocks of
-    ``block_size`` neighbours (the channels one fetch brings), and **every block keeps the same number**. A channel's
-    worth is the L1 norm of the weights fetched with it: under input grouping the columns of its consumers, under
-    output grouping the rows of its producers. ``grouping="auto"`` follows the fetch: along the input channels where
-    every consumer has at least one full block of them a group, else (narrow inputs, grouped convolutions) along the
-    output channels. All layers share one rate, moved onto the target; counts are whole blocks, so a target may be
-    missed by more than 1 %, which is reported.
+    *What is published.* "AdaPrune: An Accelerator-Aware Pruning Technique for Sustainable CNN Accelerators" prunes in
+    input channel groups or in output channel groups and switches between the two by the fetching pattern of a sparse
+    accelerator, so that zeros are evenly distributed in every fetching group. This is what its abstract says; the
+    paper's details could not be checked, and no code of the authors was found.
 
-    ``variant="activation"`` is adaptive activation-based structured pruning (Zhao et al., 2022), the closest method
-    that removes channels: scores are ``mean |ReLU(x)|^p`` of a channel's feature maps; each round the threshold rises
-    by a step and everything below it goes, with fine-tuning after; a round that overshoots the target is rolled back
-    and the step halved. Its deviations: scores are divided by their layer's mean, as activations of different layers
-    have no common scale, where the authors scale the threshold by every layer's share of the FLOPs left; survivors are
-    fine-tuned from where they are, where the authors rewind them and train anew for 182 epochs a round; a last round
-    ranks the few channels that single thresholds cannot tell apart.
+    *What is adapted.* The rule is kept and the grain is changed: instead of zeros for an accelerator that skips them,
+    whole channels go. The units of a layer are cut into blocks of ``block_size`` neighbours (the channels one fetch
+    brings), and **every block keeps the same number**. A channel's worth is the L1 norm of the weights fetched with it:
+    under input grouping the columns of its consumers, under output grouping the rows of its producers.
+    ``grouping="auto"`` stands in for the analysis of an accelerator: along the input channels where every consumer has
+    at least one full block of them a group, else (narrow inputs, grouped convolutions) along the output channels. All
+    layers share one rate, moved onto the target; counts are whole blocks, so a target may be missed by more than 1 %,
+    which is reported. Nothing is trained. The norm, the block size, the stand-in and the equal rates are choices made
+    here, not the paper's: a result of this method is one of balanced blocks, not of the published AdaPrune.
+
+    ``variant="activation"`` is adaptive activation-based structured pruning (Zhao, Jain & Zhao, arXiv:2201.10520,
+    2022), another method, which removes channels: scores are ``mean |ReLU(x)|^p`` of a channel's feature maps; each
+    round the threshold rises by a step and everything below it goes, with training after; a round that overshoots the
+    target is rolled back and the step halved. Its deviations, from the code of the authors' successor (Automatic
+    Attention Pruning, AISTATS 2023):
+
+    - Scores are divided by their layer's mean, as activations of different layers have no common scale, where the
+      authors scale the threshold by every layer's share of the parameters, or of the FLOPs, left.
+    - Powers are averaged over images and positions; their code averages over images before it takes the power, which
+      is the same at p = 1. Their images are the last batch of the validation, here all the loader's.
+    - Survivors are fine-tuned for ``round_epochs``, where the authors start the whole schedule again every round (182
+      epochs for ResNet-56).
+    - A residual stream has one score; their code masks each of its convolutions by maps of its own.
+    - A last round ranks the few channels that single thresholds cannot tell apart.
 
     Args:
         bench: the workbench.
@@ -104,7 +115,7 @@ def _balanced(target: Target, blocks: np.ndarray) -> Target:
 
 
 def fetch_grouping(bench: Workbench, group: ChannelGroup, block_size: int) -> Grouping:
-    """Along which channels an accelerator with fetches of ``block_size`` words reads a layer's weights."""
+    """Along which channels weights are taken to be fetched, ``block_size`` words at a time."""
     readers = [bench.modules[member.module] for member in group.consumers]
     inputs = [
         module.in_channels // module.groups if isinstance(module, CONV_TYPES) else module.in_features

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -9,11 +10,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from baselines.registry import register
 from baselines.removal import keep_best
 from baselines.workbench import Outcome, Workbench
-from hessian.feature_error import filter_norms
+from hessian.channels import ChannelGroup
+from hessian.covariance import weight_matrix
+from hessian.layer_sweeps import unit_columns
 from prune_gym.cost import CostModel
 from prune_gym.features import AMC_FEATURES, BOUND
 from prune_gym.layerwise import HOBSPruneLayerwiseEnv
@@ -21,8 +25,9 @@ from prune_gym.problem import PruningProblem
 from prune_gym.pruning_task import PruningTask
 
 LARGEST_RATIO = 0.8
-"""AMC keeps at least a fifth of every layer."""
+"""AMC keeps at least a fifth of every layer (``lbound`` of the authors' code)."""
 NOISE, NOISE_DECAY = 0.5, 0.95
+"""Deviation of the noise at first and its factor an episode, as in the authors' code."""
 
 
 @register("amc", "AMC: DDPG over layer rates, one layer a step (needs stable-baselines3)")
@@ -39,20 +44,32 @@ def amc_prune(
     DDPG (stable-baselines3's) walks the layers of ``HOBSPruneLayerwise-v0``. Its state is AMC's: index, output and
     input channels, height and width, stride, kernel, FLOPs of the layer, FLOPs reduced before it, FLOPs left after it,
     and the last action (the environment's ``features="amc"``). The action is the layer's pruning ratio; it is capped so
-    that the target stays in reach with all later layers at their smallest, which keeps a fifth of every layer. Filters
-    go by magnitude, the layers that read them are refitted by least squares on cached features, and the reward is the
-    accuracy on the validation images. It is given to every step of its episode, with gamma 1. Exploration is Gaussian,
-    0.5 at first, and decays by 0.95 an episode after a warm-up of random ones. The best plan of all episodes is
-    returned, cut from the dense network.
+    that the target stays in reach with all later layers at their smallest, which keeps a fifth of every layer.
+    Channels go by the L1 norm of the weights that read them, those weights are refitted by least squares on cached
+    features of the dense network, and the reward is the accuracy on the validation images. It is given to every step
+    of its episode, with gamma 1. Exploration is Gaussian, 0.5 at first, and decays by 0.95 an episode after a warm-up
+    of uniformly random ones. Actor and critic have two hidden layers of 300 units, batches hold 64 transitions, and
+    tau is 0.01. The best plan of all episodes is returned with its refitted weights, where fine-tuning then starts.
 
-    Deviations: 100 episodes, 25 of them warm-up, where the authors take 800 and 100; noise is added to an action in
-    [-1, 1], which spans the ratios that are left, and clipped there, where AMC's is a truncated normal in the ratio;
-    what no plan changes of the state is standardised across layers, where AMC scales it to [0, 1];
-    the smallest layer keeps a fifth unless the target needs less, then ``max_pruning_ratio`` holds; BatchNorm
-    statistics are recalibrated with the refit; rewards have no moving baseline; the replay memory
-    holds the paper's 2,000 transitions, where the authors' code has 100 a layer. Under ``ratio_of="channels"`` the
-    search runs at the FLOPs target that the uniform plan of that channel ratio has, and the plan found is moved onto
-    the channel target.
+    Settings were checked against the authors' code (mit-han-lab/amc, for MobileNet). Its state has ten numbers, the
+    layer's type and weight count for height, width and FLOPs; the eleven are the paper's as others reproduce it.
+
+    Deviations:
+
+    - A layer whose channels several layers read sums the norms over all of them.
+    - No layer is cut deeper than the target needs with all later layers whole, so episodes end on the target, where
+      AMC's may overshoot. Kept counts are not rounded up to multiples of 8. The smallest layer keeps a fifth unless
+      the target needs less; then ``max_pruning_ratio`` holds.
+    - 100 episodes, 25 of them warm-up, where their code takes 800 and 100.
+    - Noise is added to an action in [-1, 1], which spans the ratios that are left, and clipped there, where AMC's is a
+      truncated normal in the ratio.
+    - The reward is top-1 accuracy, where their ImageNet search takes top-5, and has no moving baseline. BatchNorm
+      statistics are recalibrated with the refit.
+    - States describe the convolution that makes the channels, in their code the one that reads them. What no plan
+      changes of a state is standardised across layers, where AMC scales it to [0, 1].
+    - The replay memory holds 2,000 transitions, where their code has 100 a layer.
+    - Under ``ratio_of="channels"`` the search runs at the FLOPs target that the uniform plan of that channel ratio has,
+      and the plan found is moved onto the channel target.
 
     Args:
         bench: the workbench.
@@ -74,14 +91,14 @@ def amc_prune(
     env = AMCEnv(bench)
     rates = LearningRates(actor_lr, critic_lr)
     learn(env, episodes, warmup, rates, bench.seed, lambda done: bench.report("episodes", done, episodes))
-    scores = [filter_norms(group, bench.modules) for group in bench.groups]
+    scores = [reading_norms(group, bench.modules) for group in bench.groups]
     rewards, plans = zip(*env.finished, strict=True)
     kept = np.array(plans[int(np.argmax(rewards))])
     bench.spent.evaluations += len(set(plans))
     bench.spent.images += len(set(plans)) * (len(bench.validation) + len(bench.data))
     if bench.target.ratio_of == "channels":
         kept = bench.target.project(1.0 - kept / bench.target.limits.units)
-    return Outcome(keep_best(scores, kept), details={"rewards": list(rewards)})
+    return Outcome(keep_best(scores, kept), pruned=env.refitted(kept), details={"rewards": list(rewards)})
 
 
 class AMCEnv(gym.Wrapper):
@@ -127,6 +144,14 @@ class AMCEnv(gym.Wrapper):
             self.finished.append((reward, tuple(self._inner.kept.tolist())))
         return self._state(observation), reward, terminated, truncated, info
 
+    def refitted(self, kept: NDArray[np.int64]) -> nn.Module:
+        """A plan's network as the search scored it, physically small.
+
+        Args:
+            kept: units of every layer that stay [L].
+        """
+        return self._problem.evaluator.export(kept.tolist())
+
     def _state(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         """The features of the layer in turn (after the last one, of that one)."""
         *features, marker = self._inner.layout.features(observation).T
@@ -135,7 +160,7 @@ class AMCEnv(gym.Wrapper):
 
 
 def magnitude_problem(bench: Workbench) -> PruningProblem:
-    """The pruning problem of the bench's network in which units leave by magnitude instead of by H-OBS prices.
+    """The pruning problem of the bench's network in which units leave by :func:`reading_norms`, not by H-OBS prices.
 
     Repair is the closed-form least squares on the dense network's features, as in AMC.
     """
@@ -150,9 +175,19 @@ def magnitude_problem(bench: Workbench) -> PruningProblem:
     )
     problem = PruningProblem(task, repair="closed_form").load()
     for group in problem.groups:
-        problem.hobs.orders[group.name] = torch.argsort(filter_norms(group, bench.modules), stable=True)
+        best_first = torch.argsort(reading_norms(group, bench.modules), descending=True, stable=True)
+        problem.hobs.orders[group.name] = best_first.flip(0)
     problem.evaluator.archive.clear()
     return problem
+
+
+def reading_norms(group: ChannelGroup, modules: Mapping[str, Any]) -> Tensor:
+    """L1 norm of the weights that read every unit, over all consumers of a layer, float64 [num_units]."""
+    total = torch.zeros(group.num_units, dtype=torch.float64)
+    for member in group.consumers:
+        columns = weight_matrix(modules[member.module], bias=False).double().abs().sum(dim=(0, 1)).cpu()
+        total += columns[unit_columns(group, member, modules[member.module]).cpu()].sum(dim=1)
+    return total
 
 
 def _largest_ratio(bench: Workbench, target: float) -> float:

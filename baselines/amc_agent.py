@@ -57,7 +57,7 @@ class TwoRateDDPG(DDPG):
 def learn(
     env: gym.Env[Any, Any], episodes: int, warmup: int, rates: LearningRates, seed: int, report: Callable[[int], None]
 ) -> DDPG:
-    """Train DDPG for a number of episodes, AMC's settings otherwise.
+    """Train DDPG for a number of episodes, otherwise with the settings of AMC's code but for the replay memory's size.
 
     Args:
         env: episodes of a fixed length, rewarded at the end.

@@ -77,6 +77,9 @@ def autocompress_prune(
 ) -> Outcome:
     """AutoCompress (Liu et al., AAAI 2020): an automatic structured pruning framework for ultra-high compression.
 
+    The authors released models; no code of theirs was found, and the settings in their paper could not be checked. What
+    is called the port below is NNI's (``nni.algorithms.compression.pytorch.pruning``, version 2.9).
+
     N rounds, each removing ``1 - (1 - s)^(1/N)`` of what is left. A round: (1) simulated annealing over layer rates,
     every candidate pruned by magnitude and scored on the validation images without training, accepted with
     probability ``exp(-dE / T)``; (2) ADMM pulls the weights into the set of exactly so many non-zero filters a layer
@@ -84,14 +87,22 @@ def autocompress_prune(
     are cut out, with the channels of their consumers; (4) purification also removes channels that training left
     redundant, whose norm is below a fraction of their layer's mean; then the survivors are retrained.
 
-    Deviations: energies are accuracies in percent and T runs from 10 to 0.2: at the published 100 to 20 a loss of ten
-    points is accepted at least 60 % of the time to the very end, close to a random walk. A temperature is left after
-    one proposal, where NNI's port tries until one is accepted, and wide layers need not give more than narrow ones.
-    The best plan visited is returned, not the last. Two rounds of four ADMM iterations of one epoch, where the port
-    takes three of thirty of five. rho starts at the paper's 1e-4 and grows tenfold an iteration, because a small
-    network gets a few epochs instead of hundreds. Purification stops at 1 % beyond the target. Only filters (and what
-    they feed) are pruned, not columns of a filter's kernel: those do not make a network smaller without a special
-    library.
+    Deviations:
+
+    - Energies are accuracies in percent and T runs from 10 to 0.2: at the port's 100 to 20 a loss of ten points is
+      accepted at least 60 % of the time to the very end, close to a random walk (and more so in the port, whose example
+      measures fractions). A temperature is left after one proposal, where the port tries until one is accepted. Layers
+      with more weights need not have the larger rates, as the port demands after the paper's guided search. The best
+      plan visited is returned, as in the port.
+    - Two rounds of four ADMM iterations of one epoch, where the port takes three of thirty of five.
+    - rho starts at the port's 1e-4 and grows tenfold an iteration, because a small network gets a few epochs instead of
+      hundreds; the port's stays. W-steps are SGD, the port's Adam. Z starts as the projection of the weights, the
+      port's as the weights.
+    - Filters are ranked by the L2 norm, whose projection is the Euclidean one; the port's default is L1.
+    - The port has neither purification nor retraining. Summaries of the paper have purification as a second phase;
+      here it ends every round, by one threshold of our choosing, and stops at 1 % beyond the target.
+    - Only filters (and what they feed) are pruned, not columns of a filter's kernel: those do not make a network
+      smaller without a special library.
 
     Args:
         bench: the workbench.

@@ -36,7 +36,7 @@ def dep_graph_prune(
     mean, ranked over the whole network, and the lowest go in many small steps, after each of which norms are taken
     anew on what is left. Optional sparse learning before (``sparse_epochs``) adds ``sparsity * gamma_k * w`` to the
     gradient of channel k's parameters, ``gamma_k = 2^(4 (I_max - I_k) / (I_max - I_min))``, I the root of the
-    importance.
+    importance, without weight decay, as the authors' code does.
 
     The coupling and the cutting are torch-pruning's, the authors' library. Its pruner is not called, because it stops
     at a ratio of channels and keeps no plan in the dense network's numbering; importances equal those of its
@@ -51,9 +51,9 @@ def dep_graph_prune(
     Args:
         bench: the workbench.
         steps: in how many equal parts of the target channels are removed.
-        sparse_epochs: passes over the images with sparse learning; the paper takes 100.
-        sparse_lr: its peak learning rate.
-        sparsity: weight of the group regulariser.
+        sparse_epochs: passes over the images with sparse learning; the authors' CIFAR runs take 100.
+        sparse_lr: its peak learning rate; theirs, in steps.
+        sparsity: weight of the group regulariser; theirs.
     """
     if steps < 1:
         raise ValueError(f"steps is at least 1; got {steps}")
@@ -139,8 +139,8 @@ def silence(model: nn.Module, groups: Sequence[ChannelGroup], selection: Selecti
 def sparse_learning(bench: Workbench, model: nn.Module, epochs: int, lr: float, sparsity: float) -> None:
     """Train in place while the least important channels are pulled to zero.
 
-    The penalty ``sparsity / 2 * sum_k gamma_k |w_k|^2`` has the gradient the paper adds and takes the place of weight
-    decay; gamma follows the weights.
+    The penalty ``sparsity / 2 * sum_k gamma_k |w_k|^2`` has the gradient the authors' code adds and takes the place of
+    weight decay; gamma follows the weights.
     """
     modules = dict(model.named_modules())
 

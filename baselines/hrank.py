@@ -17,6 +17,7 @@ from hessian.suggestions import suggest
 from prune_gym.limits import IntArray
 
 NUM_SAMPLES = 640
+"""Five batches of 128, as in the authors' code."""
 
 
 @register("hrank", "HRank: lowest average rank of the feature maps, fixed rates a layer")
@@ -31,12 +32,13 @@ def hrank_prune(
     """HRank (Lin et al., "HRank: Filter Pruning Using High-Rank Feature Map", CVPR 2020).
 
     A channel's score is the rank of its post-activation feature map, averaged over images (5 batches of 128 in the
-    paper) and over the places where a shared channel is read. Every layer keeps its highest-ranking channels at a rate
-    fixed by hand; then layers are cut one after the other in execution order, with fine-tuning after each.
+    authors' code) and over the places where a shared channel is read. Every layer keeps its highest-ranking channels at
+    a rate fixed by hand; then layers are cut one after the other in execution order, with fine-tuning after each.
 
-    Deviations: rates are uniform unless given, and moved onto the target by one common shift in logit space; the paper
-    fine-tunes 30 epochs after every layer (its code 15, in steps from 0.01, and keeps the epoch that tests best), here
-    ``layer_epochs`` passes of a one-cycle rate, of which the last is kept. Maps are read where the next convolution
+    Deviations: rates are uniform unless given, and moved onto the target by one common shift in logit space. The
+    authors fine-tune 30 epochs (15 by default in their script) after every layer (in ResNet-50 after every block), at
+    0.01, a tenth after 5 and after 10 epochs, and keep the epoch that is best on the test images; here ``layer_epochs``
+    passes of a one-cycle rate, of which the last is kept. Maps are read where the next convolution
     reads them, so behind a pooling where there is one. A residual stream has one score, the mean over the places where
     it is read; the authors' code cuts each of its convolutions by ranks of its own. Maps of hidden linear layers are
     1 x 1: their rank is whether the unit fires.
@@ -46,7 +48,7 @@ def hrank_prune(
         num_samples: images the ranks are averaged over, at most.
         layer_ratios: layer name -> pruning ratio; layers left out get the global one.
         layer_epochs: passes over the images after each layer; 0 leaves all weights alone.
-        lr: peak learning rate of that fine-tuning, the paper's.
+        lr: peak learning rate of that fine-tuning, the authors'.
     """
     scores = feature_ranks(bench, num_samples)
     kept = bench.target.uniform() if layer_ratios is None else _given_rates(bench, layer_ratios)

@@ -32,13 +32,14 @@ def taylor_prune(
     is one gate in all its blocks; its score is divided by the number of convolutions that write to it, so that long
     streams do not look important for their length.
 
-    Deviations: the paper removes 100 channels every 30 minibatches of 256, which is more than a small network has to
-    spare; by default the way to the target is cut into ``removals`` equal parts (``channels_per_removal=100`` is the
-    paper's). Gates act where consumers read a channel, which in networks of ReLUs is the same function as behind its
-    batch norms (:mod:`baselines.taps`): the gate of a stream counts every channel once, where the authors', behind
-    every block's sum, counts the early blocks again in the later ones. The authors divide by the blocks of a stage,
-    without the convolution that opens it, and their code divides the scores inside blocks by 3 as well. Their group
-    lasso of 1e-8 is left out. The long fine-tuning that follows in the paper is the caller's.
+    Deviations: the authors' ImageNet runs remove 100 channels every 30 minibatches of 256, which is more than a small
+    network has to spare; by default the way to the target is cut into ``removals`` equal parts
+    (``channels_per_removal=100`` is theirs). Gates act where consumers read a channel, which in networks of ReLUs is
+    the same function as behind its batch norms (:mod:`baselines.taps`): the gate of a stream counts every channel once,
+    where the authors', behind every block's sum, counts the early blocks again in the later ones. The authors divide by
+    the blocks of a stage, without the convolution that opens it, and their code for ResNets on ImageNet divides the
+    scores inside blocks by 3 as well; the stem of these ResNets has no gate and stays whole. Their group lasso of 1e-8
+    is left out. The long fine-tuning that follows is the caller's.
 
     Args:
         bench: the workbench.

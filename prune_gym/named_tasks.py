@@ -284,7 +284,7 @@ NAMED_TASKS: tuple[NamedTask, ...] = (
     ),
     NamedTask(
         name="fashion-vgg11",
-        description="VGG-11 on Fashion-MNIST at 28x28; needs the data on disk and one training run",
+        description="VGG-11 on Fashion-MNIST at 28x28; needs the data on disk",
         load_splits=load_fashion_splits,
         input_shape=(1, 28, 28),
         model_factory="vgg11",
@@ -293,6 +293,7 @@ NAMED_TASKS: tuple[NamedTask, ...] = (
         default_target=0.76,
         size=TaskSize(8, 1032, 37_833_216, 1_300_210),
         missing_data=missing_fashion,
+        weights_shipped=True,
     ),
     _cifar_task(CIFAR10, "resnet20", _CIFAR_RECIPE, TaskSize(12, 448, 81_626_368, 272_474)),
     _cifar_task(CIFAR10, "resnet56", _CIFAR_RECIPE, TaskSize(30, 1120, 251_495_680, 855_770)),

@@ -22,8 +22,10 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The cache folder of this session: empty at first, and never the user's."""
-    folder = tmp_path_factory.mktemp("cache")
+    """The cache folder of this session: empty at first, never the user's, shared by pytest-xdist's processes."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "prune-gym-cache"
+    folder.mkdir(exist_ok=True)
     before = os.environ.get("PRUNE_GYM_CACHE")
     os.environ["PRUNE_GYM_CACHE"] = str(folder)
     yield folder

@@ -328,6 +328,9 @@ def test_gnn_returns_its_best_plan(tiny_task):
 
 # AMC
 
+READ_BY = {"conv1": ["conv2", "conv4"], "conv2": ["conv3"], "conv4": ["fc1"], "fc1": ["fc2"]}
+UNITS = {"conv1": 8, "conv2": 6, "conv4": 10, "fc1": 12}
+
 
 def test_amcs_state_is_its_eleven_numbers(tiny_task):
     bench = Workbench(tiny_task.model, tiny_task.calibration, 0.5, ratio_of="flops")
@@ -378,21 +381,26 @@ def test_amc_reaches_the_target_in_every_episode_and_is_paid_its_accuracy(tiny_t
         assert (largest <= 0.8 + 1e-9).all()
 
 
-def test_amc_removes_by_magnitude_and_puts_the_reward_on_every_step(tiny_task, monkeypatch):
+def test_amc_removes_what_is_read_least_returns_what_it_scored_and_pays_every_step(tiny_task, monkeypatch):
     from stable_baselines3 import DDPG
 
     trained = []
     original = DDPG.train
     monkeypatch.setattr(DDPG, "train", lambda self, *a, **k: trained.append(self) or original(self, *a, **k))
-    _, info = prune("amc", tiny_task.model, tiny_task.calibration, ratio_of="flops", return_info=True)
+    network, info = prune("amc", tiny_task.model, tiny_task.calibration, ratio_of="flops", return_info=True)
     buffer = trained[-1].replay_buffer
     rewards = buffer.rewards[: buffer.pos, 0].reshape(-1, 4)
     np.testing.assert_allclose(rewards, rewards[:, -1:].repeat(4, axis=1))
     np.testing.assert_allclose(rewards[:, 0], info.details["rewards"])
+    modules = dict(tiny_task.model.named_modules())
+    weights = {name: modules[name].weight.detach().abs() for readers in READ_BY.values() for name in readers}
     for name, removed in info.plan.items():
-        norms = getattr(tiny_task.model, name).weight.detach().flatten(1).norm(dim=1)
-        if name != "conv1":  # the stream has two producers
-            assert sorted(norms.argsort()[: len(removed)].tolist()) == removed
+        norms = sum(weights[reader].transpose(0, 1).reshape(UNITS[name], -1).sum(dim=1) for reader in READ_BY[name])
+        assert sorted(norms.argsort()[: len(removed)].tolist()) == removed
+    # What it returns is what its search scored: the refitted network, not the dense one's weights.
+    assert 100 * evaluate_model(network, tiny_task.calibration).accuracy == pytest.approx(
+        100 * max(info.details["rewards"])
+    )
 
 
 def test_amcs_actor_and_critic_learn_at_rates_of_their_own(tiny_task, monkeypatch):

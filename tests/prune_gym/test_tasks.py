@@ -366,19 +366,22 @@ def test_the_documentation_states_every_task_with_its_layers_and_target():
 
 def test_the_status_tells_what_is_missing_and_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setenv("PRUNE_GYM_FASHION_MNIST", str(tmp_path))
+    monkeypatch.setenv("PRUNE_GYM_CIFAR10", str(tmp_path))
     monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path))
     status = task_status("fashion-vgg11")
-    assert (status.data, status.weights, status.dense_accuracy) == ("missing", "missing", None)
+    assert (status.data, status.weights, status.dense_accuracy) == ("missing", "shipped", 0.936)
     assert "dataset-fashion-mnist" in status.to_do[0]
+    status = task_status("cifar10-resnet20")
+    assert (status.data, status.weights, status.dense_accuracy) == ("missing", "missing", None)
     assert "benchmarks.train_dense" in status.to_do[1]
     shipped = task_status("digits-resnet20")
     assert (shipped.data, shipped.weights, shipped.to_do) == ("shipped", "shipped", ())
-    task = named_task("fashion-vgg11")
+    task = named_task("cifar10-resnet20")
     train = TensorSplit(images(), LABELS)
     task.save_weights(task.weights_path, task.structure()[0], train, seed=0, test_accuracy=0.9321)
-    assert task_status("fashion-vgg11").dense_accuracy == 0.9321
+    assert task_status("cifar10-resnet20").dense_accuracy == 0.9321
     task.weights_path.write_bytes(b"damaged")
-    assert task_status("fashion-vgg11").dense_accuracy is None
+    assert task_status("cifar10-resnet20").dense_accuracy is None
 
 
 def test_the_stated_accuracy_of_the_shipped_weights_is_theirs(digits_task):
@@ -421,8 +424,8 @@ def test_the_seed_of_a_structure_decides_its_weights():
 
 def test_weights_missing_from_the_cache_say_how_to_make_them(monkeypatch):
     splits = named_task("digits-resnet20").load_splits()
-    task = dataclasses.replace(named_task("fashion-vgg11"), load_splits=lambda: splits)
-    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.train_dense --task fashion-vgg11"):
+    task = dataclasses.replace(named_task("cifar10-resnet20"), load_splits=lambda: splits)
+    with pytest.raises(FileNotFoundError, match=r"python -m benchmarks\.train_dense --task cifar10-resnet20"):
         task.build()
 
 
