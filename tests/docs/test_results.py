@@ -50,13 +50,13 @@ def test_the_readme_rounds_what_the_files_say():
     for step in STEPS[:3]:
         assert f"{100 * deepest[step]:.1f} %" in line
     speed = {row["name"]: row for row in result("speed_env.json")["rows"]}
-    assert round(speed["predicted_steps_per_s_soft"]["value"], -2) == 8800
-    assert round(speed["predicted_batched_per_s_soft"]["value"] / 1e6, 1) == 3.3
+    assert round(speed["predicted_steps_per_s_soft"]["value"], -2) == 12900
+    assert round(speed["predicted_batched_per_s_soft"]["value"] / 1e6, 1) == 3.8
     repaired = [row for name, row in speed.items() if name.startswith("measured_vs_masked") and "without" not in name]
     passes = [1 / row["ratio"] for row in repaired]
     assert f"{min(passes):.1f} to {max(passes):.0f} passes" in README
-    assert "8,800 steps/s" in README
-    assert "3.3 million candidates/s" in README
+    assert "12,900 steps/s" in README
+    assert "3.8 million candidates/s" in README
 
 
 AGENTS = {"rspar": "**R-SPAR**", "gp": "Gaussian process", "cmaes": "CMA-ES", "ppo": "SB3's PPO", "random": "random"}
@@ -94,6 +94,36 @@ def test_compared_methods_stand_where_the_comparison_puts_them():
             cells = [cell.strip() for cell in line.split("|")]
             assert [cell for cell in cells if "±" in cell] == accuracies
             assert f"{row['speedup']:.2f}x" in cells
+
+
+def cells_of(line):
+    return [cell.strip(" `*") for cell in line.strip("|").split(" | ")]
+
+
+def test_the_signal_and_the_features_are_those_of_the_files():
+    page = (DOCS / "environment.md").read_text()
+    lines = [cells_of(line) for line in page.splitlines() if line.startswith("| ")]
+    for path in sorted(RESULTS.glob("reward_signal_*.json")):
+        signal = json.loads(path.read_text())
+        for row in signal["targets"]:
+            name = f"{signal['task']}, {row['target']:.0%}".replace("%", " %")
+            signals, ranks = (
+                [cell.replace("**", "") for cell in line] for line in lines if name in line[0].replace("**", "")
+            )
+            default = row["repairs"][0]
+            assert signals[1:3] == [f"{default['start']:.4f}", f"{default['spread']:.4f}"]
+            assert signals[3:5] == [f"{pick(default['soft_accuracies']):.4f}" for pick in (min, max)]
+            assert signals[6:8] == [f"{default[share]:.0%}".replace("%", " %") for share in ("top1_ties", "better")]
+            against = {found["second"]: found for found in row["agreements"] if found["first"] == "sequential"}
+            found = [against[other] for other in ("sequential_fast", "closed_form", "none", "predicted")]
+            assert ranks[1:] == [f"{one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for one in found]
+    files = [result(f"feature_evidence_{task}.json") for task in ("digits", "fashion")]
+    for feature in (row["feature"] for row in files[0]["features"]):
+        (line,) = (line for line in lines if line[0] == feature and len(line) == 9)
+        rows = [next(row for row in file["features"] if row["feature"] == feature) for file in files]
+        stated = [float(cell) for cell in line[1:]]
+        actual = [number for row in rows for number in (*row["correlations"], row["strength"])]
+        assert all(abs(a - b) <= 0.00501 for a, b in zip(stated, actual, strict=True))
 
 
 def test_the_parity_of_ppo_is_that_of_the_file():
