@@ -25,10 +25,11 @@ from benchmarks.command import reports_errors
 from benchmarks.conditions import RunConditions
 from benchmarks.config import load_config
 from benchmarks.config_source import ConfigError
+from benchmarks.configured_task import load_task
 from benchmarks.main import default_threads
 from benchmarks.progress import StageProgress
+from benchmarks.pruned_files import load_network
 from benchmarks.slowness import slowness_table
-from benchmarks.stages import load_network, load_task
 from benchmarks.system_plots import plot_accuracy_speedup, plot_latency, plot_throughput
 from benchmarks.system_report import EvalSettings, SystemReport, batch_table, evaluate_system, network_table
 from prune_gym.device import resolve_device

@@ -188,7 +188,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(config, monkeypatch, capsys
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchmarks.stages.save_network", full)
+        patch.setattr("benchmarks.pipeline.save_network", full)
         assert launch(config) == 2
     assert "No space left on device; what is finished is kept" in capsys.readouterr().err
     assert results_of(config) == before
