@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.method_cells import OURS, STAGES, mean_over, number
-from benchmarks.stat_tests import summarise_runs
+from benchmarks.run_statistics import summarise_runs
 from benchmarks.text_table import TextTable
 from prune_gym.files import write_atomic
 

@@ -11,13 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import aggregates, stat_tests
-from benchmarks.stat_tests import (
-    bootstrap_confidence_interval,
-    holm_correction,
-    paired_t_test,
-    run_statistical_analysis,
-    summarise_runs,
-)
+from benchmarks.paired import holm_correction
+from benchmarks.run_statistics import summarise_runs
+from benchmarks.stat_tests import bootstrap_confidence_interval, paired_t_test, run_statistical_analysis
 
 ACCURACIES = st.integers(0, 500).map(lambda count: count / 500)
 

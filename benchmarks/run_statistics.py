@@ -1,0 +1,45 @@
+"""What tables say of methods that ran with several seeds, however few."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.samples import few_seeds_are_stated
+from benchmarks.stat_tests import run_statistical_analysis
+
+
+def summarise_runs(results: Mapping[str, Mapping[Any, float]], reference: str) -> dict[str, dict[str, Any]]:
+    """Describe every method as a table shows it, however many seeds there are; JSON-able.
+
+    Args:
+        results: Method -> seed -> result, finite.
+        reference: The method the others are compared with; it may be absent.
+
+    Returns:
+        Method -> ``mean`` and ``std`` (0 for one seed), and what `run_statistical_analysis` adds for the methods that
+        ran with the reference's seeds, at least two. ``confidence_interval`` and ``comparison`` are None for the
+        others, and infinite numbers within are None.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for method, values in results.items():
+        sample = list(values.values())
+        spread = statistics.stdev(sample) if len(sample) > 1 else 0.0
+        found[method] = {"mean": statistics.fmean(sample), "std": spread}
+        found[method].update(confidence_interval=None, comparison=None)
+    shared = results.get(reference, {})
+    paired = {method: values for method, values in results.items() if set(values) == set(shared)}
+    if len(shared) >= 2 and len(paired) >= 2:
+        with few_seeds_are_stated():
+            for method, entry in run_statistical_analysis(paired, reference).items():
+                found[method].update(_finite(entry))
+    return found
+
+
+def _finite(value: Any) -> Any:
+    """A value as JSON holds it: a difference without any spread has an infinite t-statistic, which becomes None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
