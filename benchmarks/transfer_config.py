@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from agents.registry import check_options
-from benchmarks.config import unknown_choice
 from benchmarks.config_schema import FilePath, Name, Section
 from benchmarks.config_source import ConfigSource
 from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target
+from hessian.suggestions import unknown
 
 Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1)]
 
@@ -53,7 +53,7 @@ class TransferConfig(StudyFile):
         from prune_gym.tasks import task_names
 
         known, named = task_names(), (self.source.task, *self.tasks)
-        yield from (unknown_choice("task", task, known) for task in named if task not in known)
+        yield from (unknown("task", task, known, "tasks") for task in named if task not in known)
         try:
             check_options("rspar", self.options)
         except ValueError as error:
