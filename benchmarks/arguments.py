@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 
 def positive(text: str) -> int:
@@ -30,3 +31,13 @@ def share(text: str) -> tuple[int, int]:
     if not 1 <= part <= parts:
         raise argparse.ArgumentTypeError(f"parts are counted from 1 to N; got {text!r}")
     return part, parts
+
+
+def check_distinct(option: str, values: Sequence[object]) -> None:
+    """Refuse an option that names a value twice: a run counted twice is no second run.
+
+    Raises:
+        ValueError: it does.
+    """
+    if len(set(values)) < len(values):
+        raise ValueError(f"{option} are different numbers; got {list(values)}")

@@ -70,19 +70,20 @@ def prepared_device(options: argparse.Namespace, study: StudyFile) -> torch.devi
     return device
 
 
-def refuse_changes(folder: Path, changed: Sequence[str]) -> None:
+def refuse_changes(folder: Path, changed: Sequence[str], option: str = "save_dir") -> None:
     """Refuse to mix runs of different studies.
 
     Args:
         folder: of the study.
         changed: keys that differ from those of the runs in it.
+        option: what names the folder, for the message.
 
     Raises:
         ConfigError: there are any.
     """
     if changed:
         raise ConfigError(
-            f"{folder} holds runs of another study (different: {', '.join(changed)}); choose another save_dir, or "
+            f"{folder} holds runs of another study (different: {', '.join(changed)}); choose another {option}, or "
             "delete it"
         )
 

@@ -6,7 +6,6 @@ cell records a digest of its network and images (:attr:`prune_gym.problem.Prunin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -113,16 +112,6 @@ def comparable_sets(
     shared = [cell for cell in cells if not cell.get(WEIGHTS)]
     sets = [((), shared), (tuple(dict.fromkeys(names.values())), own)]
     return [(weights, members) for weights, members in sets if members]
-
-
-def read_cells(folder: Path) -> list[dict[str, Any]]:
-    """Every finished cell of a study, sorted by the names of their files.
-
-    Args:
-        folder: of the cells.
-    """
-    cells = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
-    return [cell for cell in cells if "error" not in cell]
 
 
 def _short(digest: str | None) -> str:

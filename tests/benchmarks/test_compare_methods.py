@@ -176,6 +176,15 @@ def test_cells_of_another_budget_are_not_mixed_in(tmp_path, capsys, monkeypatch)
     assert compare(tmp_path, "--finetune-epochs", "3", "--overwrite") == 0
 
 
+def test_a_damaged_cell_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Contest, "measure", lambda contest, method, target, seed: cell(method, seed, 0.5))
+    assert compare(tmp_path) == 0
+    damaged = next((tmp_path / "cells").glob("*-seed0.json"))
+    damaged.write_text(damaged.read_text()[:20])
+    assert compare(tmp_path) == 2
+    assert f"{damaged} is damaged" in "".join(capsys.readouterr().err.splitlines())
+
+
 def contest_of(monkeypatch, networks):
     """Contests of tiny networks by the file of their weights; cells are made up."""
 
