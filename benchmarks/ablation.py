@@ -130,8 +130,7 @@ def _finished(plan: Plan) -> Results:
 
 
 def _check_versions(results: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
-    found = {name: run["versions"] for name, runs in results.items() for run in runs}
-    distinct = {str(versions): versions for versions in found.values()}
+    distinct = {str(run["versions"]): run["versions"] for runs in results.values() for run in runs}
     if len(distinct) > 1:
         one, other = list(distinct.values())[:2]
         changed = [f"{key} {one.get(key)} and {other.get(key)}" for key in one if one.get(key) != other.get(key)]

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from agents.registry import AGENTS, check_options
 from benchmarks.config_schema import FilePath, Name, Section
 from benchmarks.config_source import ConfigSource
-from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target
+from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target, each_once
 from hessian.suggestions import unknown
 from prune_gym.reward import make_reward
 
@@ -55,6 +55,8 @@ class FrontConfig(Section):
     unseen: Targets = ()
     """Further FLOPs reductions at which policies act after training, without a search."""
 
+    _distinct = field_validator("targets", "agents", "unseen")(each_once)
+
 
 class StudyConfig(StudyFile):
     """A comparison of agents at equal measured evaluations."""
@@ -78,12 +80,7 @@ class StudyConfig(StudyFile):
     fronts: FrontConfig = FrontConfig()
     """Many targets with one budget."""
 
-    @field_validator("tasks", "targets", "seeds")
-    @classmethod
-    def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(values)) != len(values):
-            raise ValueError(f"must name each once, got {list(values)}")
-        return values
+    _distinct = field_validator("tasks", "targets", "seeds")(each_once)
 
     def entry(self, label: str) -> AgentEntry:
         """The agent of a label."""

@@ -40,4 +40,4 @@ def check_distinct(option: str, values: Sequence[object]) -> None:
         ValueError: it does.
     """
     if len(set(values)) < len(values):
-        raise ValueError(f"{option} are different numbers; got {list(values)}")
+        raise ValueError(f"{option} must name each once, got {list(values)}")

@@ -107,7 +107,8 @@ def _study(options: argparse.Namespace) -> Study:
     weights = tuple(str(path) for path in options.weights or ())
     if weights and len(weights) != len(options.seeds):
         raise ValueError(f"--weights gives every seed a dense network: {len(options.seeds)} files, got {len(weights)}")
-    check_distinct("--seeds", options.seeds)
+    for option, values in (("--methods", methods), ("--targets", options.targets), ("--seeds", options.seeds)):
+        check_distinct(option, values)
     if not all(0 < target < 1 for target in options.targets):
         raise ValueError(f"--targets are shares of the FLOPs removed, in (0, 1); got {options.targets}")
     if options.finetune_epochs < 0 or options.finetune_lr <= 0:

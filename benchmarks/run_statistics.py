@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.samples import few_seeds_are_stated
-from benchmarks.stat_tests import run_statistical_analysis
+from benchmarks.stat_tests import bootstrap_confidence_interval, run_statistical_analysis
 
 
 def summarise_runs(results: Mapping[str, Mapping[Any, float]], reference: str) -> dict[str, dict[str, Any]]:
@@ -19,9 +19,9 @@ def summarise_runs(results: Mapping[str, Mapping[Any, float]], reference: str) -
         reference: The method the others are compared with; it may be absent.
 
     Returns:
-        Method -> ``mean`` and ``std`` (0 for one seed), and what `run_statistical_analysis` adds for the methods that
-        ran with the reference's seeds, at least two. ``confidence_interval`` and ``comparison`` are None for the
-        others, and infinite numbers within are None.
+        Method -> ``mean``, ``std`` (0 for one seed), ``confidence_interval`` (BCa, of the mean; None for one seed), and
+        what `run_statistical_analysis` adds for the methods that ran with the reference's seeds, at least two.
+        ``comparison`` is None for the others, and infinite numbers within are None.
     """
     found: dict[str, dict[str, Any]] = {}
     for method, values in results.items():
@@ -31,10 +31,13 @@ def summarise_runs(results: Mapping[str, Mapping[Any, float]], reference: str) -
         found[method].update(confidence_interval=None, comparison=None)
     shared = results.get(reference, {})
     paired = {method: values for method, values in results.items() if set(values) == set(shared)}
-    if len(shared) >= 2 and len(paired) >= 2:
-        with few_seeds_are_stated():
+    with few_seeds_are_stated():
+        if len(shared) >= 2 and len(paired) >= 2:
             for method, entry in run_statistical_analysis(paired, reference).items():
                 found[method].update(_finite(entry))
+        for method, values in results.items():
+            if len(values) > 1 and found[method]["confidence_interval"] is None:
+                found[method]["confidence_interval"] = bootstrap_confidence_interval(list(values.values()))
     return found
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agents.registry import check_options
 from benchmarks.config_schema import FilePath, Name, Section
 from benchmarks.config_source import ConfigSource
-from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target
+from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target, each_once
 from hessian.suggestions import unknown
 
 Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1)]
@@ -47,6 +47,8 @@ class TransferConfig(StudyFile):
     """Arguments of R-SPAR's constructor."""
     environment: EnvironmentConfig = EnvironmentConfig(constraint="hard")
     """Where agents act."""
+
+    _distinct = field_validator("tasks", "targets", "seeds")(each_once)
 
     def problems(self, source: ConfigSource) -> Iterator[str]:
         """Tasks that do not exist, options the agent does not have."""

@@ -13,6 +13,7 @@ from benchmarks.ablation_variants import FULL, VARIANTS, plan_ablation
 from benchmarks.config import load_config
 from benchmarks.config_source import ConfigError
 from benchmarks.pipeline import without_timings
+from benchmarks.run_folder import RunFolderError
 from prune_gym.curvature_cache import analyse
 from prune_gym.evaluator import Evaluator
 from tests.benchmarks import tiny_task
@@ -249,6 +250,12 @@ def test_runs_of_other_versions_or_configurations_are_not_mixed(config, capsys):
     path.write_text(json.dumps(result))
     assert launch(config, "--ablation", "no_rl") == 2
     assert "different software versions (torch" in capsys.readouterr().err
+
+
+def test_versions_are_compared_over_seeds_too(tmp_path):
+    ours, others = {"versions": {"torch": "2.6"}}, {"versions": {"torch": "1.0"}}
+    with pytest.raises(RunFolderError, match=r"versions \(torch 1.0 and 2.6\)"):
+        ablation._check_versions({"full": [others, ours], "no_rl": [others, ours]}, tmp_path)
 
 
 def run(seed, one_shot, final, reduction=0.9):

@@ -95,7 +95,9 @@ def test_a_failing_cell_costs_only_itself_and_is_tried_again(tmp_path, monkeypat
     [
         (("--methods", "magnitud"), "unknown method 'magnitud'; did you mean 'magnitude'"),
         (("--weights", "a.safetensors"), "gives every seed a dense network: 2 files, got 1"),
-        (("--seeds", "1", "1"), "--seeds are different numbers"),
+        (("--targets", "0.5", "0.5"), "--targets must name each once"),
+        (("--methods", "unpruned", "unpruned"), "--methods must name each once"),
+        (("--seeds", "1", "1"), "--seeds must name each once"),
         (("--targets", "1.2"), "--targets are shares of the FLOPs removed"),
         (("--finetune-lr", "0"), "--finetune-lr positive"),
     ],
@@ -282,3 +284,21 @@ def test_annealing_cools_as_far_with_any_number_of_plans(evaluations):
     while temperature > cooling.stop:
         plans, temperature = plans + 1, temperature * cooling.rate
     assert plans == evaluations
+
+
+def test_the_dense_network_alone_has_a_table():
+    assert "| unpruned | 1 | 90.0 |" in markdown_tables(summarise([cell("unpruned", 0, 0.9)]))
+
+
+def test_where_all_seeds_differ_alike_the_tables_show_a_dash():
+    accuracies = {"hobs-rspar": 0.9, "taylor": 0.5}
+    cells = [cell(method, seed, accuracy) for method, accuracy in accuracies.items() for seed in (0, 1)]
+    (row,) = (line for line in markdown_tables(summarise(cells)).splitlines() if line.startswith("| taylor"))
+    assert row.split("|")[8].strip() == "-"
+
+
+def test_intervals_do_not_need_the_reference():
+    rows = {row["method"]: row for row in summarise([cell("taylor", seed, 0.5 + seed / 10) for seed in range(3)])}
+    low, high = rows["taylor"]["accuracy"]["finetuned"]["confidence_interval"]
+    assert 0.5 <= low < 0.6 < high <= 0.7
+    assert rows["taylor"]["accuracy"]["finetuned"]["comparison"] is None

@@ -55,6 +55,13 @@ def test_assumption_check_flags_an_outlier_and_passes_normal_differences():
     assert paired_t_test(zeros, rng.normal(size=30) ** 5)["normality_ok"] is False
 
 
+def test_wilcoxon_ranks_sizes_not_rounding_noise():
+    before = [0.90, 0.88, 0.93, 0.91, 0.89, 0.92]
+    signs = [-1, 1, 1, 1, 1, 1]
+    noisy = paired_t_test(before, [round(value + 0.02 * sign, 4) for value, sign in zip(before, signs, strict=True)])
+    assert noisy["wilcoxon_p_value"] == stats.wilcoxon(signs).pvalue
+
+
 def test_false_positives_come_at_the_rate_alpha():
     rng = np.random.default_rng(1)
     hits = [paired_t_test(np.zeros(6), rng.normal(size=6), alpha=0.1)["significant"] for _ in range(1000)]
