@@ -167,7 +167,7 @@ class _Run:
     def _forget_other_versions(self) -> None:
         """Start afresh where other software left off: numbers of two versions must not mix in one result."""
         if self.folder.read_json("unfinished/versions.json") not in (None, versions()):
-            self.folder.forget_unfinished()
+            self.folder.forget_progress()
         self.folder.write_json("unfinished/versions.json", versions())
 
     def _once(self, name: str, compute: Callable[[], Any]) -> Any:
