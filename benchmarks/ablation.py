@@ -59,15 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = plan_ablation(arguments.config, _overrides(arguments))
         chosen = _chosen(arguments.ablation, plan, errors)
         device = chosen_device(arguments.gpu)
-        if arguments.results is not None:
-            check_writable(arguments.results.expanduser().parent)
+        table = None if arguments.results is None else arguments.results.expanduser()
+        if table is not None:
+            check_writable(table.parent)
         folders = _open(plan, chosen, overwrite=arguments.overwrite)
         first = next(iter(plan.configs.values()))
         torch.set_num_threads(arguments.threads or first.experiment.num_threads or default_threads())
         console = Console()
         for number, ((name, seed), folder) in enumerate(folders.items(), start=1):
             _run(f"[{number}/{len(folders)}]", name, plan.configs[name], seed, folder, device, console)
-        _report(plan, _finished(plan), arguments.results, console)
+        _report(plan, _finished(plan), table, console)
     except (ConfigError, RunFolderError, FileNotFoundError) as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.run_folder import RunFolderError, check_writable
 
 
 def positive(text: str) -> int:
@@ -31,6 +34,22 @@ def share(text: str) -> tuple[int, int]:
     if not 1 <= part <= parts:
         raise argparse.ArgumentTypeError(f"parts are counted from 1 to N; got {text!r}")
     return part, parts
+
+
+def writable(text: str) -> Path:
+    """Read the name of a file to write, before what goes into it is measured; an argparse type.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a folder, or its folder cannot be written.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
+    try:
+        check_writable(path.parent, key="it")
+    except RunFolderError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
 
 
 def check_distinct(option: str, values: Sequence[object]) -> None:

@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--part", type=share, default=(1, 1), metavar="I/N", help="only every N-th cell, starting at the I-th")
     add("--overwrite", action="store_true", help="forget the cells that are there")
     add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: one a core, at most 8)")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
     return parser
 
 

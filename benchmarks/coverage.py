@@ -23,6 +23,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.arguments import positive, writable
+from benchmarks.command import reports_errors
 from benchmarks.metrics import SystemMetrics
 from benchmarks.random_networks import random_images, random_network
 from benchmarks.result_file import write_result
@@ -137,18 +139,19 @@ def _trained(model: nn.Module, images: Tensor, labels: Tensor) -> set[str]:
     }
 
 
+@reports_errors(OSError, ValueError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check networks and report; the exit code is 1 if one fails.
+    """Check networks and report; the exit code is 1 if one fails, 2 on bad input.
 
     Args:
         argv: arguments; absent means those of the process.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="torchvision names; all twelve by default")
-    parser.add_argument("--images", type=int, default=4, help="calibration images (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=64, help="pixels a side (default: %(default)s)")
+    parser.add_argument("--images", type=positive, default=4, help="calibration images (default: %(default)s)")
+    parser.add_argument("--image-size", type=positive, default=64, help="pixels a side (default: %(default)s)")
     parser.add_argument("--gpu", type=int, help="GPU index; the only GPU, else the CPU, by default")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the numbers go (default: %(default)s)")
+    parser.add_argument("--json", type=writable, default=RESULTS, help="where the numbers go (default: %(default)s)")
     arguments = parser.parse_args(argv)
     names = arguments.networks or list(NETWORKS)
     unknown = [name for name in names if name not in NETWORKS]

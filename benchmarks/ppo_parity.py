@@ -28,7 +28,7 @@ from rich.console import Console
 
 from agents import RSPARAgent
 from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
-from benchmarks.arguments import check_distinct, positive
+from benchmarks.arguments import check_distinct, positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
@@ -269,7 +269,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=positive, default=100_000, help="environment steps a run (default: 100000)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     add("--out", type=Path, default=OUT, metavar="DIR", help=f"where finished runs are kept (default: {OUT})")
-    add("--json", type=Path, help="where to write the result")
+    add("--json", type=writable, metavar="FILE", help="where to write the result")
     return parser
 
 

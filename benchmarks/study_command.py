@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from benchmarks.arguments import positive
 from benchmarks.config_source import ConfigError
 from benchmarks.main import chosen_device, default_threads
 from benchmarks.study_config import StudyFile
@@ -50,7 +51,7 @@ def study_parser(module: str, description: str) -> argparse.ArgumentParser:
     add("--config", required=True, metavar="FILE", help="YAML configuration of the study")
     add("--minutes", type=float, help="start no new run after so long")
     add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: num_threads of the configuration)")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: num_threads of the configuration)")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
     return parser
 

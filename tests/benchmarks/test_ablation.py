@@ -206,6 +206,13 @@ def test_an_unwritable_folder_of_any_variant_is_found_before_the_first_one_runs(
     assert "cannot write results" in capsys.readouterr().err
 
 
+def test_the_table_goes_to_the_users_own_folder(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert launch(config, "--ablation", "no_rl", "--results", "~/table.json") == 0
+    assert (tmp_path / "home" / "table.json").is_file()
+
+
 def test_seeds_may_be_followed_by_assignments(config):
     assert launch(config, "--ablation", "no_rl", "--seeds", "5", "pruning.finetune.epochs=0") == 0
     (result,) = results_of(config).values()
