@@ -59,15 +59,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = plan_ablation(arguments.config, _overrides(arguments))
         chosen = _chosen(arguments.ablation, plan, errors)
         device = chosen_device(arguments.gpu)
-        if arguments.results is not None:
-            check_writable(arguments.results.expanduser().parent)
+        table = None if arguments.results is None else arguments.results.expanduser()
+        if table is not None:
+            check_writable(table.parent)
         folders = _open(plan, chosen, overwrite=arguments.overwrite)
         first = next(iter(plan.configs.values()))
         torch.set_num_threads(arguments.threads or first.experiment.num_threads or default_threads())
         console = Console()
         for number, ((name, seed), folder) in enumerate(folders.items(), start=1):
             _run(f"[{number}/{len(folders)}]", name, plan.configs[name], seed, folder, device, console)
-        _report(plan, _finished(plan), arguments.results, console)
+        _report(plan, _finished(plan), table, console)
     except (ConfigError, RunFolderError, FileNotFoundError) as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         return BAD_INPUT
@@ -130,8 +131,7 @@ def _finished(plan: Plan) -> Results:
 
 
 def _check_versions(results: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
-    found = {name: run["versions"] for name, runs in results.items() for run in runs}
-    distinct = {str(versions): versions for versions in found.values()}
+    distinct = {str(run["versions"]): run["versions"] for runs in results.values() for run in runs}
     if len(distinct) > 1:
         one, other = list(distinct.values())[:2]
         changed = [f"{key} {one.get(key)} and {other.get(key)}" for key in one if one.get(key) != other.get(key)]

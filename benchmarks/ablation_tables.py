@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.ablation_variants import FULL, VARIANTS
-from benchmarks.stat_tests import summarise_runs
+from benchmarks.run_statistics import summarise_runs
 from prune_gym.files import write_atomic
 
 STAGES = {"one_shot": "one-shot", "final": "fine-tuned"}
@@ -31,7 +31,7 @@ def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:
 
     Returns:
         Rows with ``variant``, ``summary``, ``seeds``, ``accuracy`` (stage -> what
-        :func:`benchmarks.stat_tests.summarise_runs` says, compared with the full run; fractions), ``accuracies``
+        :func:`benchmarks.run_statistics.summarise_runs` says, compared with the full run; fractions), ``accuracies``
         (stage -> seed -> fraction), ``flops_reduction`` (mean, smallest, largest), ``parameters`` and
         ``measured_evaluations`` (means).
     """

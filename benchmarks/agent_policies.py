@@ -67,19 +67,20 @@ def policy_table(results: Sequence[Mapping[str, Any]]) -> TextTable | None:
     rows = []
     for agent in dict.fromkeys(result["agent"] for result in looked):
         runs = [result for result in looked if result["agent"] == agent]
-        for number, row in enumerate(runs[0]["policy"]):
-            at = [run["policy"][number] for run in runs]
-            met = any(abs(row["target"] - target) < 1e-9 for target in runs[0]["targets"])
+        # Runs may have looked at different targets: `unseen` can be changed while a study grows.
+        for target in sorted({row["target"] for run in runs for row in run["policy"]}):
+            at = [row for run in runs for row in run["policy"] if row["target"] == target]
+            met = any(abs(target - asked) < 1e-9 for asked in runs[0]["targets"])
             best = [one["archive"]["soft_accuracy"] for one in at if one["archive"]]
             means = [float(np.mean([one[plan]["soft_accuracy"] for one in at])) for plan in ("policy", "start")]
             rows.append(
                 [
                     agent,
-                    f"{row['target']:g}",
+                    f"{target:g}",
                     "yes" if met else "no",
                     *map(percent, means),
                     percent(float(np.mean(best))) if best else "",
-                    str(len(runs)),
+                    str(len(at)),
                 ]
             )
     caption = (

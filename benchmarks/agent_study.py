@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from agents.registry import AGENTS, check_options
-from benchmarks.config import unknown_choice
 from benchmarks.config_schema import FilePath, Name, Section
 from benchmarks.config_source import ConfigSource
-from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target
+from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target, each_once
+from hessian.suggestions import unknown
 from prune_gym.reward import make_reward
 
 Targets = Annotated[tuple[Target, ...], Field(strict=False)]
@@ -55,6 +55,8 @@ class FrontConfig(Section):
     unseen: Targets = ()
     """Further FLOPs reductions at which policies act after training, without a search."""
 
+    _distinct = field_validator("targets", "agents", "unseen")(each_once)
+
 
 class StudyConfig(StudyFile):
     """A comparison of agents at equal measured evaluations."""
@@ -78,12 +80,7 @@ class StudyConfig(StudyFile):
     fronts: FrontConfig = FrontConfig()
     """Many targets with one budget."""
 
-    @field_validator("tasks", "targets", "seeds")
-    @classmethod
-    def _distinct(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(set(values)) != len(values):
-            raise ValueError(f"must name each once, got {list(values)}")
-        return values
+    _distinct = field_validator("tasks", "targets", "seeds")(each_once)
 
     def entry(self, label: str) -> AgentEntry:
         """The agent of a label."""
@@ -147,7 +144,7 @@ class Cell:
 def _problems(study: StudyConfig) -> list[str]:
     from prune_gym.tasks import task_names
 
-    found = [unknown_choice("task", task, task_names()) for task in study.tasks if task not in task_names()]
+    found = [unknown("task", task, task_names(), "tasks") for task in study.tasks if task not in task_names()]
     labels = [entry.title for entry in study.agents]
     found += [
         f"two agents are called {label!r}; give one a label" for label in sorted(set(labels)) if labels.count(label) > 1
@@ -163,9 +160,9 @@ def _problems(study: StudyConfig) -> list[str]:
             found.append(f"the label {entry.title!r} names a file: letters, digits, '-', '_' and '.' only")
     if any(study.environment_of(entry).repair != study.environment.repair for entry in study.agents):
         found.append("'repair' is the same for all agents: it decides what their measured plans mean")
-    found += [unknown_choice("agent", label, labels) for label in study.fronts.agents if label not in labels]
+    found += [unknown("agent", label, labels, "agents") for label in study.fronts.agents if label not in labels]
     if study.reference not in labels:
-        found.append("'reference': " + unknown_choice("agent", study.reference, labels))
+        found.append("'reference': " + unknown("agent", study.reference, labels, "agents"))
     if not study.targets and not study.fronts.targets:
         found.append("nothing to do: name 'targets', 'fronts.targets' or both")
     if len(study.fronts.targets) == 1:

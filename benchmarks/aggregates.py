@@ -87,7 +87,7 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> float:
         A fraction in [0, 1].
 
     Raises:
-        ValueError: different numbers of tasks, or none.
+        ValueError: different numbers of tasks, or none; a task without runs, or a value that is not finite.
     """
     if len(ours) != len(theirs) or not len(ours):
         raise ValueError(
@@ -95,7 +95,7 @@ def probability_of_improvement(ours: Strata, theirs: Strata) -> float:
         )
     chances = []
     for our, their in zip(ours, theirs, strict=True):
-        difference = np.asarray(our, dtype=float)[:, None] - np.asarray(their, dtype=float)[None]
+        difference = _runs(our)[:, None] - _runs(their)[None]
         chances.append(float((difference > 0).mean() + 0.5 * (difference == 0).mean()))
     return float(np.mean(chances))
 
@@ -204,9 +204,11 @@ def hypervolume(reductions: ArrayLike, accuracies: ArrayLike, reference: tuple[f
         Area; with the default reference a fraction of the unit square.
 
     Raises:
-        ValueError: lists of different lengths.
+        ValueError: lists of different lengths, or a value that is not finite.
     """
     points = np.stack([np.asarray(reductions, dtype=float), np.asarray(accuracies, dtype=float)], axis=1)
+    if not np.isfinite(points).all():
+        raise ValueError(f"plans of a front have finite reductions and accuracies, got {points.tolist()}")
     gains = points - np.asarray(reference)
     gains = gains[(gains > 0).all(axis=1)]
     area, highest = 0.0, 0.0

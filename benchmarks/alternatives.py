@@ -29,7 +29,7 @@ from agents.protocol import TOLERANCE
 from agents.registry import create
 from benchmarks.agent_cells import MAX_REVISITS
 from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
-from benchmarks.arguments import positive
+from benchmarks.arguments import check_distinct, positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
@@ -128,6 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 bad input, 130 interrupted.
     """
     options = _parser().parse_args(argv)
+    check_distinct("--seeds", options.seeds)
     torch.set_num_threads(1)
     console = Console()
     kept, soft_accuracy = read_plans(options.evaluations, options.task)
@@ -187,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--target", type=float, default=0.91, help="FLOPs reduction (default: 0.91)")
     add("--budget", type=positive, default=128, help="evaluations a run (default: 128)")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    add("--json", type=Path, help="where to write the result")
+    add("--json", type=writable, metavar="FILE", help="where to write the result")
     return parser
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.run_folder import RunFolderError, check_writable
 
 
 def positive(text: str) -> int:
@@ -30,3 +34,29 @@ def share(text: str) -> tuple[int, int]:
     if not 1 <= part <= parts:
         raise argparse.ArgumentTypeError(f"parts are counted from 1 to N; got {text!r}")
     return part, parts
+
+
+def writable(text: str) -> Path:
+    """Read the name of a file to write, before what goes into it is measured; an argparse type.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a folder, or its folder cannot be written.
+    """
+    path = Path(text).expanduser()
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
+    try:
+        check_writable(path.parent, key="it")
+    except RunFolderError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return path
+
+
+def check_distinct(option: str, values: Sequence[object]) -> None:
+    """Refuse an option that names a value twice: a run counted twice is no second run.
+
+    Raises:
+        ValueError: it does.
+    """
+    if len(set(values)) < len(values):
+        raise ValueError(f"{option} must name each once, got {list(values)}")

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import check_distinct, positive, writable
 from benchmarks.audit_runs import SPLITS, AuditRequest, audit_result, problems, run_audits
 from benchmarks.audit_tables import correlation_table, feature_table, one_shot_table
 from benchmarks.command import reports_errors
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 bad input, 130 interrupted.
     """
     options = _parser().parse_args(argv)
+    for option, values in (("--seeds", options.seeds), ("--splits", options.splits), ("--targets", options.targets)):
+        check_distinct(option, values)
     device = resolve_device(options.gpu)
     torch.set_num_threads(options.threads or default_threads())
     (_one_shot if options.one_shot else _audit)(options, device, Console())
@@ -124,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         "--trace-calibration", action="store_true", help="give layers the trace of their exact curvature"
     )
     parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, metavar="X", help="with --one-shot")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the first run of every split")
+    parser.add_argument("--json", type=writable, metavar="FILE", help="write all numbers")
+    parser.add_argument("--plot", type=writable, metavar="FILE", help="draw the first run of every split")
     parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
     return parser

@@ -11,7 +11,6 @@ written to ``save_dir``.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.pipeline import versions
 from benchmarks.plan_store import PlanStore
 from benchmarks.samples import few_seeds_are_stated
+from benchmarks.study_cells import read_cells, read_object
 from benchmarks.study_command import (
     Deadline,
     check_targets,
@@ -40,7 +40,7 @@ from benchmarks.study_command import (
     report_console,
     study_parser,
 )
-from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name, read_cells
+from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name
 from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem
 
@@ -73,7 +73,7 @@ def _open_folder(study: StudyConfig) -> None:
     path, current = study.save_dir / "study.json", study.model_dump(mode="json")
     agents = {entry.title: entry.model_dump(mode="json") for entry in study.agents}
     if path.is_file():
-        stored = json.loads(path.read_text())
+        stored = read_object(path)
         changed = [key for key in SAME_STUDY if stored["study"][key] != current[key]]
         fronts = stored["study"]["fronts"], current["fronts"]
         if all(front["targets"] for front in fronts):
@@ -138,7 +138,7 @@ def _path(study: StudyConfig, cell: Cell) -> Path:
 def _report(study: StudyConfig, console: Console) -> None:
     """Print, write and draw what is there."""
     paths = [_path(study, cell) for cell in study.cells()]
-    results = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    results = [read_object(path) for path in paths if path.is_file()]
     _networks(study, results)
     if results:
         with few_seeds_are_stated():

@@ -12,7 +12,6 @@ are written.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.arguments import positive, share
+from benchmarks.arguments import check_distinct, positive, share
 from benchmarks.command import reports_errors
 from benchmarks.machine import describe_machine
 from benchmarks.main import default_threads
@@ -32,8 +31,9 @@ from benchmarks.method_plots import plot_methods
 from benchmarks.method_tables import comparison_table, markdown_tables, summarise, write_csv
 from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
+from benchmarks.study_cells import read_cells, read_object
 from benchmarks.study_command import Deadline, report_console
-from benchmarks.study_networks import NETWORK, WEIGHTS, MeasuredNetworks, dense_name, read_cells
+from benchmarks.study_networks import NETWORK, WEIGHTS, MeasuredNetworks, dense_name
 from hessian.suggestions import suggest
 from prune_gym.augmentation import Augmentation
 from prune_gym.device import resolve_device
@@ -107,8 +107,8 @@ def _study(options: argparse.Namespace) -> Study:
     weights = tuple(str(path) for path in options.weights or ())
     if weights and len(weights) != len(options.seeds):
         raise ValueError(f"--weights gives every seed a dense network: {len(options.seeds)} files, got {len(weights)}")
-    if len(set(options.seeds)) < len(options.seeds):
-        raise ValueError(f"--seeds are different numbers; got {options.seeds}")
+    for option, values in (("--methods", methods), ("--targets", options.targets), ("--seeds", options.seeds)):
+        check_distinct(option, values)
     if not all(0 < target < 1 for target in options.targets):
         raise ValueError(f"--targets are shares of the FLOPs removed, in (0, 1); got {options.targets}")
     if options.finetune_epochs < 0 or options.finetune_lr <= 0:
@@ -121,7 +121,7 @@ def _open_folder(folder: Path, study: Study, *, overwrite: bool) -> None:
     """Refuse to mix cells of different studies; more methods, targets or seeds of the same one are welcome."""
     path, same = folder / "study.json", {"task": study.task, "budget": asdict(study.budget)}
     if path.is_file() and not overwrite:
-        stored = json.loads(path.read_text())
+        stored = read_object(path)
         if {key: stored[key] for key in same} != same:
             raise ValueError(
                 f"{folder} holds cells of another task or budget ({stored}); choose another --out, or --overwrite"
@@ -197,13 +197,13 @@ def _networks(study: Study, folder: Path, cells: Sequence[dict[str, Any]]) -> Me
 
 def _finished(path: Path) -> bool:
     """Whether a cell is there and is no failure, which is tried again."""
-    return path.is_file() and "error" not in json.loads(path.read_text())
+    return path.is_file() and "error" not in read_object(path)
 
 
 def _report(study: Study, folder: Path, console: Console) -> int:
     """Print and write what is there; 1 if a cell failed."""
     paths = [_cell_path(folder, study, *cell) for cell in study.cells()]
-    cells = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    cells = [read_object(path) for path in paths if path.is_file()]
     failed = [cell for cell in cells if "error" in cell]
     done = [cell for cell in cells if "error" not in cell]
     for cell in failed:
@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--part", type=share, default=(1, 1), metavar="I/N", help="only every N-th cell, starting at the I-th")
     add("--overwrite", action="store_true", help="forget the cells that are there")
     add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: one a core, at most 8)")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
     return parser
 
 

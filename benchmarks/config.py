@@ -26,7 +26,6 @@ __all__ = [
     "load_config",
     "nearest_key",
     "parse_config",
-    "unknown_choice",
     "valid_keys",
     "validate_config",
     "validate_tree",
@@ -159,20 +158,15 @@ def _check_choices(config: Config, source: ConfigSource) -> None:
     problems = []
     if config.pruning.method not in method_names():
         where = source.origin(("pruning", "method"))
-        problems.append(f"{where}: {unknown_choice('method', config.pruning.method, method_names())}")
+        problems.append(f"{where}: {unknown('method', config.pruning.method, method_names(), 'methods')}")
     if config.task_name not in task_names():
         where = source.origin(("model", "name"))
         problems.append(
             f"{where}: dataset.name and model.name together name the task: "
-            f"{unknown_choice('task', config.task_name, task_names())}"
+            f"{unknown('task', config.task_name, task_names(), 'tasks')}"
         )
     if problems:
         raise ConfigError("\n".join(problems))
-
-
-def unknown_choice(kind: str, given: str, known: Sequence[str]) -> str:
-    """Say that a name does not exist, which is near, and which there are."""
-    return unknown(kind, given, known, f"{kind}s")
 
 
 def _explain(detail: ErrorDetails, source: ConfigSource, root: type[BaseModel]) -> str:

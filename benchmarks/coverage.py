@@ -8,6 +8,7 @@ network that surgery makes, under both repairs. It prints a table and writes ``b
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.arguments import positive, writable
+from benchmarks.command import reports_errors
 from benchmarks.metrics import SystemMetrics
 from benchmarks.random_networks import random_images, random_network
 from benchmarks.result_file import write_result
@@ -78,7 +81,9 @@ class Coverage:
     @property
     def passed(self) -> bool:
         """Whether the evaluator, surgery and the cost model agree and the pruned network can be trained."""
-        return not self.uncounted_flops and not self.untrained and max(self.logit_error.values()) <= TOLERANCE
+        # All of them, not the largest: NaN is larger than nothing.
+        agree = all(error <= TOLERANCE for error in self.logit_error.values())
+        return agree and not self.uncounted_flops and not self.untrained
 
 
 def check_network(
@@ -134,18 +139,19 @@ def _trained(model: nn.Module, images: Tensor, labels: Tensor) -> set[str]:
     }
 
 
+@reports_errors(OSError, ValueError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check networks and report; the exit code is 1 if one fails.
+    """Check networks and report; the exit code is 1 if one fails, 2 on bad input.
 
     Args:
         argv: arguments; absent means those of the process.
     """
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__.splitlines()[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="torchvision names; all twelve by default")
-    parser.add_argument("--images", type=int, default=4, help="calibration images (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=64, help="pixels a side (default: %(default)s)")
+    parser.add_argument("--images", type=positive, default=4, help="calibration images (default: %(default)s)")
+    parser.add_argument("--image-size", type=positive, default=64, help="pixels a side (default: %(default)s)")
     parser.add_argument("--gpu", type=int, help="GPU index; the only GPU, else the CPU, by default")
-    parser.add_argument("--json", type=Path, default=RESULTS, help="where the numbers go (default: %(default)s)")
+    parser.add_argument("--json", type=writable, default=RESULTS, help="where the numbers go (default: %(default)s)")
     arguments = parser.parse_args(argv)
     names = arguments.networks or list(NETWORKS)
     unknown = [name for name in names if name not in NETWORKS]
@@ -183,7 +189,11 @@ def coverage_table(found: dict[str, Coverage]) -> Table:
 
 
 def _rows(found: dict[str, Coverage]) -> list[dict[str, Any]]:
-    return [{"network": name, "passed": coverage.passed, **asdict(coverage)} for name, coverage in found.items()]
+    rows = []
+    for name, coverage in found.items():
+        errors = {repair: error if math.isfinite(error) else None for repair, error in coverage.logit_error.items()}
+        rows.append({"network": name, "passed": coverage.passed, **asdict(coverage), "logit_error": errors})
+    return rows
 
 
 if __name__ == "__main__":

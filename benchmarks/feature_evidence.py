@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
@@ -126,9 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.feature_evidence", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--task", default="digits-resnet20", help=f"one of {', '.join(task_names())}")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the correlations")
+    parser.add_argument("--json", type=writable, metavar="FILE", help="write the correlations")
     parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: one a core, at most 8)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
     options = parser.parse_args(argv)
     console = Console()
     torch.set_num_threads(options.threads or default_threads())

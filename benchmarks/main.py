@@ -39,7 +39,7 @@ MAX_THREADS = 8
 @reports_errors(
     ConfigError,
     RunFolderError,
-    FileNotFoundError,
+    OSError,
     interrupted="interrupted: nothing is lost, the same command resumes the run",
 )
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:

@@ -12,7 +12,6 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 import baselines
+from benchmarks.arguments import positive, writable
+from benchmarks.command import reports_errors
 from benchmarks.method_cells import VARIANTS
 from benchmarks.result_file import write_result
 from prune_gym.tasks import PruningTask, make_task, task_names
@@ -28,8 +29,9 @@ from prune_gym.tasks import PruningTask, make_task, task_names
 HEADINGS = ("processor s", "wall s", "images", "backward passes", "plans", "FLOPs cut")
 
 
+@reports_errors(OSError, ValueError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run every method once with its defaults; exit code 0."""
+    """Run every method once with its defaults; exit code 0, or 2 on bad input."""
     options = _parser().parse_args(argv)
     torch.set_num_threads(options.threads)
     task, table = make_task(options.task), Table(box=SIMPLE_HEAD)
@@ -96,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--task", default="digits-resnet20", choices=task_names(), metavar="NAME")
     add("--target", type=float, default=0.5, help="FLOPs reduction (default: %(default)s)")
     add("--methods", nargs="+", choices=method_names(), metavar="NAME", help="default: all")
-    add("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    add("--json", type=Path, metavar="FILE", help="also write the rows here")
+    add("--threads", type=positive, default=1, help="CPU threads (default: %(default)s)")
+    add("--json", type=writable, metavar="FILE", help="also write the rows here")
     return parser
 
 

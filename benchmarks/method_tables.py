@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from benchmarks.method_cells import OURS, STAGES, mean_over, number
-from benchmarks.stat_tests import summarise_runs
+from benchmarks.run_statistics import summarise_runs
 from benchmarks.text_table import TextTable
 from prune_gym.files import write_atomic
 
@@ -115,7 +115,10 @@ def _accuracy(entry: Mapping[str, Any], seeds: int) -> str:
 
 
 def _p_value(comparison: Mapping[str, Any] | None) -> str:
-    return "" if comparison is None else f"{comparison['p_value_holm']:.3f}"
+    """The p-value; a dash where all seeds differ alike, which no test can judge."""
+    if comparison is None:
+        return ""
+    return "-" if comparison["t_statistic"] is None else f"{comparison['p_value_holm']:.3f}"
 
 
 def markdown_tables(rows: Sequence[Row]) -> str:
@@ -128,12 +131,13 @@ def markdown_tables(rows: Sequence[Row]) -> str:
 
 def _markdown_table(target: float, rows: Sequence[Row]) -> str:
     dense = 100 * statistics.fmean(row["dense_accuracy"] for row in rows)
-    best = max(row["accuracy"]["finetuned"]["mean"] for row in rows if row["method"] != "unpruned")
+    pruned = [row["accuracy"]["finetuned"]["mean"] for row in rows if row["method"] != "unpruned"]
+    best = max(pruned, default=None)
     title = f"{100 * target:g} % of the FLOPs removed (dense {dense:.1f} %)"
     return TextTable(title, MARKDOWN_HEADINGS, [_markdown_cells(row, best) for row in rows]).markdown()
 
 
-def _markdown_cells(row: Row, best: float) -> list[str]:
+def _markdown_cells(row: Row, best: float | None) -> list[str]:
     """Cells of a method; the best fine-tuned accuracy is set in bold."""
     seeds = len(row["seeds"])
     accuracies = [_accuracy(row["accuracy"][stage], seeds) for stage in STAGES]

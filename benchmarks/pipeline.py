@@ -22,10 +22,13 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks import stages
+from benchmarks.budgets import Archive, Budgets, archive_from_json, archive_to_json, budget_table
 from benchmarks.config import Config
+from benchmarks.configured_task import load_task, make_problem, target_of
 from benchmarks.machine import describe_machine
 from benchmarks.methods import METHODS
 from benchmarks.progress import ProgressCallback, StageProgress
+from benchmarks.pruned_files import load_network, save_network
 from benchmarks.report import measure_networks
 from benchmarks.run_folder import RunFolder
 from benchmarks.run_plots import save_plots
@@ -94,8 +97,8 @@ class _Run:
 
     def execute(self) -> Result:
         with self._stage("load task"):
-            task = stages.load_task(self.config, self.device)
-            problem = stages.make_problem(self.config, task)
+            task = load_task(self.config, self.device)
+            problem = make_problem(self.config, task)
         with self._stage("test dense network"):
             dense = self._once("dense", lambda: stages.accuracy_on_test(task.model, task))
         prune = self._search_and_cut if self.config.pruning.method in METHODS else self._prune_by_baseline
@@ -122,7 +125,7 @@ class _Run:
 
     # ------------------------------------------------------------------ two ways to a pruned network
 
-    def _search_and_cut(self, task: PruningTask, problem: PruningProblem) -> tuple[stages.Budgets, nn.Module]:
+    def _search_and_cut(self, task: PruningTask, problem: PruningProblem) -> tuple[Budgets, nn.Module]:
         """Search for budgets on the environment; H-OBS selects and repairs."""
         with self._stage("H-OBS") as report:
             stages.analyse(problem, report)
@@ -132,18 +135,18 @@ class _Run:
             make = partial(stages.cut, self.config, problem, budgets)
             return budgets, self._network(self._cut_path, task, problem, budgets, make)
 
-    def _prune_by_baseline(self, task: PruningTask, problem: PruningProblem) -> tuple[stages.Budgets, nn.Module]:
+    def _prune_by_baseline(self, task: PruningTask, problem: PruningProblem) -> tuple[Budgets, nn.Module]:
         """A published method decides, cuts and trains as it does; no curvature is computed."""
         with self._stage(f"prune: {self.config.pruning.method}") as report:
             stored = self.folder.read_json("unfinished/budgets.json")
             if stored is None:
                 budgets, network = stages.prune_by_baseline(self.config, self.seed, task, report)
-                stages.save_network(self._cut_path, network, task, problem, budgets)
+                save_network(self._cut_path, network, task, problem, budgets)
                 self.folder.write_json("unfinished/budgets.json", asdict(budgets))
             else:
-                budgets = stages.Budgets(**stored)
-            self.folder.write_json("budgets.json", stages.budget_table(problem, budgets))
-            return budgets, stages.load_network(self._cut_path, task).to(self.device)
+                budgets = Budgets(**stored)
+            self.folder.write_json("budgets.json", budget_table(problem, budgets))
+            return budgets, load_network(self._cut_path, task).to(self.device)
 
     @property
     def _cut_path(self) -> Path:
@@ -164,7 +167,7 @@ class _Run:
     def _forget_other_versions(self) -> None:
         """Start afresh where other software left off: numbers of two versions must not mix in one result."""
         if self.folder.read_json("unfinished/versions.json") not in (None, versions()):
-            self.folder.forget_unfinished()
+            self.folder.forget_progress()
         self.folder.write_json("unfinished/versions.json", versions())
 
     def _once(self, name: str, compute: Callable[[], Any]) -> Any:
@@ -174,19 +177,19 @@ class _Run:
             self.folder.write_json(f"unfinished/{name}.json", stored)
         return stored
 
-    def _search(self, problem: PruningProblem, report: ProgressCallback) -> stages.Budgets:
-        def remember(archive: stages.Archive) -> None:
-            self.folder.write_json("unfinished/measured.json", stages.archive_to_json(archive))
+    def _search(self, problem: PruningProblem, report: ProgressCallback) -> Budgets:
+        def remember(archive: Archive) -> None:
+            self.folder.write_json("unfinished/measured.json", archive_to_json(archive))
 
         def search() -> dict[str, Any]:
-            measured = stages.archive_from_json(self.folder.read_json("unfinished/measured.json"))
+            measured = archive_from_json(self.folder.read_json("unfinished/measured.json"))
             budgets = stages.search_budgets(
                 self.config, self.seed, problem, report, measured=measured, remember=remember
             )
             return asdict(budgets)
 
-        budgets = stages.Budgets(**self._once("budgets", search))
-        self.folder.write_json("budgets.json", stages.budget_table(problem, budgets))
+        budgets = Budgets(**self._once("budgets", search))
+        self.folder.write_json("budgets.json", budget_table(problem, budgets))
         self.folder.write_csv("history.csv", [_csv_row(record) for record in budgets.history])
         return budgets
 
@@ -195,13 +198,13 @@ class _Run:
         path: Path,
         task: PruningTask,
         problem: PruningProblem,
-        budgets: stages.Budgets,
+        budgets: Budgets,
         make: Callable[[], nn.Module],
     ) -> nn.Module:
         """Make a pruned network and keep it, or read it back."""
         if not path.with_suffix(".json").is_file():
-            stages.save_network(path, make(), task, problem, budgets)
-        return stages.load_network(path, task).to(self.device)
+            save_network(path, make(), task, problem, budgets)
+        return load_network(path, task).to(self.device)
 
     # ------------------------------------------------------------------ the result
 
@@ -209,7 +212,7 @@ class _Run:
         self,
         task: PruningTask,
         problem: PruningProblem,
-        budgets: stages.Budgets,
+        budgets: Budgets,
         networks: Mapping[str, nn.Module],
         accuracies: Mapping[str, float],
     ) -> Result:
@@ -218,7 +221,7 @@ class _Run:
         return {
             **{name: report.as_dict() for name, report in reports.items()},
             "flops_reduction": 1 - reports["final"].flops / reports["dense"].flops,
-            "target_flops_reduction": stages.target_of(self.config, task),
+            "target_flops_reduction": target_of(self.config, task),
             "budgets": dict(zip(problem.layer_names, ratios, strict=True)),
             "search": {
                 "measured_evaluations": budgets.measured_evaluations,

@@ -1,10 +1,11 @@
 """R-SPAR's PPO against Stable-Baselines3's on a standard control task, with the same steps and seeds.
 
-    python -m benchmarks.ppo_parity [--steps 100000] [--seeds 0 1 2 3 4] [--json FILE]
+    python -m benchmarks.ppo_parity [--steps 100000] [--seeds 0 1 2 3 4] [--out DIR] [--json FILE]
 
 Pendulum-v1, observed as a network of one layer (:class:`AsNetwork`). Settings are the same but for the learning rate:
 R-SPAR has its own default, Stable-Baselines3 what RL Baselines3 Zoo tuned for this task. Returns are those of
-deterministic episodes after training, the same for both.
+deterministic episodes after training, the same for both. Every run is a file of its own in ``DIR/cells``: the same
+command goes on with what is left.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from agents import RSPARAgent
-from benchmarks.arguments import positive
+from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from benchmarks.arguments import check_distinct, positive, writable
 from benchmarks.command import reports_errors
+from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
-from benchmarks.stat_tests import interquartile_mean, probability_of_improvement, stratified_bootstrap
+from benchmarks.study_cells import read_object
+from benchmarks.study_command import refuse_changes
 from benchmarks.text_table import TextTable
+from prune_gym.files import write_json_atomic
 from prune_gym.observation import GLOBALS
 
 LANES = 4
@@ -46,6 +52,7 @@ at R-SPAR's default at -140."""
 REWARD_SCALE = 0.1
 EVALUATION_EPISODES = 20
 EVALUATION_SEED = 10_000
+OUT = Path("results/ppo_parity")
 
 
 class AsNetwork(gym.Wrapper):
@@ -184,9 +191,51 @@ def parity_table(found: dict[str, Any], steps: int, runs: int) -> TextTable:
     )
 
 
-@reports_errors(OSError, ValueError, ImportError)
+def settings(steps: int) -> dict[str, Any]:
+    """What runs that are compared have in common; JSON-able."""
+    return {
+        "steps": steps,
+        "lanes": LANES,
+        "steps_between_updates": STEPS_BETWEEN_UPDATES,
+        "width": WIDTH,
+        "gamma": GAMMA,
+        "learning_rate": LEARNING_RATE,
+        "reward_scale": REWARD_SCALE,
+        "evaluation_episodes": EVALUATION_EPISODES,
+        "versions": {**versions(), "stable-baselines3": metadata.version("stable-baselines3")},
+    }
+
+
+def open_folder(folder: Path, steps: int) -> None:
+    """Refuse to mix runs of other settings or versions; more seeds are welcome.
+
+    Raises:
+        ConfigError: the folder holds runs of others; what differs is named.
+    """
+    path, current = folder / "study.json", settings(steps)
+    if path.is_file():
+        stored = read_object(path)
+        refuse_changes(folder, [key for key in current if stored.get(key) != current[key]], option="--out")
+    write_json_atomic(path, current)
+
+
+def run_or_read(folder: Path, agent: str, seed: int, steps: int) -> tuple[Run, bool]:
+    """The run of an agent and a seed, and whether it was finished before.
+
+    Raises:
+        ConfigError: its file is damaged.
+    """
+    path = folder / "cells" / f"{agent}-seed{seed}.json"
+    if path.is_file():
+        return Run(**read_object(path)), True
+    finished = run(agent, seed, steps)
+    write_json_atomic(path, asdict(finished))
+    return finished, False
+
+
+@reports_errors(OSError, ValueError, ImportError, interrupted="interrupted: the same command goes on with the next run")
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare from the command line.
+    """Compare from the command line, or what is left of it.
 
     Args:
         argv: arguments; absent means those of the process.
@@ -194,24 +243,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0 done, 2 bad input, 130 interrupted.
     """
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ppo_parity", description="R-SPAR's PPO against SB3's.")
-    parser.add_argument("--steps", type=positive, default=100_000, help="environment steps a run (default: 100000)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--json", type=Path, help="where to write the result")
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
+    check_distinct("--seeds", options.seeds)
     torch.set_num_threads(1)
     console = Console()
+    open_folder(options.out, options.steps)
     runs = []
     for seed in options.seeds:
         for agent in TRAINERS:
-            runs.append(run(agent, seed, options.steps))
-            console.print(f"{agent}, seed {seed}: {runs[-1].mean_return:.1f} in {runs[-1].seconds:.0f} s")
+            found, before = run_or_read(options.out, agent, seed, options.steps)
+            when = ", finished before" if before else ""
+            console.print(f"{agent}, seed {seed}: {found.mean_return:.1f} in {found.seconds:.0f} s{when}")
+            runs.append(found)
     with few_seeds_are_stated():
-        found = summary(runs)
-    console.print(parity_table(found, options.steps, len(options.seeds)).rich())
+        summarised = summary(runs)
+    console.print(parity_table(summarised, options.steps, len(options.seeds)).rich())
     if options.json is not None:
-        write_result(options.json, {"steps": options.steps, "runs": [asdict(one) for one in runs], **found})
+        write_result(options.json, {"steps": options.steps, "runs": [asdict(one) for one in runs], **summarised})
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ppo_parity", description="R-SPAR's PPO against SB3's.")
+    add = parser.add_argument
+    add("--steps", type=positive, default=100_000, help="environment steps a run (default: 100000)")
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    add("--out", type=Path, default=OUT, metavar="DIR", help=f"where finished runs are kept (default: {OUT})")
+    add("--json", type=writable, metavar="FILE", help="where to write the result")
+    return parser
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from benchmarks.report_comparisons import Comparison
 from benchmarks.report_runs import Group, Run, read_text
-from benchmarks.report_sources import Ablation, Comparison, Findings, Sweep
+from benchmarks.report_sources import Ablation, Findings, Sweep
 
 AGAIN = "results/again"
 """Where repeated runs go: never over the results they are compared with."""

@@ -35,7 +35,7 @@ def accuracy(values: Sequence[float]) -> Html:
 
 
 def described_accuracy(entry: Mapping[str, Any]) -> Html:
-    """Return what ``stat_tests.summarise_runs`` says of one method, in percent."""
+    """Return what ``run_statistics.summarise_runs`` says of one method, in percent."""
     mean, ends = percent(entry["mean"]), entry.get("confidence_interval")
     return with_interval(mean) if ends is None else with_interval(mean, *map(percent, ends))
 

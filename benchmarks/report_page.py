@@ -17,9 +17,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.command import BAD_INPUT
+from benchmarks.report_comparisons import AGENTS, METHODS
 from benchmarks.report_html import Html, bullets, document, join, paragraph
 from benchmarks.report_layers import fronts, layers
-from benchmarks.report_sources import AGENTS, METHODS, Findings, NoResultsError, find_results
+from benchmarks.report_sources import Findings, NoResultsError, find_results
 from benchmarks.report_studies import ablations, comparisons
 from benchmarks.report_tables import costs, headline, repeat, summary, where
 from prune_gym.files import write_atomic

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.config_source import ConfigError
+from benchmarks.report_comparisons import Comparison, finite_rows, read_comparisons
 from benchmarks.report_runs import (
     Group,
     Run,
     UnreadableError,
-    check_finite,
     group_runs,
     read_json,
     read_text,
@@ -25,7 +24,6 @@ from benchmarks.report_runs import (
     run_of_row,
 )
 from benchmarks.results_table import KEY
-from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name
 
 SKIPPED_FOLDERS = ("unfinished", "plans", "plots")
 LOOKED_FOR = (
@@ -34,8 +32,6 @@ LOOKED_FOR = (
     "ablation.json (python -m benchmarks.ablation)",
     "study.json or comparison.json (python -m benchmarks.compare_agents, compare_methods)",
 )
-
-AGENTS, METHODS = "agents", "methods"
 
 
 class NoResultsError(ValueError):
@@ -48,27 +44,6 @@ class Ablation:
 
     source: str
     content: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A comparison of agents or of methods.
-
-    Attributes:
-        folder: its place, relative to the folder of the report; ``"."`` for that itself.
-        kind: ``AGENTS`` or ``METHODS``.
-        study: content of ``study.json``, or what ``comparison.json`` repeats of it.
-        rows: of ``comparison.json``; none where it is missing.
-        cells: finished runs; none where only the table was kept.
-        failed: cells with their error.
-    """
-
-    folder: str
-    kind: str
-    study: Mapping[str, Any]
-    rows: list[Mapping[str, Any]]
-    cells: list[Mapping[str, Any]]
-    failed: list[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -144,7 +119,7 @@ def _read_folder(findings: Findings, folder: Path, files: list[str]) -> None:
         if name.startswith("ablation") and name.endswith(".json"):
             _read_ablation(findings, folder / name)
     if "study.json" in files or "comparison.json" in files:
-        _read_comparison(findings, folder, files)
+        findings.comparisons += read_comparisons(folder, files, findings.root, findings.problems)
     if "sweep.yaml" in files or ("results.csv" in files and "timings.csv" in files):
         config = read_text(folder / "sweep.yaml") if "sweep.yaml" in files else ""
         findings.sweeps.append(Sweep(_relative(findings, folder), config, _failures(findings, folder)))
@@ -159,64 +134,8 @@ def _read_ablation(findings: Findings, path: Path) -> None:
     except UnreadableError as error:
         findings.problems.append(str(error))
         return
-    rows = _finite_only(findings, content["rows"], source)
+    rows = finite_rows(content["rows"], source, findings.problems)
     findings.ablations.append(Ablation(source, {**content, "rows": rows}))
-
-
-def _finite_only(findings: Findings, rows: list[Any], source: str) -> list[Mapping[str, Any]]:
-    """Rows whose numbers are numbers; the others are reported."""
-    good = []
-    for number, row in enumerate(rows, start=1):
-        try:
-            check_finite(row, f"{source}, row {number}")
-        except UnreadableError as error:
-            findings.problems.append(str(error))
-        else:
-            good.append(row)
-    return good
-
-
-def _read_comparison(findings: Findings, folder: Path, files: list[str]) -> None:
-    contents = {}
-    for name in ("study.json", "comparison.json"):
-        source = _relative(findings, folder / name)
-        try:
-            content = read_json(folder / name, source) if name in files else {}
-            if not isinstance(content, dict):
-                raise UnreadableError(f"{source} is no comparison: it holds a {type(content).__name__}")
-            contents[name] = content
-        except UnreadableError as error:
-            findings.problems.append(str(error))
-            contents[name] = {}
-    study, table = contents["study.json"], contents["comparison.json"]
-    known = {**table, **study}
-    if "study" not in known and "budget" not in known:
-        if study or table:
-            place = _relative(findings, folder)
-            findings.problems.append(f"{place}: study.json and comparison.json are of no comparison known here")
-        return
-    cells: list[Mapping[str, Any]] = []
-    failed: list[Mapping[str, Any]] = []
-    for path in sorted((folder / "cells").glob("*.json")):
-        source = _relative(findings, path)
-        try:
-            cell = read_json(path, source)
-            check_finite(cell, source)
-            if not isinstance(cell, dict):
-                raise UnreadableError(f"{source} is no cell of a comparison")
-        except UnreadableError as error:
-            findings.problems.append(str(error))
-            continue
-        (failed if "error" in cell else cells).append(cell)
-    rows = _finite_only(findings, list(table.get("rows", [])), _relative(findings, folder / "comparison.json"))
-    if not cells and not failed:
-        failed = list(table.get("failed", []))
-    try:
-        MeasuredNetworks(folder, ((dense_name(cell, "the task"), cell.get(NETWORK)) for cell in cells))
-    except ConfigError as error:
-        findings.problems.append(str(error))
-    kind = AGENTS if "study" in known else METHODS
-    findings.comparisons.append(Comparison(_relative(findings, folder), kind, known, rows, cells, failed))
 
 
 def _failures(findings: Findings, folder: Path) -> dict[str, str]:

@@ -16,10 +16,11 @@ from benchmarks.report_commands import (
     config_of_ablation,
     config_of_agents,
 )
+from benchmarks.report_comparisons import AGENTS, Comparison
 from benchmarks.report_html import Html, bullets, details, join, listing, paragraph, picture, table, tag
 from benchmarks.report_layers import method_budgets
 from benchmarks.report_numbers import count, described_accuracy, difference, percent, seconds, span, with_interval
-from benchmarks.report_sources import AGENTS, Ablation, Comparison, Findings
+from benchmarks.report_sources import Ablation, Findings
 from benchmarks.samples import few_seeds_are_stated
 from benchmarks.seed_plots import plot_accuracy_flops
 
@@ -196,7 +197,10 @@ def _agent_pictures(comparison: Comparison) -> list[Html]:
 
 def _methods(comparison: Comparison) -> Html:
     rows: Sequence[Row] = method_tables.summarise(comparison.cells) if comparison.cells else comparison.rows
-    parts = [tag("h3", str(comparison.study["task"]))]
+    own = ", a dense network of its own for every seed" if comparison.weights else ""
+    parts = [tag("h3", f"{comparison.study['task']}{own}")]
+    if own:
+        parts.append(paragraph(f"Dense weights: {', '.join(comparison.weights)}."))
     for target in sorted({row["target"] for row in rows}):
         parts.append(_method_table(target, [row for row in rows if row["target"] == target]))
     parts.append(

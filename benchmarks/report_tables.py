@@ -15,8 +15,8 @@ from benchmarks.report_html import Html, bullets, code, details, join, listing, 
 from benchmarks.report_numbers import REFERENCES, accuracy, count, difference, percent, seconds, span, times
 from benchmarks.report_runs import STAGES, Group, Run
 from benchmarks.report_sources import Findings, Sweep
+from benchmarks.run_statistics import summarise_runs
 from benchmarks.samples import MIN_SEEDS
-from benchmarks.stat_tests import summarise_runs
 
 
 def by_question(groups: Sequence[Group]) -> Iterator[tuple[str, float, list[Group]]]:

@@ -45,6 +45,8 @@ COLUMNS: dict[str, type] = {
 }
 """Columns of the results and their types. ``budgets`` (layer -> pruning ratio) and ``versions`` are JSON objects."""
 
+JSON_COLUMNS = ("budgets", "versions")
+
 TIMED_COLUMNS = (
     *KEY,
     *(f"{network}_{measure}" for network in NETWORKS for measure in ("latency_ms", "throughput_imgs_per_sec")),
@@ -178,8 +180,11 @@ def read_results(path: str | Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ResultsError(f"{path} is damaged or no CSV file ({error})") from None
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -217,7 +222,17 @@ def _typed(path: Path, number: int, row: Mapping[str, Any]) -> Row:
             raise ResultsError(f"{path}, row {number}: {column!r} is no {kind.__name__}: {value!r}") from None
         if kind is float and not math.isfinite(typed[column]):
             raise ResultsError(f"{path}, row {number}: {column!r} is {value}, not a finite number")
+    for column in JSON_COLUMNS:
+        if not _is_json_object(typed[column]):
+            raise ResultsError(f"{path}, row {number}: {column!r} is no JSON object: {typed[column]!r}")
     return typed
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _check_distinct(path: Path, rows: Sequence[Row]) -> None:

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
@@ -60,8 +59,8 @@ class Signal:
 
     @property
     def spread(self) -> float:
-        """Standard deviation of the soft accuracies."""
-        return float(np.std(self.soft_accuracies, ddof=1))
+        """Standard deviation of the soft accuracies; NaN of a single one."""
+        return float(np.std(self.soft_accuracies, ddof=1)) if len(self.soft_accuracies) > 1 else float("nan")
 
     @property
     def better(self) -> float:
@@ -196,7 +195,7 @@ def _as_json(
     repairs = [
         {
             **asdict(signal),
-            "spread": signal.spread,
+            **_finite({"spread": signal.spread}),
             "ties": tied(signal.soft_accuracies),
             "top1_ties": tied(signal.accuracies),
             "better": signal.better,
@@ -230,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plans", type=positive, default=24, help="random moves a target (default: %(default)s)")
     parser.add_argument("--size", type=float, default=0.3, help="largest entry of a move (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moves (default: %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores")
+    parser.add_argument("--json", type=writable, metavar="FILE", help="write all scores")
     parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
     return parser

@@ -103,6 +103,13 @@ class RunFolder:
         """Drop what a resumed run would go on from."""
         shutil.rmtree(self.unfinished, ignore_errors=True)
 
+    def forget_progress(self) -> None:
+        """Drop what an unfinished run has reached, the fine-tuned network included."""
+        # The manifest first: without it there is no network, whatever else is left.
+        for path in (self.checkpoint.with_suffix(".json"), self.checkpoint):
+            path.unlink(missing_ok=True)
+        self.forget_unfinished()
+
     def clear(self) -> None:
         """Remove everything a run writes; files of other origin stay."""
         # The result goes first: a clearing cut short must not leave a folder that looks finished.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stages import Budgets
+from benchmarks.budgets import Budgets
 from benchmarks.visualization import (
     plot_budgets,
     plot_lambda_evolution,

@@ -14,14 +14,13 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.arguments import positive
+from benchmarks.arguments import positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
@@ -89,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, what in SUBCOMMANDS.items():
         subcommand = subcommands.add_parser(name, help=what)
         importlib.import_module(f"benchmarks.speed_{name}").add_arguments(subcommand)
-        subcommand.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
+        subcommand.add_argument("--json", type=writable, metavar="FILE", help="write the rows")
         subcommand.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
         subcommand.add_argument(
             "--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)"

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from benchmarks.arguments import positive
 from benchmarks.config_source import ConfigError
 from benchmarks.main import chosen_device, default_threads
 from benchmarks.study_config import StudyFile
@@ -50,7 +51,7 @@ def study_parser(module: str, description: str) -> argparse.ArgumentParser:
     add("--config", required=True, metavar="FILE", help="YAML configuration of the study")
     add("--minutes", type=float, help="start no new run after so long")
     add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    add("--threads", type=int, metavar="N", help="CPU threads (default: num_threads of the configuration)")
+    add("--threads", type=positive, metavar="N", help="CPU threads (default: num_threads of the configuration)")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
     return parser
 
@@ -70,19 +71,20 @@ def prepared_device(options: argparse.Namespace, study: StudyFile) -> torch.devi
     return device
 
 
-def refuse_changes(folder: Path, changed: Sequence[str]) -> None:
+def refuse_changes(folder: Path, changed: Sequence[str], option: str = "save_dir") -> None:
     """Refuse to mix runs of different studies.
 
     Args:
         folder: of the study.
         changed: keys that differ from those of the runs in it.
+        option: what names the folder, for the message.
 
     Raises:
         ConfigError: there are any.
     """
     if changed:
         raise ConfigError(
-            f"{folder} holds runs of another study (different: {', '.join(changed)}); choose another save_dir, or "
+            f"{folder} holds runs of another study (different: {', '.join(changed)}); choose another {option}, or "
             "delete it"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,17 @@ from prune_gym.reward import LAMBDA_0, TAU
 Target = Annotated[float, Field(gt=0, lt=1)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
 Budget = Annotated[int, Field(ge=2)]
+
+
+def each_once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse values that are named twice: a run counted twice is no second run; for validators of fields.
+
+    Raises:
+        ValueError: there are any.
+    """
+    if len(set(values)) != len(values):
+        raise ValueError(f"must name each once, got {list(values)}")
+    return values
 
 
 class EnvironmentConfig(Section):

@@ -6,8 +6,7 @@ cell records a digest of its network and images (:attr:`prune_gym.problem.Prunin
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +82,36 @@ def dense_name(cell: Mapping[str, Any], task: str = "") -> str:
     return str(cell.get(WEIGHTS) or cell.get("task", task))
 
 
-def read_cells(folder: Path) -> list[dict[str, Any]]:
-    """Every finished cell of a study, sorted by the names of their files.
+def comparable_sets(
+    folder: Path, cells: Sequence[Mapping[str, Any]]
+) -> list[tuple[tuple[str, ...], list[Mapping[str, Any]]]]:
+    """Cells of a folder by what they may be averaged with: those of the task's own weights apart from the others.
 
     Args:
-        folder: of the cells.
+        folder: of the study, for messages.
+        cells: all there are, failed ones too.
+
+    Returns:
+        One or two sets: names of their dense weights, one a seed and none for the task's own, and cells.
+
+    Raises:
+        ConfigError: cells of one name are of several networks, or a seed has several dense weights.
     """
-    cells = (json.loads(path.read_text()) for path in sorted(folder.glob("*.json")))
-    return [cell for cell in cells if "error" not in cell]
+    done = [cell for cell in cells if "error" not in cell]
+    MeasuredNetworks(folder, ((dense_name(cell, "the task"), cell.get(NETWORK)) for cell in done))
+    own = [cell for cell in cells if cell.get(WEIGHTS)]
+    names: dict[Any, str] = {}
+    for cell in own:
+        seed, name = cell.get("seed"), str(cell[WEIGHTS])
+        known = names.setdefault(seed, name)
+        if name != known:
+            raise ConfigError(
+                f"{folder} holds cells of seed {seed} with the dense weights {known!r} and {name!r}, and does not say "
+                "which of them belong to those of other seeds; move one of them elsewhere"
+            )
+    shared = [cell for cell in cells if not cell.get(WEIGHTS)]
+    sets = [((), shared), (tuple(dict.fromkeys(names.values())), own)]
+    return [(weights, members) for weights, members in sets if members]
 
 
 def _short(digest: str | None) -> str:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.summary DIR [DIR ...] [--json FILE]
 
-Every ``seed_<n>/result.json`` below the folders counts as one run.
+Every ``seed_<n>/result.json`` below the folders counts as one run, but for those in an ``ablation`` folder: its
+variants are other configurations of one method, and its own table compares them.
 """
 
 from __future__ import annotations
@@ -19,25 +20,27 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.command import reports_errors
 from prune_gym.files import write_json_atomic
 
 Result = dict[str, Any]
 Row = dict[str, Any]
 
 STAGES = ("dense", "one_shot", "final")
+RUN = ("task", "target_flops_reduction", "method", "seed")
+"""Keys that name a run."""
+ABLATION = "ablation"
+"""Folder of the variants of an ablation."""
 
 
+@reports_errors(OSError, ValueError)
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; exit code 2 where there is no finished run."""
+    """Print the table; exit code 2 where there is no finished run, or one that cannot be read."""
     parser = argparse.ArgumentParser(description="Mean and spread of finished runs, by method and target.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="save_dir of a run, or a folder of them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
     arguments = parser.parse_args(argv)
-    try:
-        rows = summarise(read_results(arguments.folders))
-    except (FileNotFoundError, ValueError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False)
-        return 2
+    rows = summarise(read_results(arguments.folders))
     Console().print(summary_table(rows))
     if arguments.json is not None:
         write_json_atomic(arguments.json, rows)
@@ -45,23 +48,45 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def read_results(folders: Iterable[Path]) -> list[Result]:
-    """Contents of every finished run's ``result.json``, sorted by path.
+    """Contents of every finished run's ``result.json``, sorted by path; each once, however often its folder is named.
 
     Raises:
         FileNotFoundError: there is none below a folder.
-        ValueError: a file is not JSON.
+        ValueError: a file is no result, or two are the same task, target, method and seed, which cannot both count.
     """
-    results = []
+    results: dict[Path, Result] = {}
+    first: dict[tuple[Any, ...], Path] = {}
     for folder in folders:
-        paths = sorted(folder.rglob("seed_*/result.json"))
+        paths = [path for path in sorted(folder.rglob("seed_*/result.json")) if not _of_ablation(path, folder)]
         if not paths:
             raise FileNotFoundError(f"no finished run (seed_*/result.json) below {folder}")
         for path in paths:
-            try:
-                results.append(json.loads(path.read_text()))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} is damaged: {error}") from error
-    return results
+            if path.resolve() in results:
+                continue
+            result = _read(path)
+            run = tuple(result[key] for key in RUN)
+            other = first.setdefault(run, path)
+            if other != path:
+                raise ValueError(
+                    f"{other} and {path} are both the run {run}: one of them is of another configuration, or the same "
+                    "twice; name the folders of one"
+                )
+            results[path.resolve()] = result
+    return list(results.values())
+
+
+def _of_ablation(path: Path, folder: Path) -> bool:
+    return ABLATION in path.relative_to(folder).parts
+
+
+def _read(path: Path) -> Result:
+    try:
+        result: Result = json.loads(path.read_text())
+        summarise([result])
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"no entry {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path} is damaged, or of another version of the project: {why}") from None
+    return result
 
 
 def summarise(results: Iterable[Result]) -> list[Row]:

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
-from benchmarks.config import Config, ConfigFile, unknown_choice, validate_config
+from benchmarks.config import Config, ConfigFile, validate_config
 from benchmarks.config_schema import Count, FilePath, Name
 from benchmarks.config_source import ConfigError, ConfigSource, KeyPath, dotted
+from hessian.suggestions import unknown
 
 Target = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0)]
@@ -151,8 +152,8 @@ def _unknown_names(sweep: SweepConfig) -> list[str]:
 
     methods, tasks = method_names(), task_names()
     return [
-        *(unknown_choice("method", name, methods) for name in sweep.methods if name not in methods),
-        *(unknown_choice("task", name, tasks) for name in sweep.tasks if name not in tasks),
+        *(unknown("method", name, methods, "methods") for name in sweep.methods if name not in methods),
+        *(unknown("task", name, tasks, "tasks") for name in sweep.tasks if name not in tasks),
         *(
             f"the task {name!r} cannot be swept: a run names its task '<dataset>-<model>', so a name needs a hyphen"
             for name in sweep.tasks

@@ -25,10 +25,12 @@ from benchmarks.command import reports_errors
 from benchmarks.conditions import RunConditions
 from benchmarks.config import load_config
 from benchmarks.config_source import ConfigError
+from benchmarks.configured_task import load_task
 from benchmarks.main import default_threads
 from benchmarks.progress import StageProgress
+from benchmarks.pruned_files import load_network
+from benchmarks.run_folder import check_writable
 from benchmarks.slowness import slowness_table
-from benchmarks.stages import load_network, load_task
 from benchmarks.system_plots import plot_accuracy_speedup, plot_latency, plot_throughput
 from benchmarks.system_report import EvalSettings, SystemReport, batch_table, evaluate_system, network_table
 from prune_gym.device import resolve_device
@@ -52,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     console = Console()
-    report = _evaluate(options, console)
     out = options.out or options.checkpoint.parent / "system_eval"
+    report = _evaluate(options, out, console)
     write_report(report, out)
     console.print(network_table(report), batch_table(report), sep="\n")
     if report.slowness is not None:
@@ -95,7 +97,7 @@ def write_report(report: SystemReport, folder: Path) -> None:
         plot_accuracy_speedup(report, folder / "accuracy_speedup.png")
 
 
-def _evaluate(options: argparse.Namespace, console: Console) -> SystemReport:
+def _evaluate(options: argparse.Namespace, out: Path, console: Console) -> SystemReport:
     config = load_config(options.config)
     device = resolve_device(options.gpu)
     threads = options.threads or config.experiment.num_threads or default_threads()
@@ -110,6 +112,7 @@ def _evaluate(options: argparse.Namespace, console: Console) -> SystemReport:
         with progress.stage("load task and checkpoint"):
             task = load_task(config, device)
             network = load_checkpoint(options.checkpoint, task)
+        check_writable(out, key="--out")
         with progress.stage("measure") as report:
             return evaluate_system(task, network, settings, str(options.checkpoint), report)
 

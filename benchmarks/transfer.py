@@ -11,7 +11,6 @@ command goes on with what is left. Tables go to the terminal and, as ``transfer.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from benchmarks.aggregates import interquartile_mean, probability_of_improvement
 from benchmarks.command import reports_errors
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
+from benchmarks.study_cells import read_cells, read_object
 from benchmarks.study_command import (
     Deadline,
     check_targets,
@@ -33,7 +33,7 @@ from benchmarks.study_command import (
     report_console,
     study_parser,
 )
-from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name, read_cells
+from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name
 from benchmarks.text_table import TextTable, percent, percent_range
 from benchmarks.transfer_config import TransferConfig
 from benchmarks.transfer_runs import carry_over, train_source
@@ -74,7 +74,7 @@ def _open_folder(config: TransferConfig) -> None:
     """Refuse to mix runs of different studies; more tasks, targets or seeds are welcome."""
     path, current = config.save_dir / "study.json", config.model_dump(mode="json")
     if path.is_file():
-        stored = json.loads(path.read_text())
+        stored = read_object(path)
         refuse_changes(config.save_dir, [key for key in SAME_STUDY if stored[key] != current[key]])
     write_json_atomic(path, current)
 
@@ -117,7 +117,7 @@ def _policy(config: TransferConfig, seed: int, problem: PruningProblem, networks
 def _trained_on(policy: Path) -> str | None:
     """Digest of what a policy was trained on, None where it is not recorded."""
     path = policy.with_suffix(".json")
-    return str(json.loads(path.read_text())[NETWORK]) if path.is_file() else None
+    return str(read_object(path)[NETWORK]) if path.is_file() else None
 
 
 def _networks(config: TransferConfig, rows: Sequence[Row]) -> MeasuredNetworks:
@@ -194,7 +194,7 @@ def _report(config: TransferConfig, console: Console) -> None:
     paths = [
         _path(config, task, target, seed) for task in config.tasks for target in config.targets for seed in config.seeds
     ]
-    rows = [json.loads(path.read_text()) for path in paths if path.is_file()]
+    rows = [read_object(path) for path in paths if path.is_file()]
     _networks(config, rows)
     if rows:
         with few_seeds_are_stated():

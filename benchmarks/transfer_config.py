@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agents.registry import check_options
-from benchmarks.config import unknown_choice
 from benchmarks.config_schema import FilePath, Name, Section
 from benchmarks.config_source import ConfigSource
-from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target
+from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target, each_once
+from hessian.suggestions import unknown
 
 Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1)]
 
@@ -48,12 +48,14 @@ class TransferConfig(StudyFile):
     environment: EnvironmentConfig = EnvironmentConfig(constraint="hard")
     """Where agents act."""
 
+    _distinct = field_validator("tasks", "targets", "seeds")(each_once)
+
     def problems(self, source: ConfigSource) -> Iterator[str]:
         """Tasks that do not exist, options the agent does not have."""
         from prune_gym.tasks import task_names
 
         known, named = task_names(), (self.source.task, *self.tasks)
-        yield from (unknown_choice("task", task, known) for task in named if task not in known)
+        yield from (unknown("task", task, known, "tasks") for task in named if task not in known)
         try:
             check_options("rspar", self.options)
         except ValueError as error:

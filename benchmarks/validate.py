@@ -56,7 +56,7 @@ class Difference:
     again: Any
 
 
-@reports_errors(ConfigError, ResultsError, RunFolderError, FileNotFoundError, ImportError, WorkerStartError)
+@reports_errors(ConfigError, ResultsError, RunFolderError, OSError, ImportError, WorkerStartError)
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Validate a table from the command line.
 
@@ -86,10 +86,12 @@ def load_rows(path: Path) -> tuple[list[Row], SweepConfig]:
 
     Raises:
         FileNotFoundError: no table there, or no ``sweep.yaml`` beside it.
-        ResultsError: the table cannot be used.
+        ResultsError: the table cannot be used, or has no rows.
         ConfigError: the sweep's configuration cannot be used.
     """
     rows = read_results(path)
+    if not rows:
+        raise ResultsError(f"{path} has no rows, so there is nothing to run again")
     folder = path if path.is_dir() else path.parent
     if not (folder / "sweep.yaml").is_file():
         raise FileNotFoundError(f"{folder} has no sweep.yaml, so nobody knows how its results were made")

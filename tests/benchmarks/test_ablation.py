@@ -13,6 +13,7 @@ from benchmarks.ablation_variants import FULL, VARIANTS, plan_ablation
 from benchmarks.config import load_config
 from benchmarks.config_source import ConfigError
 from benchmarks.pipeline import without_timings
+from benchmarks.run_folder import RunFolderError
 from prune_gym.curvature_cache import analyse
 from prune_gym.evaluator import Evaluator
 from tests.benchmarks import tiny_task
@@ -188,7 +189,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(config, monkeypatch, capsys
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("benchmarks.stages.save_network", full)
+        patch.setattr("benchmarks.pipeline.save_network", full)
         assert launch(config) == 2
     assert "No space left on device; what is finished is kept" in capsys.readouterr().err
     assert results_of(config) == before
@@ -203,6 +204,13 @@ def test_an_unwritable_folder_of_any_variant_is_found_before_the_first_one_runs(
     assert "cannot write results" in capsys.readouterr().err
     assert launch(config, "--ablation", "full", "--results", "/dev/null/x/ablation.json") == 2
     assert "cannot write results" in capsys.readouterr().err
+
+
+def test_the_table_goes_to_the_users_own_folder(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert launch(config, "--ablation", "no_rl", "--results", "~/table.json") == 0
+    assert (tmp_path / "home" / "table.json").is_file()
 
 
 def test_seeds_may_be_followed_by_assignments(config):
@@ -249,6 +257,12 @@ def test_runs_of_other_versions_or_configurations_are_not_mixed(config, capsys):
     path.write_text(json.dumps(result))
     assert launch(config, "--ablation", "no_rl") == 2
     assert "different software versions (torch" in capsys.readouterr().err
+
+
+def test_versions_are_compared_over_seeds_too(tmp_path):
+    ours, others = {"versions": {"torch": "2.6"}}, {"versions": {"torch": "1.0"}}
+    with pytest.raises(RunFolderError, match=r"versions \(torch 1.0 and 2.6\)"):
+        ablation._check_versions({"full": [others, ours], "no_rl": [others, ours]}, tmp_path)
 
 
 def run(seed, one_shot, final, reduction=0.9):

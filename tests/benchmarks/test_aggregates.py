@@ -26,6 +26,17 @@ def test_interquartile_mean_is_the_trimmed_mean_of_all_runs(count):
     assert interquartile_mean([runs[:3], runs[3:]]) == pytest.approx(stats.trim_mean(runs, 0.25))
 
 
+@pytest.mark.parametrize("ours", [[[float("nan"), 1.0]], [[]], []])
+def test_chances_of_what_is_not_there_are_refused(ours):
+    with pytest.raises(ValueError, match=r"finite numbers|same tasks"):
+        probability_of_improvement(ours, [[0.5]])
+
+
+def test_the_area_under_a_front_with_a_hole_is_refused():
+    with pytest.raises(ValueError, match="finite"):
+        hypervolume([0.5, 0.9], [0.9, float("nan")])
+
+
 def test_interquartile_mean_ignores_the_outer_quarters():
     assert interquartile_mean([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0], [6.0, 100.0]]) == pytest.approx(3.5)
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import agent_cells
 from benchmarks.agent_curves import best_so_far, evaluations_to_catch_up
 from benchmarks.agent_plots import plot_progress
+from benchmarks.agent_policies import policy_table
 from benchmarks.agent_study import StudyConfig
 from benchmarks.compare_agents import main
 from prune_gym.evaluator import Evaluator
@@ -229,6 +230,8 @@ def test_cells_that_do_not_say_their_network_are_tabled_but_not_added_to(tmp_pat
         ("reference=gp", "unknown agent 'gp'"),
         ("fronts.evaluations=9", "must be a multiple of the number of its targets"),
         ("fronts.targets=[0.5]", "needs at least two"),
+        ("fronts.agents=[cem, cem]", "'fronts.agents' must name each once"),
+        ("seeds=[0, 0]", "'seeds' must name each once"),
         ("evaluations=1", "'evaluations' must be greater than or equal to 2"),
     ],
 )
@@ -285,6 +288,17 @@ def test_entries_stored_before_a_key_existed_are_the_same_agents(tmp_path):
     del stored["agents"]["knapsack"]["evaluations"]
     (folder / "study.json").write_text(json.dumps(stored))
     assert compare(path, *change) == 0
+
+
+def test_policies_are_averaged_at_the_same_target_whatever_runs_were_asked():
+    def run(*scores):
+        plans = [(target, {"soft_accuracy": score}) for target, score in scores]
+        rows = [{"target": target, "policy": plan, "start": plan, "archive": None} for target, plan in plans]
+        return {"agent": "rspar", "targets": [0.4, 0.8], "policy": rows}
+
+    table = policy_table([run((0.4, 0.9), (0.8, 0.5)), run((0.4, 0.7), (0.6, 0.6), (0.8, 0.3))])
+    found = {row[1]: (row[2], row[3], row[-1]) for row in table.rows}
+    assert found == {"0.4": ("yes", "80.00", "2"), "0.6": ("no", "60.00", "1"), "0.8": ("yes", "40.00", "2")}
 
 
 def test_nothing_to_draw():

@@ -95,7 +95,9 @@ def test_a_failing_cell_costs_only_itself_and_is_tried_again(tmp_path, monkeypat
     [
         (("--methods", "magnitud"), "unknown method 'magnitud'; did you mean 'magnitude'"),
         (("--weights", "a.safetensors"), "gives every seed a dense network: 2 files, got 1"),
-        (("--seeds", "1", "1"), "--seeds are different numbers"),
+        (("--targets", "0.5", "0.5"), "--targets must name each once"),
+        (("--methods", "unpruned", "unpruned"), "--methods must name each once"),
+        (("--seeds", "1", "1"), "--seeds must name each once"),
         (("--targets", "1.2"), "--targets are shares of the FLOPs removed"),
         (("--finetune-lr", "0"), "--finetune-lr positive"),
     ],
@@ -174,6 +176,15 @@ def test_cells_of_another_budget_are_not_mixed_in(tmp_path, capsys, monkeypatch)
     assert compare(tmp_path, "--finetune-epochs", "3") == 2
     assert "cells of another task or budget" in " ".join(capsys.readouterr().err.split())
     assert compare(tmp_path, "--finetune-epochs", "3", "--overwrite") == 0
+
+
+def test_a_damaged_cell_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Contest, "measure", lambda contest, method, target, seed: cell(method, seed, 0.5))
+    assert compare(tmp_path) == 0
+    damaged = next((tmp_path / "cells").glob("*-seed0.json"))
+    damaged.write_text(damaged.read_text()[:20])
+    assert compare(tmp_path) == 2
+    assert f"{damaged} is damaged" in "".join(capsys.readouterr().err.splitlines())
 
 
 def contest_of(monkeypatch, networks):
@@ -273,3 +284,21 @@ def test_annealing_cools_as_far_with_any_number_of_plans(evaluations):
     while temperature > cooling.stop:
         plans, temperature = plans + 1, temperature * cooling.rate
     assert plans == evaluations
+
+
+def test_the_dense_network_alone_has_a_table():
+    assert "| unpruned | 1 | 90.0 |" in markdown_tables(summarise([cell("unpruned", 0, 0.9)]))
+
+
+def test_where_all_seeds_differ_alike_the_tables_show_a_dash():
+    accuracies = {"hobs-rspar": 0.9, "taylor": 0.5}
+    cells = [cell(method, seed, accuracy) for method, accuracy in accuracies.items() for seed in (0, 1)]
+    (row,) = (line for line in markdown_tables(summarise(cells)).splitlines() if line.startswith("| taylor"))
+    assert row.split("|")[8].strip() == "-"
+
+
+def test_intervals_do_not_need_the_reference():
+    rows = {row["method"]: row for row in summarise([cell("taylor", seed, 0.5 + seed / 10) for seed in range(3)])}
+    low, high = rows["taylor"]["accuracy"]["finetuned"]["confidence_interval"]
+    assert 0.5 <= low < 0.6 < high <= 0.7
+    assert rows["taylor"]["accuracy"]["finetuned"]["comparison"] is None

@@ -16,6 +16,7 @@ from benchmarks import config_reference, pipeline, stages
 from benchmarks.config import Config, load_config, valid_keys
 from benchmarks.config_source import ConfigError, ConfigSource, _merge
 from benchmarks.configs import CONFIG_DIR, config_names, config_path
+from benchmarks.configured_task import load_task
 from benchmarks.random_networks import enliven
 from benchmarks.run_folder import open_run
 from prune_gym.problem import PruningProblem
@@ -231,14 +232,14 @@ def test_an_imagenet_configuration_runs_from_folder_to_result(name, imagenet, do
 def test_image_size_resizes_where_the_task_can_and_is_checked_where_it_cannot(imagenet, downloaded, tmp_path):
     downloaded("resnet18")
     config = load_config(config_path("resnet18"), small(imagenet, tmp_path, "dataset.image_size=24"))
-    task = stages.load_task(config, torch.device("cpu"))
+    task = load_task(config, torch.device("cpu"))
     assert task.example_input.shape == (1, 3, 24, 24)
     assert (len(task.reward), len(task.calibration)) == (4, 8)
     assert task_takes("imagenet-resnet18", "image_size")
     assert not task_takes("digits-resnet20", "image_size")
     digits = load_config(config_path("digits_resnet20"), ["dataset.image_size=24"])
     with pytest.raises(ConfigError, match=r"'dataset.image_size' is 24, but the task 'digits-resnet20' has 16"):
-        stages.load_task(digits, torch.device("cpu"))
+        load_task(digits, torch.device("cpu"))
 
 
 def test_a_named_task_at_another_size_is_refused_where_flops_were_counted_before(imagenet, downloaded):
@@ -260,14 +261,14 @@ def test_a_named_task_at_another_size_is_refused_where_flops_were_counted_before
 )
 def test_options_a_task_does_not_take_are_refused(override, said):
     with pytest.raises(ConfigError, match=said):
-        stages.load_task(load_config(config_path("digits_resnet20"), [override]), torch.device("cpu"))
+        load_task(load_config(config_path("digits_resnet20"), [override]), torch.device("cpu"))
 
 
 def test_sizes_the_data_does_not_have_are_refused(imagenet, downloaded, tmp_path):
     downloaded("resnet18")
     config = load_config(config_path("resnet18"), small(imagenet, tmp_path, "dataset.reward_size=101"))
     with pytest.raises(ConfigError, match=r"reward_size is in \[1, 100\]; got 101"):
-        stages.load_task(config, torch.device("cpu"))
+        load_task(config, torch.device("cpu"))
 
 
 def test_the_reference_page_is_up_to_date():

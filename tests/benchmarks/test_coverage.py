@@ -18,7 +18,7 @@ from torchvision.models import (
 )
 from torchvision.models.googlenet import GoogLeNet, Inception
 
-from benchmarks.coverage import NETWORKS, check_network
+from benchmarks.coverage import NETWORKS, Coverage, _rows, check_network
 from benchmarks.random_networks import enliven, random_images
 from hessian import HOBSSensitivityAnalyzer
 from prune_gym.checkpoint import load_pruned, save_pruned
@@ -110,6 +110,12 @@ NARROW = {
     "convnext_tiny": narrow_convnext,
     "googlenet": narrow_googlenet,
 }
+
+
+def test_a_network_whose_outputs_are_not_numbers_has_failed():
+    found = Coverage(1, 2, 0.5, 0, {"sequential": 0.0, "closed_form": float("nan")}, (), 0.1)
+    assert not found.passed
+    assert _rows({"net": found})[0]["logit_error"] == {"sequential": 0.0, "closed_form": None}
 
 
 def test_every_network_of_the_command_has_a_narrow_version():

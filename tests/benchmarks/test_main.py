@@ -1,3 +1,4 @@
+import errno
 import json
 import runpy
 import subprocess
@@ -67,6 +68,15 @@ def test_interruption_says_how_to_go_on_and_the_same_command_does(config, capsys
         assert launch(config) == 130
     assert "the same command resumes" in capsys.readouterr().err
     assert launch(config) == 0
+
+
+def test_a_full_disk_is_one_line(config, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(benchmarks.main, "run_experiment", full)
+    assert launch(config) == 2
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_seed_option_runs_that_seed_only_and_seeds_of_the_config_all_run(config):

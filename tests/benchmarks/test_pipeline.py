@@ -171,6 +171,19 @@ def test_stages_of_other_versions_are_not_resumed(finished, tmp_path, monkeypatc
     assert without_timings(resumed) == without_timings(finished[0])
 
 
+def test_a_network_tuned_by_other_versions_is_tuned_again(finished, tmp_path, monkeypatch):
+    config = config_in(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.pipeline.versions", lambda: {"torch": "0.1"})
+        patch.setattr("benchmarks.stages.tune", lambda config, seed, task, pruned, report: pruned)
+        patch.setattr("benchmarks.pipeline.measure_networks", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    assert open_run(config, seed=3).checkpoint.is_file()
+    resumed, _ = run(config)
+    assert without_timings(resumed) == without_timings(finished[0])
+
+
 def test_search_never_sees_the_test_split(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(stages, "evaluate_model", lambda model, split: seen.append(split) or SCORE)

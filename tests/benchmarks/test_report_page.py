@@ -183,12 +183,45 @@ def test_cells_without_the_layers_sizes_show_numbers_of_channels(tmp_path):
     assert row_of(report(folder), "50 % of the FLOPs removed: number of channels", "conv1")[1:] == ["12.0", "12.0"]
 
 
-def test_cells_of_two_networks_are_named(tmp_path):
-    folder = result_folders.write_methods(tmp_path)
+def test_cells_of_two_networks_are_named_and_not_averaged(tmp_path):
+    folder = result_folders.write_methods(tmp_path / "methods")
     for number, path in enumerate(sorted((folder / "cells").glob("*.json"))):
         cell = json.loads(path.read_text())
         path.write_text(json.dumps({**cell, "network": f"{number % 2}" * 64}))
-    assert "measured on different networks" in Reader(report(folder)).words
+    result_folders.write_run(tmp_path / "runs")
+    page = report(tmp_path)
+    assert "measured on different networks" in Reader(page).words
+    with pytest.raises(AssertionError, match="no row 'magnitude'"):
+        row_of(page, "50 % of the FLOPs removed; dense", "magnitude")
+
+
+def with_weights_of_their_own(folder, weights, accuracy):
+    """Cells of a folder once more, for dense weights by seed."""
+    for path in (folder / "cells").glob("magnitude-0.5-seed?.json"):
+        cell = json.loads(path.read_text())
+        cell["accuracy"] = dict.fromkeys(cell["accuracy"], accuracy)
+        name = weights[cell["seed"]]
+        path.with_name(f"{path.stem}-{name}.json").write_text(json.dumps({**cell, "weights": name}))
+
+
+def test_cells_on_dense_weights_of_their_own_are_kept_apart(tmp_path):
+    folder = result_folders.write_methods(tmp_path)
+    with_weights_of_their_own(folder, ["first", "second"], accuracy=0.2)
+    shared, own = report(folder).split("digits, a dense network of its own for every seed")
+    assert "Dense weights: first, second." in own
+    caption = "50 % of the FLOPs removed; dense"
+    assert row_of(shared, caption, "magnitude")[1:3] == ["2", "10.00 [10.00, 10.00]"]
+    assert row_of(own, caption, "magnitude")[2].startswith("20.00")
+
+
+def test_a_seed_with_several_dense_weights_is_named_and_not_averaged(tmp_path):
+    folder = result_folders.write_methods(tmp_path / "methods")
+    for weights in (["first", "second"], ["third", "second"]):
+        with_weights_of_their_own(folder, weights, accuracy=0.2)
+    result_folders.write_run(tmp_path / "runs")
+    page = report(tmp_path)
+    assert "cells of seed 0 with the dense weights 'first' and 'third'" in Reader(page).words
+    assert "20.00 [" not in page
 
 
 def test_comparisons_without_their_cells_are_shown_from_their_tables(tmp_path):

@@ -44,6 +44,16 @@ def test_the_command_measures_every_repair_on_the_same_plans(tmp_path, capsys):
     assert "Spearman sequential, closed_form" in capsys.readouterr().out
 
 
+def test_a_single_plan_has_no_spread(tmp_path):
+    register_tiny()
+    path = tmp_path / "signal.json"
+    arguments = ["--task", "tiny", "--plans", "1", "--size", "1", "--threads", "1", "--repairs", "sequential"]
+    assert reward_signal.main([*arguments, "--targets", "0.6", "--json", str(path)]) == 0
+    ((repair,),) = (found["repairs"] for found in json.loads(path.read_text())["targets"])
+    assert repair["spread"] is None
+    assert len(repair["soft_accuracies"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,13 +11,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from benchmarks import aggregates, stat_tests
-from benchmarks.stat_tests import (
-    bootstrap_confidence_interval,
-    holm_correction,
-    paired_t_test,
-    run_statistical_analysis,
-    summarise_runs,
-)
+from benchmarks.paired import holm_correction
+from benchmarks.run_statistics import summarise_runs
+from benchmarks.stat_tests import bootstrap_confidence_interval, paired_t_test, run_statistical_analysis
 
 ACCURACIES = st.integers(0, 500).map(lambda count: count / 500)
 
@@ -57,6 +53,13 @@ def test_assumption_check_flags_an_outlier_and_passes_normal_differences():
     zeros = np.zeros(30)
     assert paired_t_test(zeros, rng.normal(size=30))["normality_ok"] is True
     assert paired_t_test(zeros, rng.normal(size=30) ** 5)["normality_ok"] is False
+
+
+def test_wilcoxon_ranks_sizes_not_rounding_noise():
+    before = [0.90, 0.88, 0.93, 0.91, 0.89, 0.92]
+    signs = [-1, 1, 1, 1, 1, 1]
+    noisy = paired_t_test(before, [round(value + 0.02 * sign, 4) for value, sign in zip(before, signs, strict=True)])
+    assert noisy["wilcoxon_p_value"] == stats.wilcoxon(signs).pvalue
 
 
 def test_false_positives_come_at_the_rate_alpha():

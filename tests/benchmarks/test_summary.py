@@ -50,3 +50,33 @@ def test_a_folder_without_finished_runs_and_a_damaged_file_are_errors(tmp_path, 
     (tmp_path / "seed_1" / "result.json").write_text("{")
     assert summary.main([str(tmp_path)]) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def write(folder, content):
+    (folder / f"seed_{content['seed']}").mkdir(parents=True)
+    (folder / f"seed_{content['seed']}" / "result.json").write_text(json.dumps(content))
+
+
+def test_a_folder_named_twice_counts_once(tmp_path):
+    write(tmp_path / "runs", result("a", 1, 0.9))
+    assert len(summary.read_results([tmp_path, tmp_path / "runs"])) == 1
+
+
+def test_variants_of_an_ablation_are_no_runs_of_the_method(tmp_path):
+    write(tmp_path, result("a", 1, 0.9))
+    write(tmp_path / "ablation" / "no_kd", result("a", 2, 0.1))
+    assert [run["seed"] for run in summary.read_results([tmp_path])] == [1]
+    assert [run["seed"] for run in summary.read_results([tmp_path / "ablation" / "no_kd"])] == [2]
+
+
+def test_the_same_run_in_two_places_is_refused(tmp_path, capsys):
+    write(tmp_path / "wide", result("a", 1, 0.9))
+    write(tmp_path / "narrow", result("a", 1, 0.1))
+    assert summary.main([str(tmp_path)]) == 2
+    assert "are both the run ('digits', 0.9, 'a', 1)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_result_of_another_version_is_named(tmp_path, capsys):
+    write(tmp_path, {"seed": 1, "task": "digits"})
+    assert summary.main([str(tmp_path)]) == 2
+    assert "result.json is damaged, or of another version" in " ".join(capsys.readouterr().err.split())

@@ -120,6 +120,13 @@ def test_a_checkpoint_of_another_network_is_refused(config, tmp_path, capsys):
     assert "the checkpoint is of another network" in capsys.readouterr().err
 
 
+def test_an_unwritable_folder_is_found_before_anything_is_measured(config, tmp_path, pruned, monkeypatch, capsys):
+    path = export_state_dict(pruned, tmp_path / "plain.safetensors")
+    monkeypatch.setattr(system_eval, "evaluate_system", lambda *_: pytest.fail("it was measured"))
+    assert system_eval.main(["--config", config, "--checkpoint", str(path), "--out", "/dev/null/out", *QUICK]) == 2
+    assert "set --out to a folder you can write to" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_missing_configuration_and_zero_iterations_are_refused(tmp_path, config, capsys):
     assert system_eval.main(["--config", str(tmp_path / "no.yaml"), "--checkpoint", "x"]) == BAD_INPUT
     with pytest.raises(SystemExit):

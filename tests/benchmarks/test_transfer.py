@@ -135,6 +135,7 @@ def test_the_summary_compares_at_equal_evaluations():
         ("source.task=tiny-cn", "did you mean 'tiny-cnn'"),
         ("options.hiden_dim=8", "did you mean 'hidden_dim'"),
         ("targets=[]", "targets"),
+        ("seeds=[0, 1, 0]", "'seeds' must name each once"),
         ("targets=[0.9999]", "task 'tiny-shallow'"),
         ("source.targets=[0.9999]", "task 'tiny-cnn'"),
         ("sed=[1]", "unknown key 'sed'"),

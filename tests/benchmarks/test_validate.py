@@ -1,3 +1,5 @@
+import csv
+
 import pytest
 
 from benchmarks import cli, validate
@@ -92,6 +94,18 @@ def test_bad_tables_are_refused_and_say_where(swept, tmp_path, column, value, sa
     assert cli.main(["validate", str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize(("column", "value"), [("budgets", '{"0":'), ("versions", "[]")])
+def test_a_cell_that_is_no_json_object_is_named(swept, tmp_path, column, value):
+    rows = read_results(swept)
+    rows[0][column] = value
+    with open(tmp_path / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ResultsError, match=f"row 1: '{column}' is no JSON object"):
+        read_results(tmp_path)
+
+
 def test_a_row_the_sweep_does_not_have_and_a_missing_sweep_are_errors(swept, edited, tmp_path, capsys):
     edited(",hobs-uniform,0.6,2,", ",hobs-uniform,0.6,7,")
     assert cli.main(["validate", str(swept)]) == 2
@@ -100,3 +114,11 @@ def test_a_row_the_sweep_does_not_have_and_a_missing_sweep_are_errors(swept, edi
     assert cli.main(["validate", str(tmp_path)]) == 2
     assert "has no sweep.yaml" in capsys.readouterr().err
     assert cli.main(["validate", str(tmp_path / "nowhere")]) == 2
+
+
+@pytest.mark.parametrize(("table", "said"), [(b"", "has no rows"), (b"task,\xff\xfe\n1,2\n", "no CSV file")])
+def test_a_table_of_nothing_is_not_taken_for_a_right_one(swept, tmp_path, capsys, table, said):
+    (tmp_path / "sweep.yaml").write_bytes((swept / "sweep.yaml").read_bytes())
+    (tmp_path / "results.csv").write_bytes(table)
+    assert cli.main(["validate", str(tmp_path)]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
