@@ -12,7 +12,7 @@ from prune_gym.datasets import TensorSplit
 from prune_gym.evaluator import Evaluator
 from prune_gym.pruner import PhysicalPruner
 from prune_gym.pruning_task import PruningTask
-from prune_gym.repair import REPAIRS, balanced_images
+from prune_gym.repair import FAST_IMAGES, REPAIRS, balanced_images, images_for, make_repair
 from prune_gym.training import evaluate_model
 from tests.hessian import networks
 
@@ -123,6 +123,19 @@ def test_layers_that_lose_nothing_next_to_layers_that_do(device):
     images = evaluator.task.reward.images
     with torch.no_grad():
         torch.testing.assert_close(evaluator.logits(kept, images), evaluator.export(kept)(images), atol=1e-4, rtol=1e-4)
+
+
+def test_the_fast_repair_takes_the_images_that_its_narrowest_maps_need():
+    wide = nn.Sequential(nn.Conv2d(1, 96, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(wide, nn.Linear(96, 8))
+    assert images_for(model, torch.zeros(1, 1, 6, 6), 2) == 2 * 96
+    assert images_for(model[0], torch.zeros(1, 1, 6, 6), 8) == 2  # 8 positions for each of 9 unknowns, 36 an image
+    images = torch.randn(FAST_IMAGES + 100, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    split = TensorSplit(images, torch.arange(len(images)) % 8)
+    task = PruningTask("wide", model.eval(), images[:1], calibration=split, reward=split, test=None)
+    hobs = HOBSSensitivityAnalyzer(model, example_input=images[:1])
+    hobs.compute_sensitivity(split.batches(64))
+    assert len(torch.cat(make_repair("sequential_fast", task, hobs)._refitter.inputs)) == 2 * 96
 
 
 def test_an_unknown_repair_is_refused():
