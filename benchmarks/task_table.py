@@ -10,6 +10,12 @@ from prune_gym.files import cache_dir
 from prune_gym.task_status import TaskStatus
 from prune_gym.tasks import task_default_target, task_names, task_size, task_status
 
+TABLE_WIDTH = 114
+"""Columns of text the whole table takes."""
+
+LEFT_OUT_WHERE_NARROW = ("channels", "parameters")
+"""What a narrower terminal does without: names cut short would be no help to anyone."""
+
 HEADINGS = ("layers", "channels", "FLOPs", "parameters", "default target", "dense accuracy", "weights", "data")
 FACTORY_ERRORS = (
     ArithmeticError,
@@ -31,13 +37,17 @@ def print_tasks(console: Console) -> None:
 
     A task of a user's own that cannot be built is shown as such; the others are listed all the same.
     """
-    table = Table("task", title="named tasks", title_justify="left", box=None, pad_edge=False)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("weights", "data") else "right")
+    table = Table(title="named tasks", title_justify="left", box=None, pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    narrow = console.width < TABLE_WIDTH
+    shown = [number for number, heading in enumerate(HEADINGS) if not (narrow and heading in LEFT_OUT_WHERE_NARROW)]
+    for number in shown:
+        heading = HEADINGS[number]
+        table.add_column(heading, justify="left" if heading in ("weights", "data") else "right", min_width=7)
     to_do: dict[str, list[str]] = {}
     for name in task_names():
         cells, status = _row(name)
-        table.add_row(name, *cells)
+        table.add_row(name, *(cells[number] for number in shown))
         for line in status.to_do:
             to_do.setdefault(line, []).append(name)
     console.print(table)

@@ -1,9 +1,12 @@
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from benchmarks import cli
+from benchmarks.task_table import print_tasks
 from prune_gym import tasks
 from prune_gym.named_tasks import NAMED_TASKS
 from prune_gym.tasks import task_names
@@ -33,6 +36,16 @@ def test_a_task_that_cannot_be_built_does_not_keep_the_others_from_being_listed(
     shown = capsys.readouterr().out
     assert "RuntimeError: no such luck" in shown
     assert "cifar10-resnet20" in shown
+
+
+def test_names_of_tasks_are_whole_on_any_terminal():
+    for width in (80, 110):
+        shown = io.StringIO()
+        print_tasks(Console(file=shown, width=width))
+        lines = shown.getvalue().splitlines()
+        for task in NAMED_TASKS:
+            (row,) = (line for line in lines if line.startswith(f"{task.name} ") and "M" in line)
+            assert str(task.size.layers) in row
 
 
 def test_the_listing_traces_no_network_and_reads_no_data(monkeypatch, capsys):
