@@ -10,7 +10,7 @@ from prune_gym.files import cache_dir
 from prune_gym.task_status import TaskStatus
 from prune_gym.tasks import task_default_target, task_names, task_size, task_status
 
-TABLE_WIDTH = 114
+TABLE_WIDTH = 120
 """Columns of text the whole table takes."""
 
 LEFT_OUT_WHERE_NARROW = ("channels", "parameters")
