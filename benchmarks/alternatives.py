@@ -33,6 +33,7 @@ from benchmarks.arguments import check_distinct, positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
+from benchmarks.study_command import report_console
 from benchmarks.surrogate import SurrogateFidelity, read_plans
 from benchmarks.text_table import TextTable, percent, percent_range
 from prune_gym.problem import PruningProblem
@@ -40,7 +41,6 @@ from prune_gym.problem import PruningProblem
 REFERENCE = "R-SPAR"
 NEAR = 0.03
 """The surrogate is fitted to plans whose FLOPs reduction is this near to the target."""
-TABLE_WIDTH = 150
 Options = Callable[[], dict[str, Any]]
 
 VARIANTS: dict[str, tuple[str, Options]] = {
@@ -148,8 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.json is not None:
             about = {"task": options.task, "target": options.target, "evaluations": options.budget}
             write_result(options.json, {**about, "fit": asdict(fit), "rows": rows, "runs": runs})
-    # Where nobody looks at a terminal, no column is cut off.
-    (console if console.is_terminal else Console(width=TABLE_WIDTH)).print(alternatives_table(rows).rich())
+    report_console(console).print(alternatives_table(rows).rich())
     return 0
 
 

@@ -61,11 +61,10 @@ def tasks(argv: Sequence[str]) -> int:
     """List the named tasks, what is at hand of each, and how to get the rest."""
     argparse.ArgumentParser(prog="prune-gym tasks", description="List the named tasks.").parse_args(argv)
     # Here, not above, so that `prune-gym --help` need not wait for PyTorch.
-    from benchmarks.task_table import TABLE_WIDTH, print_tasks
+    from benchmarks.study_command import report_console
+    from benchmarks.task_table import print_tasks
 
-    console = Console()
-    # Where nobody looks at a terminal, no column is left out.
-    print_tasks(console if console.is_terminal else Console(width=TABLE_WIDTH))
+    print_tasks(report_console(Console()))
     return 0
 
 

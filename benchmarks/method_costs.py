@@ -24,6 +24,7 @@ from benchmarks.arguments import positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.method_cells import VARIANTS
 from benchmarks.result_file import write_result
+from benchmarks.study_command import report_console
 from prune_gym.tasks import PruningTask, make_task, task_names
 
 HEADINGS = ("processor s", "wall s", "images", "backward passes", "plans", "FLOPs cut")
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if options.json is not None:
             write_result(options.json, {**about, "rows": rows})
-    Console().print(table)
+    report_console(Console()).print(table)
     return 0
 
 
