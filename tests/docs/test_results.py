@@ -90,6 +90,25 @@ def test_the_agents_at_84_percent_are_worth_what_the_study_says():
         assert any(all(cell in line for cell in cells) for line in page.splitlines()), row["agent"]
 
 
+def test_what_carries_over_is_what_was_measured():
+    rows = result("transfer_digits/transfer.json")["rows"]
+    lines = (DOCS / "agents.md").read_text().splitlines()
+    for key, title in (
+        ("start", "knapsack start"),
+        ("zero_shot", "zero-shot"),
+        ("scratch 32", "from scratch, 32 plans"),
+    ):
+        (line,) = (line for line in lines if line.startswith(f"| {title} | "))
+        for row in rows:
+            seen = row["soft_accuracy"][key]
+            cell = "{} [{}, {}]".format(*(percent(seen[bound]) for bound in ("value", "low", "high")))
+            assert f"{cell}, {percent(row['test_accuracy'][key]['value'])}" in line
+    (line,) = (line for line in lines if line.startswith("| P(zero-shot > start) | "))
+    assert all(
+        "{value:.2f} [{low:.2f}, {high:.2f}]".format(**row["chances"]["zero_shot > start"]) in line for row in rows
+    )
+
+
 def study_rows():
     return result("compare_agents_fashion/comparison.json")["rows"]
 
