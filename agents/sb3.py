@@ -69,11 +69,11 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     )
 }
-"""Published settings: name -> (algorithm, keyword arguments).
+"""Settings made after published ones: name -> (algorithm, keyword arguments).
 
 ``amc``: the DDPG of He et al. (ECCV 2018), made for one layer a step (``HOBSPruneLayerwise-v0``). Its noise of 0.5 in
-the ratio is 1.0 in actions of [-1, 1]. The noise does not decay, and the reward stays on an episode's last step;
-:mod:`baselines.amc` is the method with both.
+the ratio is 1.0 in actions of [-1, 1]. The noise does not decay, the reward stays on an episode's last step, actor and
+critic share one learning rate, and warm-up counts steps; :mod:`baselines.amc` is the method with all of it.
 """
 
 

@@ -44,7 +44,7 @@ AMC_FEATURES = (
     "rest_flops",
     "previous_ratio",
 )
-"""The eleven of AMC's state (He et al., ECCV 2018, section 3.1), about the convolution a layer is named after."""
+"""The eleven of AMC's state (He et al., ECCV 2018) as others reproduce it; a layer is described by its convolution."""
 
 PLAN_FEATURES = ("reduced_flops", "rest_flops", "previous_ratio")
 """Features that follow the plan of the moment."""
