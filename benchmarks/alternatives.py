@@ -33,9 +33,8 @@ from benchmarks.arguments import check_distinct, positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
-from benchmarks.study_command import report_console
 from benchmarks.surrogate import SurrogateFidelity, read_plans
-from benchmarks.text_table import TextTable, percent, percent_range
+from benchmarks.text_table import TextTable, percent, percent_range, report_console
 from prune_gym.problem import PruningProblem
 
 REFERENCE = "R-SPAR"

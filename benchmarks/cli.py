@@ -61,8 +61,8 @@ def tasks(argv: Sequence[str]) -> int:
     """List the named tasks, what is at hand of each, and how to get the rest."""
     argparse.ArgumentParser(prog="prune-gym tasks", description="List the named tasks.").parse_args(argv)
     # Here, not above, so that `prune-gym --help` need not wait for PyTorch.
-    from benchmarks.study_command import report_console
     from benchmarks.task_table import print_tasks
+    from benchmarks.text_table import report_console
 
     print_tasks(report_console(Console()))
     return 0

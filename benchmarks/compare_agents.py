@@ -37,10 +37,10 @@ from benchmarks.study_command import (
     check_targets,
     prepared_device,
     refuse_changes,
-    report_console,
     study_parser,
 )
 from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name
+from benchmarks.text_table import report_console
 from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem
 

@@ -32,8 +32,9 @@ from benchmarks.method_tables import comparison_table, markdown_tables, summaris
 from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
 from benchmarks.study_cells import read_cells, read_object
-from benchmarks.study_command import Deadline, report_console
+from benchmarks.study_command import Deadline
 from benchmarks.study_networks import NETWORK, WEIGHTS, MeasuredNetworks, dense_name
+from benchmarks.text_table import report_console
 from hessian.suggestions import suggest
 from prune_gym.augmentation import Augmentation
 from prune_gym.device import resolve_device

@@ -25,6 +25,7 @@ from benchmarks.arguments import positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
+from benchmarks.text_table import report_console
 from hessian.rank_correlation import spearman
 from prune_gym.device import resolve_device
 from prune_gym.features import AMC_FEATURES, FEATURES, PLAN_FEATURES, amc_features, raw_features
@@ -144,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "features": [{**asdict(row), "strength": row.strength} for row in rows],
         }
         write_result(options.json, result)
-    console.print(evidence_table(f"{options.task}: {problem.num_layers} layers", rows))
+    report_console(console).print(evidence_table(f"{options.task}: {problem.num_layers} layers", rows))
     return 0
 
 

@@ -24,7 +24,7 @@ from benchmarks.arguments import positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.method_cells import VARIANTS
 from benchmarks.result_file import write_result
-from benchmarks.study_command import report_console
+from benchmarks.text_table import report_console
 from prune_gym.tasks import PruningTask, make_task, task_names
 
 HEADINGS = ("processor s", "wall s", "images", "backward passes", "plans", "FLOPs cut")

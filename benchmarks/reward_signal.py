@@ -26,6 +26,7 @@ from benchmarks.arguments import positive, writable
 from benchmarks.command import reports_errors
 from benchmarks.main import default_threads
 from benchmarks.result_file import write_result
+from benchmarks.text_table import report_console
 from hessian.rank_correlation import RankCorrelation, pooled
 from prune_gym.device import resolve_device
 from prune_gym.env import HOBSPruneEnv
@@ -177,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         losses = problem.predicted_loss(plans[1:])
         pairs = agreements(signals, losses)
-        console.print(signal_table(f"{options.task}, {target:.0%} of the FLOPs removed", signals))
+        report_console(console).print(signal_table(f"{options.task}, {target:.0%} of the FLOPs removed", signals))
         for pair in pairs:
             rank = pair.spearman
             console.print(f"Spearman {pair.first}, {pair.second}: {rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}]")

@@ -16,8 +16,6 @@ from benchmarks.main import chosen_device, default_threads
 from benchmarks.study_config import StudyFile
 from prune_gym.problem import PruningProblem
 
-TABLE_WIDTH = 150
-
 
 class Deadline:
     """When to start nothing new.
@@ -37,11 +35,6 @@ class Deadline:
         if over:
             self._console.print(f"{self._minutes:g} minutes are over; the same command goes on", highlight=False)
         return over
-
-
-def report_console(console: Console) -> Console:
-    """Where tables are printed: where nobody looks at a terminal, no column is cut off."""
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)
 
 
 def study_parser(module: str, description: str) -> argparse.ArgumentParser:

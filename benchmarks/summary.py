@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.command import reports_errors
+from benchmarks.text_table import report_console
 from prune_gym.files import write_json_atomic
 
 Result = dict[str, Any]
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows here")
     arguments = parser.parse_args(argv)
     rows = summarise(read_results(arguments.folders))
-    Console().print(summary_table(rows))
+    report_console(Console()).print(summary_table(rows))
     if arguments.json is not None:
         write_json_atomic(arguments.json, rows)
     return 0

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
+
+TABLE_WIDTH = 150
+"""Columns of text a table may take where nobody looks at a terminal."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,11 @@ class TextTable:
             *(_line([*row, *[""] * (len(self.headings) - len(row))]) for row in self.rows),
         ]
         return "\n".join(lines) + "\n" + (f"\n{self.caption}\n" if self.caption else "")
+
+
+def report_console(console: Console) -> Console:
+    """Where tables are printed: where nobody looks at a terminal, no column is cut off."""
+    return console if console.is_terminal else Console(width=TABLE_WIDTH)
 
 
 def percent(value: float) -> str:

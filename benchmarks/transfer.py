@@ -30,11 +30,10 @@ from benchmarks.study_command import (
     check_targets,
     prepared_device,
     refuse_changes,
-    report_console,
     study_parser,
 )
 from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name
-from benchmarks.text_table import TextTable, percent, percent_range
+from benchmarks.text_table import TextTable, percent, percent_range, report_console
 from benchmarks.transfer_config import TransferConfig
 from benchmarks.transfer_runs import carry_over, train_source
 from prune_gym.files import write_atomic, write_json_atomic

@@ -141,7 +141,7 @@ def test_the_signal_and_the_features_are_those_of_the_files():
         signal = json.loads(path.read_text())
         for row in signal["targets"]:
             name = f"{signal['task']}, {row['target']:.0%}".replace("%", " %")
-            signals, ranks = (
+            signals, ranks, *_ = (
                 [cell.replace("**", "") for cell in line] for line in lines if name in line[0].replace("**", "")
             )
             default = row["repairs"][0]
