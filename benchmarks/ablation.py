@@ -37,9 +37,9 @@ from benchmarks.pipeline import run_experiment
 from benchmarks.progress import StageProgress
 from benchmarks.result_file import write_result
 from benchmarks.run_folder import RunFolder, RunFolderError, RunState, check_writable, open_run
+from benchmarks.text_table import report_console
 
 ALL = "all"
-TABLE_WIDTH = 170
 
 Results = dict[str, list[dict[str, Any]]]
 
@@ -148,9 +148,7 @@ def _report(plan: Plan, results: Results, path: Path | None, console: Console) -
     missing = [name for name in plan.configs if name not in results]
     target = next(iter(results.values()))[0]["target_flops_reduction"]
     title = f"{base.task_name}: {100 * target:g} % of the FLOPs removed"
-    # Where nobody looks at a terminal, no column is cut off.
-    wide = console if console.is_terminal else Console(width=TABLE_WIDTH)
-    wide.print(ablation_table(rows, title))
+    report_console(console).print(ablation_table(rows, title))
     if missing:
         console.print(f"not finished yet: {', '.join(missing)}", highlight=False)
     content = {

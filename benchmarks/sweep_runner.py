@@ -16,13 +16,13 @@ from benchmarks.sweep_folder import SweepFolder
 from benchmarks.sweep_job import Job, Outcome
 from benchmarks.sweep_tables import summary_table
 from benchmarks.sweep_workers import Workers
+from benchmarks.text_table import report_console
 from hessian.channels import find_channel_groups
 from prune_gym.cost import CostModel
 from prune_gym.tasks import task_status, task_structure
 
 TABLES_EVERY = 10.0
 """Seconds between two writes of the tables while cells end."""
-TABLE_WIDTH = 150
 
 
 class DiskFullError(RuntimeError):
@@ -168,9 +168,8 @@ class _Sweep:
 
     def _report(self) -> int:
         """Show the results and list what failed."""
-        wide = self._console if self._console.is_terminal else Console(width=TABLE_WIDTH, quiet=self._console.quiet)
         if self._results:
-            wide.print(summary_table(list(self._results.values())))
+            report_console(self._console).print(summary_table(list(self._results.values())))
         failures = [failure for cell in self._cells.values() if (failure := self._folder.failure(cell)) is not None]
         for failure in failures:
             self._say(f"failed: {failure.cell} ({failure.attempts}x): {failure.error}", style="red")

@@ -10,7 +10,7 @@ from prune_gym.files import cache_dir
 from prune_gym.task_status import TaskStatus
 from prune_gym.tasks import task_default_target, task_names, task_size, task_status
 
-TABLE_WIDTH = 120
+WHOLE_WIDTH = 120
 """Columns of text the whole table takes."""
 
 LEFT_OUT_WHERE_NARROW = ("channels", "parameters")
@@ -39,7 +39,7 @@ def print_tasks(console: Console) -> None:
     """
     table = Table(title="named tasks", title_justify="left", box=None, pad_edge=False)
     table.add_column("task", no_wrap=True)
-    narrow = console.width < TABLE_WIDTH
+    narrow = console.width < WHOLE_WIDTH
     shown = [number for number, heading in enumerate(HEADINGS) if not (narrow and heading in LEFT_OUT_WHERE_NARROW)]
     for number in shown:
         heading = HEADINGS[number]

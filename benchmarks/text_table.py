@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-TABLE_WIDTH = 150
+TABLE_WIDTH = 170
 """Columns of text a table may take where nobody looks at a terminal."""
 
 
@@ -52,7 +52,7 @@ class TextTable:
 
 def report_console(console: Console) -> Console:
     """Where tables are printed: where nobody looks at a terminal, no column is cut off."""
-    return console if console.is_terminal else Console(width=TABLE_WIDTH)
+    return console if console.is_terminal else Console(width=TABLE_WIDTH, quiet=console.quiet)
 
 
 def percent(value: float) -> str:

@@ -59,6 +59,24 @@ def test_the_readme_rounds_what_the_files_say():
     assert "3.8 million candidates/s" in README
 
 
+def test_the_main_job_and_the_methods_are_in_the_readme_as_measured():
+    (job,) = result("fashion_resnet20.json")
+    (line,) = (line for line in README.splitlines() if line.startswith("| the whole job"))
+    assert f"one-shot {percent(job['one_shot_mean'])} %" in line
+    assert f"**{percent(job['final_mean'])} %**" in line
+    assert f"{percent(job['dense_mean'] - job['final_mean'])} points below dense" in line
+    assert f"| seed 42 | {percent(job['dense_mean'])} | {percent(job['one_shot_mean'])} |" in PAGE
+    (line,) = (line for line in README.splitlines() if line.startswith("| published methods"))
+    rows = {row["method"]: row["accuracy"] for row in result("compare_fashion_resnet20/comparison.json")["rows"][:14]}
+    shown = {"hobs-rspar": ("R-SPAR", "refit"), "amc": ("AMC, which refits too,", "raw"), "taylor": ("Taylor", "bn")}
+    shown |= {"hrank": ("HRank", "bn"), "autocompress": ("AutoCompress", "bn"), "magnitude": ("magnitude", "bn")}
+    for method, (name, stage) in shown.items():
+        assert f"{name} {100 * rows[method][stage]['mean']:.1f} %" in line
+    assert f"**{100 * rows['hobs-rspar']['finetuned']['mean']:.1f} %**" in line
+    for method, name in (("amc", "AMC"), ("taylor", "Taylor")):
+        assert f"{name} {100 * rows[method]['finetuned']['mean']:.1f} %" in line
+
+
 AGENTS = {"rspar": "**R-SPAR**", "gp": "Gaussian process", "cmaes": "CMA-ES", "ppo": "SB3's PPO", "random": "random"}
 
 
