@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian.layout import preferred_layout
+from prune_gym.datasets import equal_parts
 from prune_gym.env import HOBSPruneEnv
 from prune_gym.evaluator import CPU_BATCH_SIZE, Evaluator
 from prune_gym.folding import FoldedNetwork
@@ -37,14 +38,21 @@ class EnvBench:
         return Evaluator(self.problem.task, self.problem.hobs, repair)
 
     def candidates(self, target: float) -> list[IntArray]:
-        """Distinct plans on the target: random moves from the knapsack plan."""
+        """Distinct plans on the target: random moves from the knapsack plan, one more than repeats."""
+        plans = self._around_start(target)
+        if len(plans) <= self.repeats:
+            raise ValueError(f"only {len(plans)} distinct plans around the start; fewer --repeats are needed")
+        return plans[: self.repeats + 1]
+
+    def searched(self, target: float, count: int) -> list[IntArray]:
+        """Plans like the candidates, none of them, ``count`` at most: what a search has measured before."""
+        return self._around_start(target)[self.repeats + 1 :][:count]
+
+    def _around_start(self, target: float) -> list[IntArray]:
         env = HOBSPruneEnv(problem=self.problem, constraint="hard", target_flops_reduction=target, fidelity="predicted")
         env.reset(seed=0)
         moves = np.random.default_rng(0).uniform(-0.3, 0.3, (40 * (self.repeats + 1), self.problem.num_layers))
-        plans = np.unique(env.decode(moves), axis=0)
-        if len(plans) <= self.repeats:
-            raise ValueError(f"only {len(plans)} distinct plans around the start; fewer --repeats are needed")
-        return list(np.random.default_rng(1).permutation(plans)[: self.repeats + 1])
+        return list(np.random.default_rng(1).permutation(np.unique(env.decode(moves), axis=0)))
 
     def dense(self) -> nn.Module:
         """A copy of the full-size network."""
@@ -62,7 +70,7 @@ class EnvBench:
     def masked(self, model: nn.Module, images: Tensor) -> None:
         """One pass of a full-size network; masks multiply weights and cost nothing at this size."""
         with torch.no_grad():
-            outputs = torch.cat([model(part) for part in images.split(CPU_BATCH_SIZE)])
+            outputs = torch.cat([model(part) for part in equal_parts(images, CPU_BATCH_SIZE)])
             (outputs.argmax(dim=1) == self.labels).double().mean().item()
 
     def measured(self, evaluator: Evaluator, plans: Iterator[IntArray]) -> None:

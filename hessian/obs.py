@@ -143,8 +143,9 @@ def refit_columns(weight: Tensor, A: Tensor, kept: Tensor) -> Tensor:
     removed = complement(kept, A.shape[-1])
     if len(removed) == 0:
         return weight[..., kept]
-    factor = cholesky(A[..., kept, :][..., kept])
-    carried = A[..., kept, :][..., removed] @ weight[..., removed].transpose(-1, -2)
+    rows = A.index_select(-2, kept)
+    factor = cholesky(rows.index_select(-1, kept))
+    carried = rows.index_select(-1, removed) @ weight[..., removed].transpose(-1, -2)
     return weight[..., kept] + torch.cholesky_solve(carried, factor).transpose(-1, -2)
 
 

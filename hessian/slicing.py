@@ -64,8 +64,9 @@ class Cut:
             the model's own.
         """
         state = dict(self.model.state_dict())
+        modules = dict(self.model.named_modules())
         for name, part in self.slices.items():
-            module = self.model.get_submodule(name)
+            module = modules[name]
             for suffix, tensor in _own_tensors(module).items():
                 state[f"{name}.{suffix}"] = slice_tensor(module, suffix, tensor, part)
         for name, (axis, kept) in self.parameters.items():

@@ -118,7 +118,7 @@ def equal_parts(order: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...
     A leftover batch of one image would weigh as much as a full one, and batch norms cannot train on it.
 
     Args:
-        order: Indices ``[N]``.
+        order: Indices, or the images themselves, ``[N, ...]``.
         batch_size: Largest piece.
 
     Raises:

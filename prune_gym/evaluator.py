@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.layout import layout_for
 from hessian.slicing import NetworkSlicer, Plan, installed
+from prune_gym.datasets import equal_parts
 from prune_gym.device import module_device
 from prune_gym.folding import FoldedNetwork
 from prune_gym.repair import make_repair
@@ -142,8 +143,10 @@ class Evaluator:
     @torch.no_grad()
     def logits(self, kept: Sequence[int], images: Tensor) -> Tensor:
         """Outputs of the pruned and repaired network, [N, classes]."""
+        # Parts of one size: every size of a batch has kernels of its own, made at a plan's first pass.
+        parts = equal_parts(images.to(self.device), self.batch_size)
         with self._candidate(self.hobs.plan(kept)) as model:
-            return torch.cat([model(part) for part in images.to(self.device).split(self.batch_size)])
+            return torch.cat([model(part) for part in parts])
 
     def export(self, kept: Sequence[int]) -> nn.Module:
         """The same network physically small, in evaluation mode."""

@@ -1,6 +1,8 @@
-"""Batch norms folded into the convolutions before them: a forward pass without them, for networks that only run.
+"""Batch norms folded into the convolutions before them and activations in place: for networks that only run.
 
 In evaluation mode a batch norm is one factor and one constant a channel, which the convolution before it takes over.
+Activations that overwrite their input spare the memory traffic of a second tensor. Both are tried out on the network,
+and what would change its outputs, because something else reads the same tensor, is left as it was.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from hessian.norms import shift_absorbing_norms
 from prune_gym.device import module_device
 
 _TOLERANCE = 1e-3
-"""Largest difference folding may make to the outputs, relative to their largest entry."""
+"""Largest difference a copy may make to the outputs, relative to their largest entry."""
 
 
 class FoldedNetwork:
     """A private copy of a network in evaluation mode, without the batch norms that can be folded away.
+
+    Its activations overwrite their inputs where that changes nothing.
 
     Args:
         model: the network; not modified.
@@ -34,8 +38,9 @@ class FoldedNetwork:
 
     def __init__(self, model: nn.Module, example_input: Tensor) -> None:
         modules: dict[str, Any] = dict(model.named_modules())
+        images = example_input.to(module_device(model))
         # A norm behind several layers stays.
-        pairs = shift_absorbing_norms(model, example_input.to(module_device(model)))
+        pairs = shift_absorbing_norms(model, images)
         found = list(pairs.values())
         self.norms = {
             layer: norm
@@ -44,9 +49,10 @@ class FoldedNetwork:
         }
         self._epsilon = {norm: float(modules[norm].eps) for norm in self.norms.values()}
         self.model = self._without_norms(model)
-        if self.norms and not self._agrees(model, example_input.to(module_device(model))):
+        if self.norms and not _agree(self.model, model, images):
             self.norms = {}
             self.model = self._without_norms(model)
+        overwrite_inputs(self.model, images)
 
     def fold(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict of :attr:`model` that computes what the network computes with the given one.
@@ -79,10 +85,36 @@ class FoldedNetwork:
         bare.load_state_dict(self.fold(model.state_dict()))
         return bare
 
-    @torch.no_grad()
-    def _agrees(self, model: nn.Module, example_input: Tensor) -> bool:
-        """Whether the copy computes the same: not where a convolution's output has a second reader, for example."""
-        plain = copy.deepcopy(model).eval()
-        expected, given = plain(example_input), self.model(example_input)
-        scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-        return bool((given - expected).abs().max() <= _TOLERANCE * scale)
+
+def overwrite_inputs(model: nn.Module, images: Tensor) -> None:
+    """Let the activations of a network in evaluation mode overwrite their inputs, if it computes the same then.
+
+    Args:
+        model: the network, modified.
+        images: what it is tried on.
+    """
+    plain = copy.deepcopy(model)
+    activations = [
+        module
+        for module in model.modules()
+        if type(module).__module__.startswith("torch.nn.") and getattr(module, "inplace", None) is False
+    ]
+    for module in activations:
+        module.inplace = True
+    if activations and not _agree(model, plain, images):
+        for module in activations:
+            module.inplace = False
+
+
+@torch.no_grad()
+def _agree(model: nn.Module, reference: nn.Module, images: Tensor) -> bool:
+    """Whether a copy computes the same: not where a convolution's output has a second reader, for example."""
+    expected = copy.deepcopy(reference).eval()(images)
+    given = images.clone()
+    try:
+        outputs = model(given)
+    except RuntimeError:  # what an activation would overwrite shares its memory
+        return False
+    scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    same = bool((outputs - expected).abs().max() <= _TOLERANCE * scale)
+    return same and torch.equal(given, images)

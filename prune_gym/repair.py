@@ -28,6 +28,7 @@ from hessian.slicing import Cut, installed
 from prune_gym.batchnorm import recalibrate_bn
 from prune_gym.datasets import TensorSplit, equal_parts
 from prune_gym.device import module_device
+from prune_gym.folding import overwrite_inputs
 
 if TYPE_CHECKING:
     from prune_gym.pruning_task import PruningTask
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
 BATCH_SIZE = 512
 """Largest calibration batch; splits of at most this many images are recalibrated in one pass."""
 
-RECALIBRATION_IMAGES = 256
-"""Calibration images the closed-form repair takes BatchNorm statistics from.
+RECALIBRATION_IMAGES = 32
+"""Calibration images the closed-form repair takes BatchNorm statistics from, at every candidate of a search.
 
-On two plans for Fashion-MNIST (ResNet-20, half the FLOPs removed) 256 images give a mean true-class probability of
-0.8917 and all 1,024 give 0.8916; a search pays for them with every candidate.
+Against statistics of 1,024 images, 24 plans for Fashion-MNIST (ResNet-20) are ranked alike after 32 (Spearman 0.97 at
+50, 70 and 84 % of the FLOPs; 0.99 after 64, 0.98 and more after 256), and their mean true-class probability is lower by
+0.001, 0.003 and 0.013. What the repair itself leaves undone is far more: its ranking agrees with the full refit's at
+0.84, 0.33 and 0.33 after 32 images, 0.81, 0.33 and 0.38 after 1,024.
 """
 
 
@@ -98,6 +101,7 @@ class ClosedFormRepair:
         images = balanced_images(task.calibration, RECALIBRATION_IMAGES).to(module_device(task.model))
         self._layout = layout_for(task.model, images[:1])
         self._images = self._layout(images)
+        overwrite_inputs(self._model, self._images[:1])
         self._norms = {
             name: module
             for name, module in self._model.named_modules()

@@ -35,7 +35,7 @@ def test_every_promised_row_is_measured(tmp_path):
     promised |= {f"{row}_{name}_{width}" for row in rows_of_vectors for name in speed_env.TARGETS for width in (8, 16)}
     promised |= {f"predicted_{what}_{kind}" for what in ("steps_per_s", "batched_per_s") for kind in ("soft", "hard")}
     for name in speed_env.TARGETS:
-        suffixes = ["", *(f"_{repair}" for repair in REPAIRS if repair != "sequential")]
+        suffixes = ["", "_closed_form_in_search", *(f"_{repair}" for repair in REPAIRS if repair != "sequential")]
         promised |= {f"{row}_{name}{suffix}" for suffix in suffixes for row in ("measured_vs_masked", "repair_share")}
         promised |= {f"measured_vs_masked_{name}{suffix}_without_repair" for suffix in ("", "_bfloat16")}
     assert promised <= set(rows)

@@ -71,6 +71,40 @@ def test_norms_that_cannot_be_folded_stay(kind):
     torch.testing.assert_close(folded.model(images), model(images))
 
 
+class Activated(nn.Module):
+    """An activation whose input is a convolution's output, the images, or read again behind it."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU()
+        self.place = place
+
+    def forward(self, x):
+        if self.place == "the images":
+            return self.norm(self.conv(self.relu(x))).mean(dim=(2, 3))
+        if self.place == "shared memory":
+            return (self.relu(x[:, :1].expand(-1, 3, -1, -1)) + self.norm(self.conv(x))).mean(dim=(2, 3))
+        x = self.norm(self.conv(x))
+        return (self.relu(x) + (x if self.place == "read again" else 0)).mean(dim=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("place", "overwrites"),
+    [("output", True), ("the images", False), ("read again", False), ("shared memory", False)],
+)
+@torch.no_grad()
+def test_activations_overwrite_their_input_only_where_nothing_else_reads_it(place, overwrites):
+    torch.manual_seed(0)
+    model, images = with_statistics(Activated(place)), networks.images(8)[0]
+    given = images.clone()
+    folded = FoldedNetwork(model, images[:1])
+    assert folded.model.relu.inplace is overwrites
+    assert folded.norms
+    torch.testing.assert_close(folded.model(given), model(images))
+    torch.testing.assert_close(given, images, atol=0, rtol=0)
+    assert not model.relu.inplace
+
+
 @torch.no_grad()
 def test_a_state_may_be_cut_and_the_model_is_left_alone():
     model = with_statistics(networks.make(networks.Residual))
