@@ -94,7 +94,7 @@ def overwrite_inputs(model: nn.Module, images: Tensor) -> None:
         images: what it is tried on.
     """
     plain = copy.deepcopy(model)
-    activations = [
+    activations: list[Any] = [
         module
         for module in model.modules()
         if type(module).__module__.startswith("torch.nn.") and getattr(module, "inplace", None) is False
