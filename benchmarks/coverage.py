@@ -151,19 +151,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=positive, default=4, help="calibration images (default: %(default)s)")
     parser.add_argument("--image-size", type=positive, default=64, help="pixels a side (default: %(default)s)")
     parser.add_argument("--gpu", type=int, help="GPU index; the only GPU, else the CPU, by default")
-    parser.add_argument("--json", type=writable, default=RESULTS, help="where the numbers go (default: %(default)s)")
+    parser.add_argument(
+        "--json", type=writable, help=f"where the numbers go (default: {RESULTS} for all twelve, nowhere for some)"
+    )
     arguments = parser.parse_args(argv)
     names = arguments.networks or list(NETWORKS)
     unknown = [name for name in names if name not in NETWORKS]
     if unknown:
         parser.error(f"unknown network {unknown[0]!r}; choose among {', '.join(NETWORKS)}")
+    path = arguments.json or (None if arguments.networks else RESULTS)
     device, console, found = resolve_device(arguments.gpu), Console(), {}
     for name in names:
         images, labels = random_images(arguments.images, arguments.image_size, classes=1000)
         found[name] = check_network(random_network(name).to(device), images.to(device), labels.to(device))
         console.print(f"{name}: {'passed' if found[name].passed else 'FAILED'}", highlight=False)
         content = {"images": arguments.images, "image_size": arguments.image_size, "networks": _rows(found)}
-        write_result(arguments.json, content)
+        if path is not None:
+            write_result(path, content)
     console.print(coverage_table(found))
     return 0 if all(coverage.passed for coverage in found.values()) else 1
 

@@ -55,11 +55,10 @@ def _parse(spec: str | int | torch.device) -> torch.device:
         raise ValueError(f"a GPU index is 0 or more; got {spec} (for the CPU say 'cpu')")
     try:
         device = torch.device("cuda", spec) if isinstance(spec, int) else torch.device(spec)
+        # An index that PyTorch's 8 bits cannot hold is refused only here.
+        return torch.device("cpu") if device.type == "cpu" else torch.device(device.type, device.index or 0)
     except RuntimeError as error:
         raise ValueError(f"unknown device {spec!r}; say 'cpu', 'cuda:0' or a GPU index") from error
-    if device.type == "cpu":
-        return torch.device("cpu")
-    return torch.device(device.type, device.index or 0)
 
 
 def device_name(device: torch.device) -> str:

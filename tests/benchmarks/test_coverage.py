@@ -1,5 +1,6 @@
 """Half of every layer removed from narrow versions of torchvision's networks: every view of the result agrees."""
 
+import json
 from functools import partial
 
 import pytest
@@ -18,6 +19,7 @@ from torchvision.models import (
 )
 from torchvision.models.googlenet import GoogLeNet, Inception
 
+from benchmarks import coverage
 from benchmarks.coverage import NETWORKS, Coverage, _rows, check_network
 from benchmarks.random_networks import enliven, random_images
 from hessian import HOBSSensitivityAnalyzer
@@ -127,12 +129,12 @@ def test_evaluator_surgery_and_cost_agree(name):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = enliven(NARROW[name]())
-    coverage = check_network(model, *random_images(4, 32, CLASSES), analyzer=Unswept)
-    assert coverage.uncounted_flops == 0
-    assert coverage.untrained == ()
-    assert max(coverage.logit_error.values()) <= 1e-4
-    assert coverage.layers >= 4
-    assert coverage.flops_reduction > 0.3
+    found = check_network(model, *random_images(4, 32, CLASSES), analyzer=Unswept)
+    assert found.uncounted_flops == 0
+    assert found.untrained == ()
+    assert max(found.logit_error.values()) <= 1e-4
+    assert found.layers >= 4
+    assert found.flops_reduction > 0.3
 
 
 @pytest.mark.parametrize("name", NARROW)
@@ -151,3 +153,16 @@ def test_pruned_networks_survive_a_round_trip_through_both_kinds_of_checkpoint(n
         expected = pruned(images)
         assert torch.equal(loaded(images), expected)
         assert torch.equal(rebuilt(images), expected)
+
+
+def test_some_networks_leave_the_file_of_all_alone(tmp_path, monkeypatch):
+    everything = tmp_path / "coverage.json"
+    monkeypatch.setattr(coverage, "RESULTS", everything)
+    monkeypatch.setattr(coverage, "random_network", lambda name: enliven(NARROW[name]()))
+    monkeypatch.setattr(coverage, "random_images", lambda count, size, classes: random_images(4, 32, CLASSES))
+    monkeypatch.setattr(coverage, "check_network", partial(check_network, analyzer=Unswept))
+    assert coverage.main(["resnet18"]) == 0
+    assert not everything.exists()
+    assert coverage.main(["resnet18", "--json", str(tmp_path / "one.json")]) == 0
+    (row,) = json.loads((tmp_path / "one.json").read_text())["networks"]
+    assert row["network"] == "resnet18"

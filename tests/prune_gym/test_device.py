@@ -33,7 +33,12 @@ def test_an_index_is_filled_in(monkeypatch):
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [(3, r"device 3 is not present; available here: cpu, cuda:0"), ("cud", "unknown device 'cud'"), (-1, "0 or more")],
+    [
+        (3, r"device 3 is not present; available here: cpu, cuda:0"),
+        (999, "unknown device 999"),
+        ("cud", "unknown device 'cud'"),
+        (-1, "0 or more"),
+    ],
 )
 def test_a_device_that_is_not_there_is_refused_with_what_is(monkeypatch, spec, message):
     pretend_gpus(monkeypatch, 1)
