@@ -157,12 +157,14 @@ class _Run:
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[ProgressCallback]:
-        started = time.perf_counter()
-        with self._progress.stage(name) as report:
-            yield report
-        # A stage read back from the folder keeps the time it took when it ran.
-        self._seconds[name] = max(self._seconds.get(name, 0.0), time.perf_counter() - started)
-        self.folder.write_json("unfinished/seconds.json", self._seconds)
+        before, started = self._seconds.get(name, 0.0), time.perf_counter()
+        try:
+            with self._progress.stage(name) as report:
+                yield report
+        finally:
+            # What an interrupted attempt took counts, too.
+            self._seconds[name] = before + time.perf_counter() - started
+            self.folder.write_json("unfinished/seconds.json", self._seconds)
 
     def _forget_other_versions(self) -> None:
         """Start afresh where other software left off: numbers of two versions must not mix in one result."""

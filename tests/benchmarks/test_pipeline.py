@@ -2,6 +2,7 @@ import csv
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -131,6 +132,23 @@ def test_interrupted_run_resumes_to_the_same_result(finished, tmp_path, monkeypa
     assert without_timings(resumed) == without_timings(finished[0])
     assert (folder.path / "history.csv").read_text() == (finished[1].path / "history.csv").read_text()
     assert (folder.path / "pruned.safetensors").read_bytes() == (finished[1].path / "pruned.safetensors").read_bytes()
+
+
+def test_a_stage_took_what_all_its_attempts_took(finished, tmp_path, monkeypatch):
+    config = config_in(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def slow(*args, **kwargs):
+            time.sleep(0.5)
+            raise KeyboardInterrupt
+
+        patch.setattr("benchmarks.stages.cut", slow)
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    before = json.loads((open_run(config, seed=3).path / "unfinished" / "seconds.json").read_text())
+    resumed, _ = run(config)
+    assert before["cut and repair"] >= 0.5
+    assert all(resumed["seconds"][stage] > seconds for stage, seconds in before.items())
 
 
 def test_resumed_search_measures_only_what_is_missing(finished, tmp_path, monkeypatch):
