@@ -81,9 +81,8 @@ def autocompress_prune(
     is called the port below is NNI's (``nni.algorithms.compression.pytorch.pruning``, version 2.9).
 
     N rounds, each removing ``1 - (1 - s)^(1/N)`` of what is left. A round: (1) simulated annealing over layer rates,
-    where layers with more weights never get the smaller rates (the paper's guided search), every candidate pruned by
-    magnitude and scored on the validation images without training, accepted with probability ``exp(-dE / T)``; (2)
-    ADMM pulls the weights into the set of exactly so many non-zero filters a layer
+    every candidate pruned by magnitude and scored on the validation images without training, accepted with
+    probability ``exp(-dE / T)``; (2) ADMM pulls the weights into the set of exactly so many non-zero filters a layer
     (W-step: train on the loss plus ``rho / 2 |W - Z + U|^2``; Z: projection; ``U += W - Z``); (3) the zero filters
     are cut out, with the channels of their consumers; (4) purification also removes channels that training left
     redundant, whose norm is below a fraction of their layer's mean; then the survivors are retrained.
@@ -93,9 +92,9 @@ def autocompress_prune(
     - Energies are accuracies in percent and T runs from 10 to 0.2: at the port's 100 to 20 a loss of ten points is
       accepted at least 60 % of the time to the very end, close to a random walk (and more so in the port, whose example
       measures fractions). A temperature is left after one proposal, where the port tries until one is accepted. The
-      best plan visited is returned, as in the port. A layer's weights are those of all convolutions that write to its
-      channels, counted in the dense network; the port prunes them one by one. Rounding onto the target may give a
-      few channels back out of that order.
+      best plan visited is returned, as in the port.
+    - Layers with more weights need not have the larger rates, as the port demands after the paper's guided search: the
+      rule is made for a target of weights, and with one of FLOPs it costs much (docs/baselines.md has the numbers).
     - Two rounds of four ADMM iterations of one epoch, where the port takes three of thirty of five.
     - rho starts at the port's 1e-4 and grows tenfold an iteration, because a small network gets a few epochs instead of
       hundreds; the port's stays. W-steps are SGD, the port's Adam. Z starts as the projection of the weights, the
@@ -159,32 +158,11 @@ def _annealed_rates(
         return -100.0 * scorer.accuracy(keep_best(scores, kept))
 
     start = generator.uniform(0.0, 1.0, len(bench.groups))
-    return anneal(energy, goal, start, num_weights(bench), cooling, generator)
-
-
-def num_weights(bench: Workbench) -> IntArray:
-    """Weights of the dense filters of every layer, int64 [L]."""
-    modules = dict(bench.dense.named_modules())
-    return np.array([sum(modules[each.module].weight.numel() for each in group.producers) for group in bench.groups])
-
-
-def larger_layers_prune_more(ratios: FloatArray, weights: IntArray) -> FloatArray:
-    """The same ratios [L], dealt out so that a layer with more weights never has the smaller one.
-
-    Layers with equally many weights keep the order among themselves.
-    """
-    dealt = np.empty_like(ratios)
-    dealt[np.lexsort((ratios, weights))] = np.sort(ratios)
-    return dealt
+    return anneal(energy, goal, start, cooling, generator)
 
 
 def anneal(
-    energy: Energy,
-    target: Target,
-    start: FloatArray,
-    weights: IntArray,
-    cooling: Cooling,
-    generator: np.random.Generator,
+    energy: Energy, target: Target, start: FloatArray, cooling: Cooling, generator: np.random.Generator
 ) -> tuple[IntArray, float]:
     """Simulated annealing over layer ratios on the target.
 
@@ -192,14 +170,13 @@ def anneal(
         energy: of kept counts [L].
         target: every candidate is projected onto it.
         start: [L] ratios to begin at.
-        weights: [L], weights a layer; :func:`larger_layers_prune_more` deals the ratios out by them.
         cooling: temperatures.
         generator: of proposals and acceptances.
 
     Returns:
         The best counts visited and their energy.
     """
-    kept = target.project(larger_layers_prune_more(start, weights))
+    kept = target.project(start)
     current = best = energy(kept)
     best_kept, temperature = kept, cooling.start
     units = target.limits.units
@@ -208,7 +185,7 @@ def anneal(
             width = cooling.perturbation * temperature / cooling.start
             width = max(width, 1.0 / float(units.max()))
             ratios = np.clip(1.0 - kept / units + generator.uniform(-width, width, len(units)), 0.0, 1.0)
-            candidate = target.project(larger_layers_prune_more(ratios, weights))
+            candidate = target.project(ratios)
             proposed = energy(candidate)
             if proposed <= current or generator.random() < math.exp(-(proposed - current) / temperature):
                 kept, current = candidate, proposed
