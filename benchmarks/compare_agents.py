@@ -31,13 +31,14 @@ from benchmarks.machine import describe_machine
 from benchmarks.pipeline import versions
 from benchmarks.plan_store import PlanStore
 from benchmarks.samples import few_seeds_are_stated
-from benchmarks.study_cells import read_cells, read_object
+from benchmarks.study_cells import mixed_versions, read_cells, read_object
 from benchmarks.study_command import (
     Deadline,
     check_targets,
     prepared_device,
     refuse_changes,
     study_parser,
+    warn,
 )
 from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name
 from benchmarks.text_table import report_console
@@ -107,7 +108,8 @@ def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, 
         problem = problems[cell.task].load()
         networks.admit(cell.task, problem.network_key)
         result = run_cell(study, cell, problem, PlanStore(study.plans_folder, problem, _path(study, cell).stem))
-        write_json_atomic(_path(study, cell), {**result, NETWORK: problem.network_key}, indent=None)
+        result |= {NETWORK: problem.network_key, "versions": versions()}
+        write_json_atomic(_path(study, cell), result, indent=None)
         best = next(iter(result["best"].values()))
         what = f"best {100 * best['soft_accuracy']:.2f} %" if result["hypervolume"] is None else "front"
         seconds = result["seconds"]
@@ -157,6 +159,7 @@ def _report(study: StudyConfig, console: Console) -> None:
         content = {"study": study.model_dump(mode="json"), "versions": versions(), "rows": rows}
         write_json_atomic(study.save_dir / "comparison.json", content)
         write_evaluations(study.save_dir / "evaluations.csv", results)
+    warn(console, mixed_versions(results))
     console.print(f"{len(results)} of {len(paths)} runs; results: {study.save_dir}", highlight=False, soft_wrap=True)
 
 

@@ -31,8 +31,8 @@ from benchmarks.method_plots import plot_methods
 from benchmarks.method_tables import comparison_table, markdown_tables, summarise, write_csv
 from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
-from benchmarks.study_cells import read_cells, read_object
-from benchmarks.study_command import Deadline
+from benchmarks.study_cells import mixed_versions, read_cells, read_object
+from benchmarks.study_command import Deadline, warn
 from benchmarks.study_networks import NETWORK, WEIGHTS, MeasuredNetworks, dense_name
 from benchmarks.text_table import report_console
 from hessian.suggestions import suggest
@@ -220,6 +220,7 @@ def _report(study: Study, folder: Path, console: Console) -> int:
         write_csv(folder / "comparison.csv", done)
         write_atomic(folder / "comparison.md", markdown_tables(rows))
         plot_methods(rows, f"{study.task}, {_seeds(done)}", folder / "comparison.png")
+    warn(console, mixed_versions(done))
     console.print(f"{len(done)} of {len(paths)} cells; results: {folder}", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 

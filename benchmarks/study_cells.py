@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,17 @@ def read_cells(folder: Path) -> list[dict[str, Any]]:
     """
     cells = (read_object(path) for path in sorted(folder.glob("*.json")))
     return [cell for cell in cells if "error" not in cell]
+
+
+def mixed_versions(cells: Iterable[Mapping[str, Any]]) -> str | None:
+    """What to say where a study's cells were measured by several versions of the same software; None where not.
+
+    Args:
+        cells: finished; those that record no versions are passed over.
+    """
+    seen: dict[str, set[str]] = {}
+    for cell in cells:
+        for package, version in cell.get("versions", {}).items():
+            seen.setdefault(package, set()).add(version)
+    several = [f"{package} {' and '.join(sorted(found))}" for package, found in seen.items() if len(found) > 1]
+    return f"cells of several versions: {', '.join(several)}" if several else None

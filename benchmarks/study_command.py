@@ -64,6 +64,12 @@ def prepared_device(options: argparse.Namespace, study: StudyFile) -> torch.devi
     return device
 
 
+def warn(console: Console, text: str | None) -> None:
+    """Print a warning, if there is one."""
+    if text is not None:
+        console.print(text, style="yellow", highlight=False, soft_wrap=True)
+
+
 def refuse_changes(folder: Path, changed: Sequence[str], option: str = "save_dir") -> None:
     """Refuse to mix runs of different studies.
 

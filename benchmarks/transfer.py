@@ -22,15 +22,17 @@ from rich.console import Console
 
 from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.command import reports_errors
+from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
-from benchmarks.study_cells import read_cells, read_object
+from benchmarks.study_cells import mixed_versions, read_cells, read_object
 from benchmarks.study_command import (
     Deadline,
     check_targets,
     prepared_device,
     refuse_changes,
     study_parser,
+    warn,
 )
 from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name
 from benchmarks.text_table import TextTable, percent, percent_range, report_console
@@ -97,7 +99,8 @@ def _run(config: TransferConfig, device: torch.device, console: Console, minutes
                 networks.admit(task, problem.network_key)
                 row = carry_over(config, seed, target, problem, source)
                 trained_on = _trained_on(source)
-                write_json_atomic(path, {**row, NETWORK: problem.network_key, SOURCE_NETWORK: trained_on})
+                networks_of_row = {NETWORK: problem.network_key, SOURCE_NETWORK: trained_on}
+                write_json_atomic(path, {**row, **networks_of_row, "versions": versions()})
                 console.print(f"{path.stem}: {_in_short(row)}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -203,6 +206,7 @@ def _report(config: TransferConfig, console: Console) -> None:
             console.print(table.rich())
         write_atomic(config.save_dir / "transfer.md", "\n".join(table.markdown() for table in tables))
         write_result(config.save_dir / "transfer.json", {"study": config.model_dump(mode="json"), "rows": summary})
+    warn(console, mixed_versions(rows))
     console.print(f"{len(rows)} of {len(paths)} runs; results: {config.save_dir}", highlight=False, soft_wrap=True)
 
 
