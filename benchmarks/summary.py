@@ -97,8 +97,8 @@ def summarise(results: Iterable[Result]) -> list[Row]:
         results: contents of ``result.json`` files.
 
     Returns:
-        Rows with the number of runs, seeds, mean and standard deviation (0 for one run) of test accuracy by stage, and
-        the largest and smallest FLOPs reduction; sorted.
+        Rows with the number of runs, seeds, mean and standard deviation (0 for one run) of test accuracy by stage, each
+        run's own in the order of the seeds, and the largest and smallest FLOPs reduction; sorted.
     """
     grouped: dict[tuple[str, float, str], list[Result]] = {}
     for result in results:
@@ -106,8 +106,9 @@ def summarise(results: Iterable[Result]) -> list[Row]:
         grouped.setdefault(key, []).append(result)
     rows = []
     for (task, target, method), runs in sorted(grouped.items()):
+        runs = sorted(runs, key=lambda run: run["seed"])
         row: Row = {"task": task, "target_flops_reduction": target, "method": method, "runs": len(runs)}
-        row["seeds"] = sorted(run["seed"] for run in runs)
+        row["seeds"] = [run["seed"] for run in runs]
         for stage in STAGES:
             accuracies = [run[stage]["accuracy"] for run in runs]
             row[f"{stage}_mean"] = statistics.fmean(accuracies)

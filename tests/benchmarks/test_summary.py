@@ -31,6 +31,14 @@ def test_runs_are_grouped_by_method_and_target_with_mean_and_spread():
     assert rows[1]["flops_reduction_max"] == pytest.approx(0.902)
 
 
+def test_accuracies_stand_in_the_order_of_their_seeds():
+    (row,) = summary.summarise(
+        [result("a", seed, accuracy) for seed, accuracy in ((10086, 0.7), (42, 0.9), (520, 0.8))]
+    )
+    assert row["seeds"] == [42, 520, 10086]
+    assert row["one_shot_accuracies"] == [0.9, 0.8, 0.7]
+
+
 def test_the_command_reads_finished_runs_only_and_writes_what_it_shows(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
     for seed in (1, 2):
