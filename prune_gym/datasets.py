@@ -112,13 +112,13 @@ class DatasetSplits:
     test: TensorSplit
 
 
-def equal_parts(order: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
+def equal_parts(items: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...]:
     """As few pieces of at most ``batch_size`` as possible, sizes differing by one at most.
 
     A leftover batch of one image would weigh as much as a full one, and batch norms cannot train on it.
 
     Args:
-        order: Indices, or the images themselves, ``[N, ...]``.
+        items: Indices, or the images themselves, ``[N, ...]``.
         batch_size: Largest piece.
 
     Raises:
@@ -126,7 +126,7 @@ def equal_parts(order: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1; got {batch_size}")
-    return torch.tensor_split(order, math.ceil(len(order) / batch_size))
+    return torch.tensor_split(items, math.ceil(len(items) / batch_size))
 
 
 def stack_dataset(dataset: Any) -> TensorSplit:

@@ -49,7 +49,7 @@ class FoldedNetwork:
         }
         self._epsilon = {norm: float(modules[norm].eps) for norm in self.norms.values()}
         self.model = self._without_norms(model)
-        if self.norms and not _agree(self.model, model, images):
+        if self.norms and not _computes(self.model, images, _outputs(copy.deepcopy(model).eval(), images.clone())):
             self.norms = {}
             self.model = self._without_norms(model)
         overwrite_inputs(self.model, images)
@@ -93,26 +93,30 @@ def overwrite_inputs(model: nn.Module, images: Tensor) -> None:
         model: the network, modified.
         images: what it is tried on.
     """
-    plain = copy.deepcopy(model)
     activations: list[Any] = [
         module
         for module in model.modules()
         if type(module).__module__.startswith("torch.nn.") and getattr(module, "inplace", None) is False
     ]
+    expected = _outputs(model, images.clone())
     for module in activations:
         module.inplace = True
-    if activations and not _agree(model, plain, images):
+    if not _computes(model, images, expected):
         for module in activations:
             module.inplace = False
 
 
 @torch.no_grad()
-def _agree(model: nn.Module, reference: nn.Module, images: Tensor) -> bool:
-    """Whether a copy computes the same: not where a convolution's output has a second reader, for example."""
-    expected = copy.deepcopy(reference).eval()(images)
+def _outputs(model: nn.Module, images: Tensor) -> Tensor:
+    outputs: Tensor = model(images)
+    return outputs
+
+
+def _computes(model: nn.Module, images: Tensor, expected: Tensor) -> bool:
+    """Whether a copy computes these outputs: not where a convolution's output has a second reader, for example."""
     given = images.clone()
     try:
-        outputs = model(given)
+        outputs = _outputs(model, given)
     except RuntimeError:  # what an activation would overwrite shares its memory
         return False
     scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
