@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from agents.acquisition import eligible
 from agents.experience import Experience, Move, as_plan, fingerprint
 from agents.imagination import Imagination
 from agents.imagined_targets import State, states_at_other_targets
@@ -90,6 +91,7 @@ def learn_with_imagination(
     plans = plannable(env)
     observation, info = _first_reset(agent, env)
     experience = _experience(agent, plans, settings)
+    carried = agent.num_updates > 0 and not experience.moves
     if not agent.history:
         monitor.episode(0.0, info, agent.num_timesteps)
     episode_return, over = 0.0, False
@@ -105,6 +107,8 @@ def learn_with_imagination(
             chosen.clear()
         experience.absorb(plans)
         imagination = Imagination(plans, experience, info["kept"], float(info["target_flops_reduction"]))
+        if carried:
+            chosen, carried = carried_over(agent, imagination, observation), False
         if not chosen:
             states = [State(observation, imagination, float(info["score"]))]
             met = [imagination.target, *(record["target_flops_reduction"] for record in agent.history)]
@@ -124,6 +128,21 @@ def learn_with_imagination(
         if over:
             monitor.episode(episode_return, info, agent.num_timesteps)
     experience.absorb(plans)
+
+
+def carried_over(agent: RSPARAgent, imagination: Imagination, observation: np.ndarray) -> list[np.ndarray]:
+    """The first move of a policy that was trained elsewhere: its own, before learning here changes it.
+
+    Args:
+        agent: whose policy acts.
+        imagination: where moves lead.
+        observation: the first state [D].
+
+    Returns:
+        The action [L], or nothing where it leads to no new plan on the target.
+    """
+    action, _ = agent.predict(observation, deterministic=True)
+    return list(eligible(imagination, action[None]).actions)
 
 
 def choose_batch(agent: RSPARAgent, imagination: Imagination, samples: np.ndarray, count: int) -> list[np.ndarray]:
@@ -214,13 +233,16 @@ def imagined_decisions(agent: RSPARAgent, observation: np.ndarray, count: int) -
 
 
 def _experience(agent: RSPARAgent, plans: PlannableEnv, settings: ImaginationSettings) -> Experience:
-    """The agent's measurements of this problem; another problem's are dropped."""
-    identity = fingerprint(plans)
-    if agent.experience is None or agent.experience.fingerprint != identity:
-        if agent.experience is not None:
-            logger.info("another problem: %d measured plans and the history are dropped", len(agent.experience.plans))
-            agent.history.clear()
-        agent.experience = Experience(identity, RewardModel(settings.refit_every))
+    """The agent's measurements of this problem; of another one's, what the reward model learned from them stays."""
+    identity, before = fingerprint(plans), agent.experience
+    if before is not None and before.fingerprint == identity:
+        return before
+    prior = None
+    if before is not None:
+        logger.info("another problem: %d measured plans and the history are dropped", len(before.plans))
+        agent.history.clear()
+        prior = before.model if len(before.model) else None
+    agent.experience = Experience(identity, RewardModel(settings.refit_every, prior))
     return agent.experience
 
 

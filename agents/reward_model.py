@@ -5,12 +5,14 @@ every layer takes. So the inputs are the layers' log predicted losses, and measu
 others. The output is the log-odds of the soft accuracy, which has no bounds to respect and close to normal errors.
 
 The covariance is a linear kernel (accuracy falls smoothly with every layer's damage) plus a Matern 3/2 kernel (what is
-not linear, such as interactions between layers) plus noise (Rasmussen & Williams 2006, chapters 2 and 4).
+not linear, such as interactions between layers) plus noise (Rasmussen & Williams 2006, chapters 2 and 4). Its mean is
+constant, or what another problem's model expects: then only the difference between the two problems is left to learn.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,14 +53,18 @@ class RewardModel:
     Args:
         refit_every: the kernel's hyper-parameters are fitted anew whenever this many measurements have come in; in
             between only the posterior is updated.
+        prior: model of another problem with as many layers, whose mean this one starts from while the measurements
+            are likelier with it than without (judged with every fit of the hyper-parameters); None: a constant.
     """
 
-    def __init__(self, refit_every: int = 8) -> None:
+    def __init__(self, refit_every: int = 8, prior: RewardModel | None = None) -> None:
         self.refit_every = refit_every
+        self.prior = prior
         self._inputs: list[np.ndarray] = []
         self._outputs: list[float] = []
         self._hyperparameters: np.ndarray | None = None
         self._fitted_on = 0
+        self._prior_holds = True
         self._process: Any = None
 
     def __len__(self) -> int:
@@ -90,7 +96,11 @@ class RewardModel:
         if self._process is None:
             self._fit()
         mean, std = self._process.predict(self._scaled(damages), return_std=True)
-        return Prediction(mean, std)
+        return Prediction(mean + self._expected_before(damages), std)
+
+    def _expected_before(self, damages: np.ndarray) -> np.ndarray | float:
+        """Log-odds [N] expected before anything was measured, up to a constant."""
+        return self.prior.predict(damages).mean if self.prior is not None and self._prior_holds else 0.0
 
     def _scaled(self, damages: np.ndarray) -> np.ndarray:
         """Inputs relative to the first measured plan, the point all others were made around."""
@@ -101,39 +111,44 @@ class RewardModel:
 
         The posterior always comes from the stored hyper-parameters, so a restored model is the same to the last bit.
         """
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.gaussian_process import GaussianProcessRegressor
 
-        inputs = self._scaled(np.stack(self._inputs))
-        outputs = log_odds(np.array(self._outputs))
-        kernel = _kernel()
-        if self._hyperparameters is not None:
-            kernel = kernel.clone_with_theta(self._hyperparameters)
+        damages, outputs = np.stack(self._inputs), log_odds(np.array(self._outputs))
+        inputs = self._scaled(damages)
         due = self._hyperparameters is None or len(outputs) >= self._fitted_on + self.refit_every
         if due and len(outputs) >= MIN_MEASUREMENTS:
-            search = GaussianProcessRegressor(kernel, optimizer=_maximise, normalize_y=True)
-            with warnings.catch_warnings():
-                # A hyper-parameter at its bound is an answer here: a layer without effect has the longest length scale.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                fitted = search.fit(inputs, outputs)
-            kernel = fitted.kernel_
-            self._hyperparameters = np.array(kernel.theta)
-            self._fitted_on = len(outputs)
-        process = GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
-        self._process = process.fit(inputs, outputs)
+            before, self._fitted_on = self._hyperparameters, len(outputs)
+            evidence, self._hyperparameters = _most_likely(inputs, outputs, before)
+            if self.prior is not None:
+                remaining = outputs - self.prior.predict(damages).mean
+                with_prior, hyperparameters = _most_likely(inputs, remaining, before)
+                self._prior_holds = with_prior > evidence
+                if self._prior_holds:
+                    self._hyperparameters = hyperparameters
+        process = GaussianProcessRegressor(_kernel(self._hyperparameters), optimizer=None, normalize_y=True)
+        self._process = process.fit(inputs, outputs - self._expected_before(damages))
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything needed to go on, as arrays."""
         hyperparameters = self._hyperparameters if self._hyperparameters is not None else np.zeros(0)
-        return {
+        arrays = {
             "inputs": np.stack(self._inputs) if self._inputs else np.zeros((0, 0)),
             "outputs": np.array(self._outputs),
             "hyperparameters": hyperparameters,
             "fitted_on": np.array([self._fitted_on]),
         }
+        if self.prior is not None:
+            arrays |= {PRIOR + name: array for name, array in self.prior.state().items()}
+            arrays["prior_holds"] = np.array([self._prior_holds])
+        return arrays
 
-    def load_state(self, state: dict[str, np.ndarray]) -> None:
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Go on from :meth:`state`."""
+        before = {name.removeprefix(PRIOR): array for name, array in state.items() if name.startswith(PRIOR)}
+        if before:
+            self.prior = RewardModel(self.refit_every)
+            self.prior.load_state(before)
+            self._prior_holds = bool(state["prior_holds"][0])
         self._inputs = list(state["inputs"])
         self._outputs = [float(value) for value in state["outputs"]]
         self._hyperparameters = state["hyperparameters"] if len(state["hyperparameters"]) else None
@@ -141,17 +156,41 @@ class RewardModel:
         self._process = None
 
 
+PRIOR = "prior."
+"""Before the names of the prior's arrays in :meth:`RewardModel.state`."""
 MIN_MEASUREMENTS = 4
 """Fewer measurements say nothing about hyper-parameters."""
 
 
-def _kernel() -> Any:
+def _kernel(hyperparameters: np.ndarray | None) -> Any:
     """Prior covariance over standardised log-odds; length scales in nats of log loss."""
     from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
     smooth = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(3.0, (0.1, 100.0), nu=1.5)
     linear = ConstantKernel(0.1, (1e-4, 1e2)) * DotProduct(1.0, "fixed")
-    return smooth + linear + WhiteKernel(1e-2, (1e-6, 1.0))
+    kernel = smooth + linear + WhiteKernel(1e-2, (1e-6, 1.0))
+    return kernel if hyperparameters is None else kernel.clone_with_theta(hyperparameters)
+
+
+def _most_likely(inputs: np.ndarray, outputs: np.ndarray, initial: np.ndarray | None) -> tuple[float, np.ndarray]:
+    """Log marginal likelihood (nats) of the best hyper-parameters, and these.
+
+    Args:
+        inputs: [N, L].
+        outputs: [N].
+        initial: hyper-parameters to start from; None: the kernel's own.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    search = GaussianProcessRegressor(_kernel(initial), optimizer=_maximise, normalize_y=True)
+    with warnings.catch_warnings():
+        # A hyper-parameter at its bound is an answer here: a layer without effect has the longest length scale.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = search.fit(inputs, outputs)
+    scale = float(np.std(outputs)) or 1.0
+    evidence = float(fitted.log_marginal_likelihood_value_) - len(outputs) * np.log(scale)
+    return evidence, np.array(fitted.kernel_.theta)
 
 
 def _maximise(negative_log_likelihood: Any, initial: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, float]:

@@ -109,3 +109,44 @@ def test_the_imagined_ranking_follows_the_true_one():
     believed, true = imagination.scores(moves)[80:], env.soft_accuracy(moves.kept)[80:]
     ranks = [np.argsort(np.argsort(values)) for values in (believed, true)]
     assert np.corrcoef(*ranks)[0, 1] > 0.9
+
+
+def shifted(count, prior, slope=1.0, seed=5):
+    """Measurements of another problem: the same function but for an offset (and with slope -1, its opposite)."""
+    inputs, accuracies = measured(count, seed)
+    model = RewardModel(prior=prior)
+    for row, value in zip(inputs, log_odds(accuracies), strict=True):
+        model.add(row, float(from_log_odds(slope * value - 1.0)))
+    return model
+
+
+def ranks(values):
+    return np.argsort(np.argsort(values))
+
+
+def test_another_problems_model_ranks_plans_from_the_first_measurement():
+    probe, accuracies = measured(50, seed=3)
+    begun, blank = shifted(1, fitted(60)), shifted(1, None)
+    assert np.corrcoef(ranks(begun.predict(probe).mean), ranks(accuracies))[0, 1] > 0.9
+    assert np.ptp(blank.predict(probe).mean) < 1e-6
+    assert len(begun) == 1, "what was measured on the other problem does not count here"
+
+
+def test_a_prior_that_measurements_contradict_is_given_up():
+    probe = measured(50, seed=3)[0]
+    wrong = shifted(16, fitted(60), slope=-1.0)
+    np.testing.assert_array_equal(wrong.predict(probe).mean, shifted(16, None, slope=-1.0).predict(probe).mean)
+    right = shifted(16, fitted(60))
+    assert not np.array_equal(right.predict(probe).mean, shifted(16, None).predict(probe).mean)
+
+
+@pytest.mark.parametrize("slope", [1.0, -1.0])
+def test_a_model_with_a_prior_goes_on_from_its_state(slope):
+    probe = measured(5, seed=3)[0]
+    model = shifted(12, fitted(20), slope)
+    expected = model.predict(probe)
+    restored = RewardModel()
+    restored.load_state(model.state())
+    found = restored.predict(probe)
+    assert np.array_equal(found.mean, expected.mean)
+    assert np.array_equal(found.std, expected.std)
