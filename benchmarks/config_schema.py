@@ -126,6 +126,8 @@ class FinetuneConfig(Section):
 
     epochs: Annotated[int, Field(ge=0)] = 10
     """Passes over the dense-train split; 0 leaves the network as the surgery made it."""
+    max_images: Count | None = None
+    """Most images a pass uses, spread evenly over the dense-train split; absent: all of them."""
     learning_rate: Positive = 0.02
     """Peak learning rate."""
     batch_size: Annotated[int, Field(ge=2)] = 64

@@ -17,6 +17,7 @@ from benchmarks.configured_task import target_of
 from benchmarks.methods import METHODS
 from benchmarks.progress import ProgressCallback
 from prune_gym.augmentation import Augmentation
+from prune_gym.dataset_split import spread
 from prune_gym.env import HOBSPruneEnv
 from prune_gym.problem import PruningProblem
 from prune_gym.pruner import PhysicalPruner
@@ -174,10 +175,13 @@ def tune(config: Config, seed: int, task: PruningTask, pruned: nn.Module, report
     student = copy.deepcopy(pruned)
     if settings.epochs > 0:
         assert task.train is not None
+        images = task.train
+        if settings.max_images is not None:
+            images = images.subset(spread(len(images), settings.max_images))
         fine_tune(
             student,
             task.model,
-            task.train,
+            images,
             epochs=settings.epochs,
             lr=settings.learning_rate,
             temperature=settings.distillation.temperature,

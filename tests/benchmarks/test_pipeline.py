@@ -267,6 +267,15 @@ def test_no_fine_tuning_leaves_the_network_as_the_surgery_made_it(tmp_path):
     assert result["final"]["accuracy"] == result["one_shot"]["accuracy"]
 
 
+@pytest.mark.parametrize(("most", "used"), [("null", "all"), (7, 7), (10**9, "all")])
+def test_fine_tuning_uses_at_most_so_many_images(tmp_path, monkeypatch, most, used):
+    seen = []
+    monkeypatch.setattr(stages, "fine_tune", lambda student, teacher, images, **_: seen.append(images))
+    run(config_in(tmp_path, f"pruning.finetune.max_images={most}", "pruning.method=hobs-uniform"))
+    assert len(seen[0]) == (len(tiny_task.build().train) if used == "all" else used)
+    assert len(seen[0].labels.unique()) > 1
+
+
 @pytest.mark.parametrize(
     ("override", "said"),
     [
