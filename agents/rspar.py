@@ -8,6 +8,7 @@ of the reward in this way follows DyNA-PPO (Angermueller et al. 2020).
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -187,6 +188,13 @@ class RSPARAgent(PPOAgent):
     def environment_state(self, state: Mapping[str, Any] | None) -> None:
         self._env_state = state
 
+    def reseed(self, seed: int) -> None:
+        """Begin new random streams; what was learned stays."""
+        self.config = dataclasses.replace(self.config, seed=seed)
+        self.generator.manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        self._env, self._env_state = None, None
+
     # Persistence
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -206,9 +214,13 @@ class RSPARAgent(PPOAgent):
         layer_feature_dim: int | None = None,
         hidden_dim: int | None = None,
         proposer: Proposer | None = None,
+        seed: int | None = None,
         device: str | int | torch.device | None = "cpu",
     ) -> RSPARAgent:
         """Restore an agent; training goes on as if it had never stopped.
+
+        On another problem its policy's own plan is measured first, and where the network has as many layers, what the
+        reward model learned is what it expects there (see :mod:`agents.reward_model`).
 
         Args:
             path: what :meth:`save` wrote.
@@ -217,6 +229,7 @@ class RSPARAgent(PPOAgent):
             layer_feature_dim: what the caller's observations have; checked against the file.
             hidden_dim: what the caller expects; checked against the file.
             proposer: as in the constructor; not part of the file.
+            seed: draw from new random streams instead of going on with those of the file.
             device: where the networks go.
 
         Raises:
@@ -232,6 +245,8 @@ class RSPARAgent(PPOAgent):
         imagination = None if sizes is None else ImaginationSettings(**sizes)
         agent = cls(**config, imagination=imagination, proposer=proposer, device=device)
         restore(agent, tensors, document)
+        if seed is not None:
+            agent.reseed(seed)
         return agent
 
 

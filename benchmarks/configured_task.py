@@ -10,7 +10,9 @@ import torch
 
 from benchmarks.config import Config
 from benchmarks.config_source import ConfigError
+from benchmarks.methods import load_agent
 from prune_gym.curvature_cache import CurvatureSettings
+from prune_gym.features import FeatureSet
 from prune_gym.problem import PruningProblem
 from prune_gym.tasks import PruningTask, make_task, task_takes
 
@@ -81,7 +83,26 @@ def make_problem(config: Config, task: PruningTask) -> PruningProblem:
         problem.cost.check_target(target_of(config, task), problem.cost.limits(config.pruning.max_pruning_ratio))
     except ValueError as error:
         raise ConfigError(f"'pruning.target_flops_reduction': {error}") from None
+    _check_initial_agent(config, problem)
     return problem
+
+
+def _check_initial_agent(config: Config, problem: PruningProblem) -> None:
+    """Refuse an agent that cannot act on the problem before anything is computed."""
+    key, settings = "'pruning.rspar.initial_agent'", config.pruning.rspar
+    if settings.initial_agent is None:
+        return
+    if config.pruning.method != "hobs-rspar":
+        raise ConfigError(f"{key}: {config.pruning.method} does not go on from an agent; only hobs-rspar does")
+    try:
+        load_agent(settings, problem.num_layers, len(FeatureSet.of(features_of(config)).names), seed=0)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
+def features_of(config: Config) -> str:
+    """Name of the feature set that layers are observed by; without curvature there is none to see."""
+    return "kfac" if config.pruning.hobs.selection == "hobs" else "cost"
 
 
 def target_of(config: Config, task: PruningTask) -> float:

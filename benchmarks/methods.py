@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
+    from agents import RSPARAgent
     from benchmarks.config import PruningConfig
+    from benchmarks.config_schema import RSPARConfig
     from prune_gym.env import HOBSPruneEnv
 
 Record = dict[str, Any]
@@ -54,12 +56,40 @@ class Method:
 def _rspar(env: HOBSPruneEnv, config: PruningConfig, seed: int) -> Search:
     from agents import RSPARAgent
 
+    layout, settings = env.layout, config.rspar
+    if settings.initial_agent is not None:
+        return load_agent(settings, layout.num_layers, layout.feature_dim, seed)
     return RSPARAgent(
-        num_layers=env.layout.num_layers,
-        layer_feature_dim=env.layout.feature_dim,
-        hidden_dim=config.rspar.hidden_dim,
-        lr=config.rspar.learning_rate,
-        gamma=config.rspar.gamma,
+        num_layers=layout.num_layers,
+        layer_feature_dim=layout.feature_dim,
+        hidden_dim=settings.hidden_dim,
+        lr=settings.learning_rate,
+        gamma=settings.gamma,
+        seed=seed,
+    )
+
+
+def load_agent(settings: RSPARConfig, num_layers: int, feature_dim: int, seed: int) -> RSPARAgent:
+    """Read the agent a configuration goes on from.
+
+    Args:
+        settings: with an ``initial_agent``; the file's own learning rate and discount count.
+        num_layers: L of the network that is pruned.
+        feature_dim: features a layer it is observed by.
+        seed: of what is drawn from now on.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no agent's file, or one of other features or another width.
+    """
+    from agents import RSPARAgent
+
+    assert settings.initial_agent is not None
+    return RSPARAgent.load(
+        settings.initial_agent.expanduser(),
+        num_layers,
+        layer_feature_dim=feature_dim,
+        hidden_dim=settings.hidden_dim,
         seed=seed,
     )
 

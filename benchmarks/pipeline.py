@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from agents import RSPARAgent
 from benchmarks import stages
 from benchmarks.budgets import Archive, Budgets, archive_from_json, archive_to_json, budget_table
 from benchmarks.config import Config
@@ -32,6 +33,7 @@ from benchmarks.pruned_files import load_network, save_network
 from benchmarks.report import measure_networks
 from benchmarks.run_folder import RunFolder
 from benchmarks.run_plots import save_plots
+from prune_gym.files import sha256_of
 from prune_gym.problem import PruningProblem
 from prune_gym.tasks import PruningTask
 
@@ -185,9 +187,11 @@ class _Run:
 
         def search() -> dict[str, Any]:
             measured = archive_from_json(self.folder.read_json("unfinished/measured.json"))
-            budgets = stages.search_budgets(
+            budgets, agent = stages.search_budgets(
                 self.config, self.seed, problem, report, measured=measured, remember=remember
             )
+            if isinstance(agent, RSPARAgent):
+                agent.save(self.folder.agent)
             return asdict(budgets)
 
         budgets = Budgets(**self._once("budgets", search))
@@ -229,6 +233,7 @@ class _Run:
                 "measured_evaluations": budgets.measured_evaluations,
                 "reward_accuracy": budgets.accuracy,
                 "reward_soft_accuracy": budgets.soft_accuracy,
+                **self._initial_agent(),
             },
             "experiment": self.config.experiment.name,
             "task": task.name,
@@ -239,6 +244,11 @@ class _Run:
             "machine": describe_machine(),
             "versions": versions(),
         }
+
+    def _initial_agent(self) -> dict[str, str]:
+        """Digest of the agent the search went on from, if there was one."""
+        path = self.config.pruning.rspar.initial_agent
+        return {} if path is None else {"initial_agent": sha256_of(path.expanduser().read_bytes())}
 
 
 def versions() -> dict[str, str]:

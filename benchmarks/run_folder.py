@@ -20,7 +20,10 @@ from benchmarks.config import Config, load_config
 from benchmarks.config_source import ConfigError
 from prune_gym.files import write_atomic, write_json_atomic
 
-OWN_FILES = ("config.yaml", "result.json", "history.csv", "budgets.json", "pruned.safetensors", "pruned.json")
+OWN_FILES = (
+    *("config.yaml", "result.json", "history.csv", "budgets.json"),
+    *("agent.safetensors", "pruned.safetensors", "pruned.json"),
+)
 OWN_FOLDERS = ("plots", "unfinished")
 
 
@@ -62,6 +65,11 @@ class RunFolder:
     def plots(self) -> Path:
         """Folder of the plots."""
         return self.path / "plots"
+
+    @property
+    def agent(self) -> Path:
+        """The agent that searched, where it can be used again."""
+        return self.path / "agent.safetensors"
 
     @property
     def checkpoint(self) -> Path:

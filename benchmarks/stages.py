@@ -13,8 +13,8 @@ import baselines
 from agents.monitor import best_feasible
 from benchmarks.budgets import Archive, Budgets, Record
 from benchmarks.config import Config
-from benchmarks.configured_task import target_of
-from benchmarks.methods import METHODS
+from benchmarks.configured_task import features_of, target_of
+from benchmarks.methods import METHODS, Search
 from benchmarks.progress import ProgressCallback
 from prune_gym.augmentation import Augmentation
 from prune_gym.dataset_split import spread
@@ -51,8 +51,8 @@ def search_budgets(
     *,
     measured: Archive,
     remember: Callable[[Archive], None],
-) -> Budgets:
-    """Find the best budgets on the target.
+) -> tuple[Budgets, Search]:
+    """Find the best budgets on the target; return them and who found them.
 
     A search is a deterministic function of its seed and of what the plans it asks for measure. So an interrupted one
     is resumed by running it again with everything ``measured`` already at hand: it takes the same decisions, quickly
@@ -74,6 +74,7 @@ def search_budgets(
     problem.evaluator.archive.update(measured)
     history: list[Record] = []
     total = method.num_episodes(config.pruning)
+    agent = method.build(plans, config.pruning, seed)
 
     def on_episode(record: Record) -> None:
         history.append(record)
@@ -83,13 +84,13 @@ def search_budgets(
             remember(problem.evaluator.archive)
 
     try:
-        method.build(plans, config.pruning, seed).learn(env, total, callback=on_episode)
+        agent.learn(env, total, callback=on_episode)
         if method.fidelity == "predicted":
             _measure_best(plans, history)
         kept, evaluation = plans.best_plan(TOLERANCE)
     finally:
         remember(problem.evaluator.archive)
-    return Budgets(
+    budgets = Budgets(
         kept=kept.tolist(),
         plan=problem.hobs.plan(kept.tolist()),
         accuracy=evaluation.accuracy,
@@ -98,6 +99,7 @@ def search_budgets(
         measured_evaluations=len(plans.archive),
         history=history,
     )
+    return budgets, agent
 
 
 def _measure_best(plans: HOBSPruneEnv, history: list[Record]) -> None:
@@ -120,7 +122,7 @@ def make_env(config: Config, problem: PruningProblem, start: str = "knapsack", f
         lambda_0=pruning.rspar.lambda_0,
         tau=pruning.rspar.tau,
         start=start,
-        features="kfac" if pruning.hobs.selection == "hobs" else "cost",
+        features=features_of(config),
         fidelity=fidelity,
         disable_env_checker=True,
     )

@@ -158,6 +158,8 @@ def sha256_of(*parts: Any) -> str:
 def _feed(digest: hashlib._Hash, part: Any) -> None:
     if isinstance(part, torch.Tensor):
         flat = part.detach().cpu().contiguous().reshape(-1)
+        if not len(flat):  # one that came from numpy may have a stride of 0, which has no view as bytes
+            flat = torch.empty(0, dtype=part.dtype)
         _feed_bytes(digest, f"tensor {part.dtype} {tuple(part.shape)}", flat.view(torch.uint8).numpy())
     elif isinstance(part, (bytes, bytearray)):
         _feed_bytes(digest, "bytes", part)

@@ -43,6 +43,22 @@ def test_a_call_split_in_two_equals_one_call(kind):
     assert torch.equal(weights(whole), weights(parts))
 
 
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_an_agent_that_measured_next_to_nothing_is_saved(tmp_path, steps):
+    agent = RSPARAgent(8, FEATURES, hidden_dim=16).learn(SyntheticPruning(), steps)
+    loaded = RSPARAgent.load(agent.save(tmp_path / "a.safetensors"))
+    assert len(loaded.experience.plans) == 1 + steps
+    assert loaded.history == agent.history
+
+
+def test_new_random_streams_keep_what_was_learned(tmp_path):
+    agent = RSPARAgent(8, FEATURES, hidden_dim=16).learn(SyntheticPruning(), 6)
+    path = agent.save(tmp_path / "a.safetensors")
+    first, same, other = (RSPARAgent.load(path, seed=seed).learn(SyntheticPruning(), 4) for seed in (7, 7, 8))
+    assert first.history == same.history != other.history
+    assert first.history[:7] == agent.history
+
+
 def test_the_loaded_policy_acts_the_same(tmp_path):
     agent = RSPARAgent(4, FEATURES, hidden_dim=16, seed=5)
     observations = np.random.default_rng(0).normal(size=(6, agent.observation_size)).astype(np.float32)

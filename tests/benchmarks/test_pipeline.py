@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from agents import RSPARAgent
 from benchmarks import stages
 from benchmarks.config import load_config, parse_config
 from benchmarks.config_source import ConfigError
@@ -70,7 +71,8 @@ def test_run_folder_holds_everything_people_open(finished):
     drawn = ("summary", "training", "budgets", "lambda", "sensitivity")
     plots = {f"plots/{name}.{kind}" for name in drawn for kind in ("png", "svg")}
     assert names == plots | {
-        *("config.yaml", "result.json", "history.csv", "budgets.json", "pruned.safetensors", "pruned.json")
+        *("config.yaml", "result.json", "history.csv", "budgets.json"),
+        *("agent.safetensors", "pruned.safetensors", "pruned.json"),
     }
     assert load_config(folder.path / "config.yaml").pruning.rspar.num_episodes == 6
 
@@ -265,6 +267,43 @@ def test_default_target_is_the_tasks_own(tmp_path):
 def test_no_fine_tuning_leaves_the_network_as_the_surgery_made_it(tmp_path):
     result, _ = run(config_in(tmp_path, "pruning.finetune.epochs=0", "pruning.method=hobs-uniform"))
     assert result["final"]["accuracy"] == result["one_shot"]["accuracy"]
+
+
+def test_a_run_goes_on_from_the_agent_of_another(finished, tmp_path):
+    result, folder = finished
+    key = f"pruning.rspar.initial_agent={folder.agent}"
+    again, first = run(config_in(tmp_path / "same", key))
+    assert again["search"]["measured_evaluations"] == 2 * result["search"]["measured_evaluations"] - 1
+    assert again["search"]["reward_soft_accuracy"] >= result["search"]["reward_soft_accuracy"]
+    assert first.agent.is_file()
+    other = open_run(config_in(tmp_path / "other", key), seed=4)
+    run_experiment(config_in(tmp_path / "other", key), 4, other, device=CPU)
+    plans = [(at.path / "history.csv").read_text() for at in (first, other)]
+    assert plans[0] != plans[1], "another seed draws other moves"
+
+
+def test_an_agent_meets_a_network_trained_anew(finished, tmp_path):
+    tiny_task.register("tiny-anew", tiny_task.another)
+    keys = ("dataset.name=tiny", "model.name=anew", f"pruning.rspar.initial_agent={finished[1].agent}")
+    result, folder = run(config_in(tmp_path, *keys))
+    assert result["search"]["measured_evaluations"] == 7, "what was measured on the other network does not count"
+    assert RSPARAgent.load(folder.agent).experience.model.prior is not None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("pruning.rspar.initial_agent={folder}/none",), "no tensor file .*none"),
+        (("pruning.rspar.initial_agent={folder}/pruned.safetensors",), "is not an agent"),
+        (("pruning.rspar.initial_agent={folder}/agent.safetensors", "pruning.rspar.hidden_dim=16"), "hidden_dim = 8"),
+        (("pruning.rspar.initial_agent={folder}/agent.safetensors", "pruning.method=hobs-gp"), "only hobs-rspar does"),
+    ],
+)
+def test_an_agent_that_cannot_go_on_is_refused_before_anything_runs(finished, tmp_path, overrides, said):
+    config = config_in(tmp_path, *(override.format(folder=finished[1].path) for override in overrides))
+    with pytest.raises(ConfigError, match=f"'pruning.rspar.initial_agent'.*({said})"):
+        run(config)
+    assert not (tmp_path / "seed_3" / "unfinished" / "dense.json").exists()
 
 
 @pytest.mark.parametrize(("most", "used"), [("null", "all"), (7, 7), (10**9, "all")])

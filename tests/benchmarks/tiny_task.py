@@ -62,6 +62,6 @@ def another():
     return replace(task, model=model)
 
 
-def register():
-    if "tiny-cnn" not in task_names():
-        register_task("tiny-cnn", build, default_target=0.5, description="for the tests")
+def register(name="tiny-cnn", factory=build):
+    if name not in task_names():
+        register_task(name, factory, default_target=0.5, description="for the tests")

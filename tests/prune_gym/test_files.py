@@ -3,6 +3,7 @@ import json
 import os
 import struct
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -94,6 +95,15 @@ def test_a_truncated_file_is_refused_at_any_length(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match="truncated or not a safetensors file"):
         load_safetensors(path)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (2, 0)])
+def test_empty_arrays_of_numpy_are_kept(tmp_path, shape):
+    path = save_safetensors_atomic(tmp_path / "empty.safetensors", {"a": torch.as_tensor(np.zeros(0).reshape(shape))})
+    tensors, _ = load_safetensors(path)
+    assert tensors["a"].shape == shape
+    assert tensors["a"].dtype == torch.float64
+    assert sha256_of(torch.as_tensor(np.zeros(shape))) == sha256_of(torch.zeros(shape, dtype=torch.float64))
 
 
 def test_one_flipped_bit_in_a_tensor_is_noticed(tmp_path):
