@@ -118,20 +118,24 @@ def test_the_agents_at_84_percent_are_worth_what_the_study_says():
 def test_what_carries_over_is_what_was_measured():
     rows = result("transfer_digits/transfer.json")["rows"]
     lines = (DOCS / "agents.md").read_text().splitlines()
-    for key, title in (
-        ("start", "knapsack start"),
-        ("zero_shot", "zero-shot"),
-        ("scratch 32", "from scratch, 32 plans"),
-    ):
+    plans = {"start": "knapsack start", "zero_shot": "zero-shot"}
+    plans |= {f"{key} {count}": f"{title}, {count} plans" for key, title in CARRIED for count in (8, 32)}
+    for key, title in plans.items():
         (line,) = (line for line in lines if line.startswith(f"| {title} | "))
         for row in rows:
             seen = row["soft_accuracy"][key]
             cell = "{} [{}, {}]".format(*(percent(seen[bound]) for bound in ("value", "low", "high")))
-            assert f"{cell}, {percent(row['test_accuracy'][key]['value'])}" in line
-    (line,) = (line for line in lines if line.startswith("| P(zero-shot > start) | "))
-    assert all(
-        "{value:.2f} [{low:.2f}, {high:.2f}]".format(**row["chances"]["zero_shot > start"]) in line for row in rows
-    )
+            tested = row["test_accuracy"].get(key)
+            assert (cell if tested is None else f"{cell}, {percent(tested['value'])}") in line
+    chances = {"zero_shot > start": "P(zero-shot > start)"}
+    for count in (8, 32):
+        chances[f"transferred {count} > scratch {count}"] = f"P(transferred > scratch), {count} plans"
+    for key, title in chances.items():
+        (line,) = (line for line in lines if line.startswith(f"| {title} | "))
+        assert all("{value:.2f} [{low:.2f}, {high:.2f}]".format(**row["chances"][key]) in line for row in rows)
+
+
+CARRIED = (("transferred", "transferred"), ("scratch", "from scratch"))
 
 
 def study_rows():
