@@ -46,7 +46,15 @@ VARIANTS: dict[str, tuple[str, Options]] = {
     REFERENCE: ("rspar", dict),
     "the policy's samples only, no variations of measured plans": (
         "rspar",
-        lambda: {"proposer": Proposer(ExpectedImprovement(), candidates=1, refinements=0)},
+        lambda: {"proposer": Proposer(ExpectedImprovement(), candidates=1, broad=0, refinements=0)},
+    ),
+    "no broad moves beside the policy's samples": (
+        "rspar",
+        lambda: {"proposer": Proposer(ExpectedImprovement(), broad=0)},
+    ),
+    "twice the candidates, twice the rounds": (
+        "rspar",
+        lambda: {"proposer": Proposer(ExpectedImprovement(), candidates=1024, refinements=5)},
     ),
     "no policy (the Gaussian process alone)": ("gp", dict),
     "no reward model (plain PPO, 16 steps an update)": ("rspar", lambda: {"imagination": None, "n_steps": 16}),
