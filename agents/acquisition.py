@@ -80,17 +80,13 @@ class Proposer:
 
     Attributes:
         acquisition: what is maximised.
-        candidates: variations of the best measured moves, or of the best candidates of the round before.
-        broad: normal moves from here that are considered as well: a policy that has learned proposes much of the same.
-        std: their standard deviation.
+        candidates: variations of the incumbents considered beside the policy's samples.
         incumbents: best measured moves that are varied.
         refinements: rounds in which the best candidates are varied again.
     """
 
     acquisition: Acquisition
     candidates: int = 512
-    broad: int = 256
-    std: float = 0.2
     incumbents: int = 5
     refinements: int = 2
 
@@ -98,15 +94,9 @@ class Proposer:
         """The most valuable action [L] that leads to a new feasible plan.
 
         Where there is none (every plan in reach was measured), the best measured move.
-
-        Args:
-            imagination: where moves lead, and what is believed of it.
-            policy_actions: samples of a policy [N, L]; N may be 0.
-            rng: of the other candidates.
         """
         incumbents = imagination.incumbents(self.incumbents)
-        broad = np.clip(rng.normal(0.0, self.std, (self.broad, incumbents.shape[1])), -1.0, 1.0).astype(np.float32)
-        pool = np.concatenate([policy_actions, broad, perturbed(incumbents, self.candidates, rng)])
+        pool = np.concatenate([policy_actions, perturbed(incumbents, self.candidates, rng)])
         best_action, best_value = incumbents[0], -np.inf
         for _ in range(self.refinements + 1):
             moves = eligible(imagination, pool)

@@ -14,8 +14,8 @@ class GPSearch(Search):
     """Measure where a Gaussian process expects the largest improvement (Jones et al. 1998).
 
     It believes what R-SPAR's reward model believes (:mod:`agents.reward_model`, the same kernel, inputs and fits) and
-    maximises the same acquisition over the same candidates, but for the samples of the policy. What R-SPAR finds beyond
-    it is due to the policy.
+    maximises the same acquisition over candidates around the best measured plans; where R-SPAR adds samples of its
+    policy, it adds as many normal ones around the start plan. What R-SPAR finds beyond it is due to the policy.
 
     Args:
         samples: normal candidates around the start plan.
@@ -30,8 +30,10 @@ class GPSearch(Search):
         super().__init__(seed)
         if samples < 1 or candidates < 1:
             raise ValueError(f"samples and candidates must be at least 1, got {samples} and {candidates}")
-        self._proposer = Proposer(ExpectedImprovement(), candidates, samples, positive("std", std))
+        self.samples, self.std = samples, positive("std", std)
+        self._proposer = Proposer(ExpectedImprovement(), candidates=candidates)
 
     def propose(self, view: Imagination) -> np.ndarray:
         """The candidate of the largest expected improvement."""
-        return self._proposer.propose(view, np.zeros((0, len(view.start)), dtype=np.float32), self.rng)
+        samples = np.clip(self.rng.normal(0.0, self.std, (self.samples, len(view.start))), -1.0, 1.0)
+        return self._proposer.propose(view, samples.astype(np.float32), self.rng)

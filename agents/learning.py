@@ -39,6 +39,8 @@ class ImaginationSettings:
             so many first states at other targets.
         epochs: passes over them.
         proposals: policy samples considered for measuring.
+        broad: normal moves as wide as the first ones, considered as well where all episodes ask for one target: a
+            policy that has learned proposes much of the same. Over many targets a budget is too small for exploring.
         refit_every: measurements between two fits of the reward model's hyper-parameters.
     """
 
@@ -47,6 +49,7 @@ class ImaginationSettings:
     other_targets: int = 7
     epochs: int = 8
     proposals: int = 256
+    broad: int = 256
     refit_every: int = 8
 
 
@@ -115,6 +118,8 @@ def learn_with_imagination(
             states += states_at_other_targets(plans, experience, met, settings.other_targets, agent.rng)
             monitor.log(practise(agent, settings, states), agent.num_timesteps)
             samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
+            if len(set(met)) == 1:
+                samples = np.concatenate([samples, broad_moves(agent, settings.broad)])
             count = min(batch_size, total_timesteps - step) if getattr(plans, "horizon", 1) == 1 else 1
             chosen = choose_batch(agent, imagination, samples, count)
         action = chosen.pop(0)
@@ -143,6 +148,12 @@ def carried_over(agent: RSPARAgent, imagination: Imagination, observation: np.nd
     """
     action, _ = agent.predict(observation, deterministic=True)
     return list(eligible(imagination, action[None]).actions)
+
+
+def broad_moves(agent: RSPARAgent, count: int) -> np.ndarray:
+    """Normal moves as wide as the agent's first ones, whatever its policy has learned: float32 [count, L]."""
+    moves = agent.rng.normal(0.0, agent.config.initial_std, (count, agent.num_layers))
+    return np.clip(moves, -1.0, 1.0).astype(np.float32)
 
 
 def choose_batch(agent: RSPARAgent, imagination: Imagination, samples: np.ndarray, count: int) -> list[np.ndarray]:

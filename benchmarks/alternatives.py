@@ -46,12 +46,12 @@ VARIANTS: dict[str, tuple[str, Options]] = {
     REFERENCE: ("rspar", dict),
     "the policy's samples only, no variations of measured plans": (
         "rspar",
-        lambda: {"proposer": Proposer(ExpectedImprovement(), candidates=1, broad=0, refinements=0)},
+        lambda: {
+            "proposer": Proposer(ExpectedImprovement(), candidates=1, refinements=0),
+            "imagination": ImaginationSettings(broad=0),
+        },
     ),
-    "no broad moves beside the policy's samples": (
-        "rspar",
-        lambda: {"proposer": Proposer(ExpectedImprovement(), broad=0)},
-    ),
+    "no broad moves beside the policy's samples": ("rspar", lambda: {"imagination": ImaginationSettings(broad=0)}),
     "twice the candidates, twice the rounds": (
         "rspar",
         lambda: {"proposer": Proposer(ExpectedImprovement(), candidates=1024, refinements=5)},

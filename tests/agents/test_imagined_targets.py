@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from agents import RSPARAgent
+from agents.acquisition import ExpectedImprovement, Proposer
 from agents.experience import Experience, fingerprint
 from agents.imagined_targets import ImaginedFidelity, states_at_other_targets
 from agents.learning import ImaginationSettings
@@ -78,3 +79,23 @@ def test_the_policy_knows_targets_between_those_it_was_asked_for():
         gains[others] = env.step(action)[1]
     assert gains[7] > 0
     assert gains[7] > gains[0] - 0.01
+
+
+@pytest.mark.parametrize(("targets", "considered"), [((), 256 + 40), ((0.7, 0.8), 256)])
+def test_broad_moves_are_considered_where_there_is_one_target(targets, considered):
+    seen = []
+
+    class Looking(Proposer):
+        def propose(self, imagination, policy_actions, rng):
+            seen.append(policy_actions)
+            return super().propose(imagination, policy_actions, rng)
+
+    settings = ImaginationSettings(broad=40)
+    agent = RSPARAgent(
+        8, FEATURES, hidden_dim=16, imagination=settings, proposer=Looking(ExpectedImprovement()), initial_std=0.4
+    )
+    agent.learn(SyntheticPruning(targets=targets), 12)
+    assert len(seen[-1]) == considered
+    assert all(np.abs(actions).max() <= 1 and actions.dtype == np.float32 for actions in seen)
+    if not targets:
+        assert seen[-1][256:].std() == pytest.approx(0.4, rel=0.2)
