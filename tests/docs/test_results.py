@@ -45,6 +45,18 @@ def test_the_parts_are_worth_what_the_file_says():
                 assert percent(row["accuracy"][stage]["mean"]) in line
 
 
+def test_the_ablation_on_fashion_is_that_of_the_file():
+    page = (DOCS / "benchmarks.md").read_text()
+    chapter = page[page.index("Fashion-MNIST, ResNet-20, 76 %") : page.index("## Statistics")]
+    for row in result("ablation_fashion.json")["rows"]:
+        (line,) = (line for line in chapter.splitlines() if line.startswith(f"| {row['variant']} | "))
+        for stage in ("one_shot", "final"):
+            accuracy = row["accuracy"][stage]
+            assert f"{percent(accuracy['mean'])} ± {percent(accuracy['std'])}" in line
+            if accuracy["comparison"] is not None:
+                assert f"{100 * accuracy['comparison']['mean_difference']:+.2f} [" in line
+
+
 def test_the_readme_rounds_what_the_files_say():
     (run,) = result("one_shot_fashion.json")["runs"]
     deepest = run["budgets"][-1]["accuracies"]
