@@ -127,6 +127,25 @@ def test_the_agents_are_worth_what_the_study_of_the_package_network_says():
             assert all(cell in line for cell in cells_of_agent(row)), row["agent"]
 
 
+def test_the_readme_says_of_agents_what_the_studies_say():
+    rows = {(row["question"], row["agent"]): row for row in study_rows("_package")}
+
+    def seen(question, agent):
+        return 100 * rows[question, agent]["metrics"]["test_accuracy"]["iqm"]["value"]
+
+    (line,) = (line for line in README.splitlines() if line.startswith("| whose budgets are best"))
+    for agent, title in (("gp", "Gaussian process"), ("rspar", "**R-SPAR"), ("cmaes", "CMA-ES"), ("ppo", "SB3's PPO")):
+        assert f"{title} {seen('0.91', agent):.1f} %" in line
+    (line,) = (line for line in README.splitlines() if line.startswith("| one training run"))
+    assert f"**R-SPAR {seen('front', 'rspar'):.2f}**, Gaussian process {seen('front', 'gp'):.2f}" in line
+    (budget,) = (row for row in study_rows("_budget") if row["agent"] == "ppo-500")
+    (line,) = (line for line in README.splitlines() if line.startswith("| how many plans"))
+    assert f"with {budget['caught_up']['value']:.0f} " in line
+    carried = result("transfer_digits/transfer.json")["rows"][0]["test_accuracy"]
+    (line,) = (line for line in README.splitlines() if line.startswith("| does an agent carry over"))
+    assert f"{100 * carried['zero_shot']['value']:.1f} % (knapsack {100 * carried['start']['value']:.1f} %)" in line
+
+
 @pytest.mark.parametrize("network", ["", "_package", "_budget"])
 def test_the_agents_page_holds_every_row_of_the_studies(network):
     for row in study_rows(network):
