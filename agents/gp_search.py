@@ -7,31 +7,51 @@ import numpy as np
 from agents.acquisition import ExpectedImprovement, Proposer
 from agents.checks import positive
 from agents.imagination import Imagination
+from agents.reward_model import RewardModel, Trend, check_trend
 from agents.search import Search
 
 
 class GPSearch(Search):
     """Measure where a Gaussian process expects the largest improvement (Jones et al. 1998).
 
-    It believes what R-SPAR's reward model believes (:mod:`agents.reward_model`, the same kernel, inputs and fits) and
-    maximises the same acquisition over candidates around the best measured plans; where R-SPAR adds samples of its
-    policy, it adds as many normal ones around the start plan. What R-SPAR finds beyond it is due to the policy.
+    The control that R-SPAR is judged by, kept as it was when R-SPAR was designed: R-SPAR's inputs, fits and acquisition
+    with a linear trend (:mod:`agents.reward_model`). Where R-SPAR adds samples of its policy to the candidates, it adds
+    as many normal ones around the start plan. With ``trend="quadratic"`` and R-SPAR's ``candidates`` and
+    ``refinements`` it is R-SPAR without the policy.
 
     Args:
         samples: normal candidates around the start plan.
         std: their standard deviation.
         candidates: variations of the best measured plans.
+        refinements: rounds in which the best candidates are varied again.
+        trend: polynomial that the Gaussian process expects, "linear" or "quadratic".
         seed: of the candidates.
+
+    Raises:
+        ValueError: fewer than one candidate, or an unknown trend.
     """
 
     patience = 1
 
-    def __init__(self, samples: int = 256, std: float = 0.2, candidates: int = 512, seed: int = 0) -> None:
+    def __init__(
+        self,
+        samples: int = 256,
+        std: float = 0.2,
+        candidates: int = 512,
+        refinements: int = 2,
+        trend: Trend = "linear",
+        seed: int = 0,
+    ) -> None:
         super().__init__(seed)
+        self.trend = check_trend(trend)
         if samples < 1 or candidates < 1:
             raise ValueError(f"samples and candidates must be at least 1, got {samples} and {candidates}")
         self.samples, self.std = samples, positive("std", std)
-        self._proposer = Proposer(ExpectedImprovement(), candidates=candidates)
+        self._proposer = Proposer(ExpectedImprovement(), candidates=candidates, refinements=refinements)
+
+    def reward_model(self) -> RewardModel:
+        """The Gaussian process."""
+        return RewardModel(trend=self.trend)
 
     def propose(self, view: Imagination) -> np.ndarray:
         """The candidate of the largest expected improvement."""

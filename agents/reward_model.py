@@ -4,9 +4,11 @@ A plan's accuracy hardly depends on how its layers are called or which target it
 every layer takes. So the inputs are the layers' log predicted losses, and measurements made for one target inform all
 others. The output is the log-odds of the soft accuracy, which has no bounds to respect and close to normal errors.
 
-The covariance is a linear kernel (accuracy falls smoothly with every layer's damage) plus a Matern 3/2 kernel (what is
-not linear, such as interactions between layers) plus noise (Rasmussen & Williams 2006, chapters 2 and 4). Its mean is
-constant, or what another problem's model expects: then only the difference between the two problems is left to learn.
+The covariance is a trend plus a Matern 3/2 kernel (what the trend misses) plus noise (Rasmussen & Williams 2006,
+chapters 2 and 4). The trend is a polynomial of the inputs. A linear one says that accuracy falls with every layer's
+damage. A quadratic one, the default, adds what pairs of layers do together, and that a good plan lies on top of a hill:
+at the best plan for a target no way to share the damage differently gains anything. The mean is constant, or what
+another problem's model expects: then only the difference between the two problems is left to learn.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
+
+Trend = Literal["linear", "quadratic"]
+"""Polynomial of the inputs that a reward model expects."""
 
 
 def log_odds(probability: np.ndarray) -> np.ndarray:
@@ -55,11 +60,16 @@ class RewardModel:
             between only the posterior is updated.
         prior: model of another problem with as many layers, whose mean this one starts from while the measurements
             are likelier with it than without (judged with every fit of the hyper-parameters); None: a constant.
+        trend: polynomial of the inputs that is expected.
+
+    Raises:
+        ValueError: unknown trend.
     """
 
-    def __init__(self, refit_every: int = 8, prior: RewardModel | None = None) -> None:
+    def __init__(self, refit_every: int = 8, prior: RewardModel | None = None, trend: Trend = "quadratic") -> None:
         self.refit_every = refit_every
         self.prior = prior
+        self.trend = check_trend(trend)
         self._inputs: list[np.ndarray] = []
         self._outputs: list[float] = []
         self._hyperparameters: np.ndarray | None = None
@@ -118,14 +128,14 @@ class RewardModel:
         due = self._hyperparameters is None or len(outputs) >= self._fitted_on + self.refit_every
         if due and len(outputs) >= MIN_MEASUREMENTS:
             before, self._fitted_on = self._hyperparameters, len(outputs)
-            evidence, self._hyperparameters = _most_likely(inputs, outputs, before)
+            evidence, self._hyperparameters = _most_likely(self.trend, inputs, outputs, before)
             if self.prior is not None:
                 remaining = outputs - self.prior.predict(damages).mean
-                with_prior, hyperparameters = _most_likely(inputs, remaining, before)
+                with_prior, hyperparameters = _most_likely(self.trend, inputs, remaining, before)
                 self._prior_holds = with_prior > evidence
                 if self._prior_holds:
                     self._hyperparameters = hyperparameters
-        process = GaussianProcessRegressor(_kernel(self._hyperparameters), optimizer=None, normalize_y=True)
+        process = GaussianProcessRegressor(_kernel(self.trend, self._hyperparameters), optimizer=None, normalize_y=True)
         self._process = process.fit(inputs, outputs - self._expected_before(damages))
 
     def state(self) -> dict[str, np.ndarray]:
@@ -136,6 +146,7 @@ class RewardModel:
             "outputs": np.array(self._outputs),
             "hyperparameters": hyperparameters,
             "fitted_on": np.array([self._fitted_on]),
+            "quadratic": np.array([self.trend == "quadratic"]),
         }
         if self.prior is not None:
             arrays |= {PRIOR + name: array for name, array in self.prior.state().items()}
@@ -149,6 +160,8 @@ class RewardModel:
             self.prior = RewardModel(self.refit_every)
             self.prior.load_state(before)
             self._prior_holds = bool(state["prior_holds"][0])
+        # Agents saved before there was a choice expected a linear trend, and go on with it.
+        self.trend = "quadratic" if "quadratic" in state and state["quadratic"][0] else "linear"
         self._inputs = list(state["inputs"])
         self._outputs = [float(value) for value in state["outputs"]]
         self._hyperparameters = state["hyperparameters"] if len(state["hyperparameters"]) else None
@@ -162,20 +175,37 @@ MIN_MEASUREMENTS = 4
 """Fewer measurements say nothing about hyper-parameters."""
 
 
-def _kernel(hyperparameters: np.ndarray | None) -> Any:
+def check_trend(trend: Trend) -> Trend:
+    """The trend, if there is such a one.
+
+    Raises:
+        ValueError: unknown.
+    """
+    if trend not in get_args(Trend):
+        raise ValueError(f"'trend' must be one of {', '.join(get_args(Trend))}, got {trend!r}")
+    return trend
+
+
+def _kernel(trend: Trend, hyperparameters: np.ndarray | None) -> Any:
     """Prior covariance over standardised log-odds; length scales in nats of log loss."""
     from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
     smooth = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(3.0, (0.1, 100.0), nu=1.5)
-    linear = ConstantKernel(0.1, (1e-4, 1e2)) * DotProduct(1.0, "fixed")
-    kernel = smooth + linear + WhiteKernel(1e-2, (1e-6, 1.0))
+    if trend == "linear":
+        polynomial = ConstantKernel(0.1, (1e-4, 1e2)) * DotProduct(1.0, "fixed")
+    else:
+        polynomial = ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2)) ** 2
+    kernel = smooth + polynomial + WhiteKernel(1e-2, (1e-6, 1.0))
     return kernel if hyperparameters is None else kernel.clone_with_theta(hyperparameters)
 
 
-def _most_likely(inputs: np.ndarray, outputs: np.ndarray, initial: np.ndarray | None) -> tuple[float, np.ndarray]:
+def _most_likely(
+    trend: Trend, inputs: np.ndarray, outputs: np.ndarray, initial: np.ndarray | None
+) -> tuple[float, np.ndarray]:
     """Log marginal likelihood (nats) of the best hyper-parameters, and these.
 
     Args:
+        trend: of the kernel.
         inputs: [N, L].
         outputs: [N].
         initial: hyper-parameters to start from; None: the kernel's own.
@@ -183,7 +213,7 @@ def _most_likely(inputs: np.ndarray, outputs: np.ndarray, initial: np.ndarray | 
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
 
-    search = GaussianProcessRegressor(_kernel(initial), optimizer=_maximise, normalize_y=True)
+    search = GaussianProcessRegressor(_kernel(trend, initial), optimizer=_maximise, normalize_y=True)
     with warnings.catch_warnings():
         # A hyper-parameter at its bound is an answer here: a layer without effect has the longest length scale.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -60,6 +60,10 @@ class Search(PlanChooser):
         self._experience: Experience | None = None
         self._target: float | None = None
 
+    def reward_model(self) -> RewardModel:
+        """A model of the reward for a new problem; only searches that ask it pay for it."""
+        return RewardModel()
+
     @abstractmethod
     def propose(self, view: Imagination) -> np.ndarray:
         """An action [L] in [-1, 1] from the start plan; it need not be on the target."""
@@ -158,7 +162,7 @@ class Search(PlanChooser):
         _, info = env.reset(seed=self.seed if first else None)
         identity, target = fingerprint(plans), float(info["target_flops_reduction"])
         if self._experience is None:
-            self._experience, self._target = Experience(identity, RewardModel()), target
+            self._experience, self._target = Experience(identity, self.reward_model()), target
         if self._experience.fingerprint != identity or self._target != target:
             raise ValueError(
                 f"a {type(self).__name__} serves one problem at one target (so far {self._target}, given {target}); "
