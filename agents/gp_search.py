@@ -14,16 +14,14 @@ from agents.search import Search
 class GPSearch(Search):
     """Measure where a Gaussian process expects the largest improvement (Jones et al. 1998).
 
-    The control that R-SPAR is judged by, kept as it was when R-SPAR was designed: R-SPAR's inputs, fits and acquisition
-    with a linear trend (:mod:`agents.reward_model`). Where R-SPAR adds samples of its policy to the candidates, it adds
-    as many normal ones around the start plan. With ``trend="quadratic"`` and R-SPAR's ``candidates`` and
-    ``refinements`` it is R-SPAR without the policy.
+    It believes what R-SPAR's reward model believes (:mod:`agents.reward_model`, the same kernel, inputs and fits) and
+    maximises the same acquisition over candidates around the best measured plans; where R-SPAR adds samples of its
+    policy, it adds as many normal ones around the start plan. What R-SPAR finds beyond it is due to the policy.
 
     Args:
         samples: normal candidates around the start plan.
         std: their standard deviation.
         candidates: variations of the best measured plans.
-        refinements: rounds in which the best candidates are varied again.
         trend: polynomial that the Gaussian process expects, "linear" or "quadratic".
         seed: of the candidates.
 
@@ -38,7 +36,6 @@ class GPSearch(Search):
         samples: int = 256,
         std: float = 0.2,
         candidates: int = 512,
-        refinements: int = 2,
         trend: Trend = "linear",
         seed: int = 0,
     ) -> None:
@@ -47,7 +44,7 @@ class GPSearch(Search):
         if samples < 1 or candidates < 1:
             raise ValueError(f"samples and candidates must be at least 1, got {samples} and {candidates}")
         self.samples, self.std = samples, positive("std", std)
-        self._proposer = Proposer(ExpectedImprovement(), candidates=candidates, refinements=refinements)
+        self._proposer = Proposer(ExpectedImprovement(), candidates=candidates)
 
     def reward_model(self) -> RewardModel:
         """The Gaussian process."""

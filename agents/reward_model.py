@@ -4,11 +4,11 @@ A plan's accuracy hardly depends on how its layers are called or which target it
 every layer takes. So the inputs are the layers' log predicted losses, and measurements made for one target inform all
 others. The output is the log-odds of the soft accuracy, which has no bounds to respect and close to normal errors.
 
-The covariance is a trend plus a Matern 3/2 kernel (what the trend misses) plus noise (Rasmussen & Williams 2006,
-chapters 2 and 4). The trend is a polynomial of the inputs. A linear one says that accuracy falls with every layer's
-damage. A quadratic one, the default, adds what pairs of layers do together, and that a good plan lies on top of a hill:
-at the best plan for a target no way to share the damage differently gains anything. The mean is constant, or what
-another problem's model expects: then only the difference between the two problems is left to learn.
+The covariance is a trend plus a Matern 3/2 kernel (what the trend misses, such as interactions between layers) plus
+noise (Rasmussen & Williams 2006, chapters 2 and 4). The trend is a polynomial of the inputs. A linear one, the default,
+says that accuracy falls smoothly with every layer's damage. A quadratic one ranks good plans better and is likelier,
+but a search that trusts it measures further away and is slower (docs/agents.md). The mean is constant, or what another
+problem's model expects: then only the difference between the two problems is left to learn.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RewardModel:
         ValueError: unknown trend.
     """
 
-    def __init__(self, refit_every: int = 8, prior: RewardModel | None = None, trend: Trend = "quadratic") -> None:
+    def __init__(self, refit_every: int = 8, prior: RewardModel | None = None, trend: Trend = "linear") -> None:
         self.refit_every = refit_every
         self.prior = prior
         self.trend = check_trend(trend)
@@ -135,7 +135,9 @@ class RewardModel:
                 self._prior_holds = with_prior > evidence
                 if self._prior_holds:
                     self._hyperparameters = hyperparameters
-        process = GaussianProcessRegressor(_kernel(self.trend, self._hyperparameters), optimizer=None, normalize_y=True)
+        process = GaussianProcessRegressor(
+            covariance(self.trend, self._hyperparameters), optimizer=None, normalize_y=True
+        )
         self._process = process.fit(inputs, outputs - self._expected_before(damages))
 
     def state(self) -> dict[str, np.ndarray]:
@@ -146,7 +148,6 @@ class RewardModel:
             "outputs": np.array(self._outputs),
             "hyperparameters": hyperparameters,
             "fitted_on": np.array([self._fitted_on]),
-            "quadratic": np.array([self.trend == "quadratic"]),
         }
         if self.prior is not None:
             arrays |= {PRIOR + name: array for name, array in self.prior.state().items()}
@@ -154,14 +155,12 @@ class RewardModel:
         return arrays
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from :meth:`state`."""
+        """Go on from the :meth:`state` of a model with the same trend."""
         before = {name.removeprefix(PRIOR): array for name, array in state.items() if name.startswith(PRIOR)}
         if before:
-            self.prior = RewardModel(self.refit_every)
+            self.prior = RewardModel(self.refit_every, trend=self.trend)
             self.prior.load_state(before)
             self._prior_holds = bool(state["prior_holds"][0])
-        # Agents saved before there was a choice expected a linear trend, and go on with it.
-        self.trend = "quadratic" if "quadratic" in state and state["quadratic"][0] else "linear"
         self._inputs = list(state["inputs"])
         self._outputs = [float(value) for value in state["outputs"]]
         self._hyperparameters = state["hyperparameters"] if len(state["hyperparameters"]) else None
@@ -186,8 +185,16 @@ def check_trend(trend: Trend) -> Trend:
     return trend
 
 
-def _kernel(trend: Trend, hyperparameters: np.ndarray | None) -> Any:
-    """Prior covariance over standardised log-odds; length scales in nats of log loss."""
+def covariance(trend: Trend, hyperparameters: np.ndarray | None = None) -> Any:
+    """Prior covariance of standardised log-odds; length scales in nats of log loss.
+
+    Args:
+        trend: its polynomial part.
+        hyperparameters: fitted values of its parameters; None: where fits begin.
+
+    Returns:
+        A kernel of scikit-learn.
+    """
     from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
 
     smooth = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(3.0, (0.1, 100.0), nu=1.5)
@@ -213,7 +220,7 @@ def _most_likely(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
 
-    search = GaussianProcessRegressor(_kernel(trend, initial), optimizer=_maximise, normalize_y=True)
+    search = GaussianProcessRegressor(covariance(trend, initial), optimizer=_maximise, normalize_y=True)
     with warnings.catch_warnings():
         # A hyper-parameter at its bound is an answer here: a layer without effect has the longest length scale.
         warnings.simplefilter("ignore", ConvergenceWarning)

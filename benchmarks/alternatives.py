@@ -57,6 +57,7 @@ VARIANTS: dict[str, tuple[str, Options]] = {
         lambda: {"proposer": Proposer(ExpectedImprovement(), candidates=1024, refinements=5)},
     ),
     "no policy (the Gaussian process alone)": ("gp", dict),
+    "no policy, and a quadratic trend": ("gp", lambda: {"trend": "quadratic"}),
     "no reward model (plain PPO, 16 steps an update)": ("rspar", lambda: {"imagination": None, "n_steps": 16}),
     "greedy: largest expected score": ("rspar", lambda: {"proposer": Proposer(UpperConfidence(0.0))}),
     "upper confidence bound, 1 deviation": ("rspar", lambda: {"proposer": Proposer(UpperConfidence(1.0))}),

@@ -23,6 +23,7 @@ from benchmarks.agent_cells import run_cell
 from benchmarks.agent_curves import is_front
 from benchmarks.agent_plots import plot_fronts, plot_progress
 from benchmarks.agent_policies import policy_table
+from benchmarks.agent_signal import reward_to_test, signal_table
 from benchmarks.agent_study import AgentEntry, Cell, StudyConfig
 from benchmarks.agent_tables import study_table, summarise, write_evaluations
 from benchmarks.arguments import share
@@ -153,10 +154,12 @@ def _report(study: StudyConfig, console: Console) -> None:
         ]
         policies = policy_table(results)
         tables += [policies] if policies is not None else []
+        signal = reward_to_test(results)
+        tables += [signal_table(signal)] if signal else []
         for table in tables:
             console.print(table.rich())
         write_atomic(study.save_dir / "comparison.md", "\n".join(table.markdown() for table in tables))
-        content = {"study": study.model_dump(mode="json"), "versions": versions(), "rows": rows}
+        content = {"study": study.model_dump(mode="json"), "versions": versions(), "rows": rows, "signal": signal}
         write_json_atomic(study.save_dir / "comparison.json", content)
         write_evaluations(study.save_dir / "evaluations.csv", results)
     warn(console, mixed_versions(results))

@@ -81,6 +81,25 @@ def test_a_restored_model_predicts_the_same_bit_for_bit():
         assert np.array_equal(original, copy)
 
 
+def test_a_quadratic_trend_knows_a_hill_after_fewer_measurements():
+    """Between layers that share a sum the best share lies in the middle, as it does among plans on a target."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(60, 6))
+    outputs = 1.0 - 0.5 * (inputs**2).sum(axis=1) + inputs[:, 0] * inputs[:, 1]
+    errors = {}
+    for trend in ("linear", "quadratic"):
+        model = RewardModel(trend=trend)
+        for row, value in zip(inputs[:40], outputs, strict=False):
+            model.add(row, float(from_log_odds(value)))
+        errors[trend] = np.abs(model.predict(inputs[40:]).mean - log_odds(from_log_odds(outputs[40:]))).mean()
+    assert errors["quadratic"] < 0.2 * errors["linear"]
+
+
+def test_an_unknown_trend_is_an_error():
+    with pytest.raises(ValueError, match="'trend' must be one of linear, quadratic, got 'cubic'"):
+        RewardModel(trend="cubic")
+
+
 def test_predicting_before_any_measurement_is_an_error():
     with pytest.raises(ValueError, match="no measured plan"):
         RewardModel().predict(np.zeros((1, 3)))

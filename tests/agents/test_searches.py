@@ -137,6 +137,7 @@ def test_a_search_serves_one_target(search):
         (lambda: CMAESSearch(sigma=float("nan")), "sigma must be positive"),
         (lambda: CMAESSearch(population=1), "population must be at least 2, got 1"),
         (lambda: GPSearch(samples=0), "must be at least 1, got 0 and 512"),
+        (lambda: GPSearch(trend="cubic"), "'trend' must be one of linear, quadratic, got 'cubic'"),
         (lambda: AnnealingSearch(cooling=0), "cooling must be at least 1 evaluation, got 0"),
         (lambda: AnnealingSearch(temperatures=(0.1, 0.2)), "temperatures fall"),
         (lambda: AnnealingSearch(share=2), "share must lie in"),

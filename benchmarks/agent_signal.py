@@ -1,0 +1,89 @@
+"""What a point of the reward split is worth on the test split: how far a study's ranking of agents can be trusted.
+
+A run ends with the plan that scored best on the reward split; what is reported is its test accuracy after the full
+refit. The two differ by the images, by the repair and by what is counted. Over the runs of all agents a line through
+both says how much of a lead on the reward split arrives, and its residuals how much luck comes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import linregress, norm
+
+from benchmarks.agent_curves import is_front
+from benchmarks.text_table import TextTable
+
+MIN_RUNS = 8
+"""Fewer runs say little about a line and its residuals."""
+CONFIDENT = 0.9
+"""The probability of improvement that :attr:`lead_needed` refers to."""
+
+Row = dict[str, Any]
+
+
+def reward_to_test(results: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """One row a (task, target) with enough searches that ended with different plans.
+
+    Args:
+        results: finished runs; those that measured a single plan are left out.
+
+    Returns:
+        Rows with ``task``, ``target``, ``plans``, ``slope`` (of test accuracy over soft accuracy on the reward split),
+        ``slope_error`` (its standard error), ``residual_std`` (fraction) and ``lead_needed``: by how much (fraction)
+        the runs of an agent must be better on the reward split for one of them to be better on test with probability
+        :data:`CONFIDENT`, if runs of an agent differed by nothing else; None where the slope is not positive.
+    """
+    rows = []
+    asked = {(run["task"], run["targets"][0]) for run in results if not is_front(run)}
+    for task, target in sorted(asked):
+        ends = {
+            tuple(best["kept"]): (best["soft_accuracy"], best["test_accuracy"])
+            for run in results
+            if (run["task"], *run["targets"]) == (task, target) and len(run["evaluations"]) > 1
+            for best in run["best"].values()
+        }
+        reward, test = np.array(list(ends.values())).reshape(-1, 2).T
+        if len(ends) < MIN_RUNS or np.ptp(reward) == 0:
+            continue
+        line = linregress(reward, test)
+        residuals = test - line.intercept - line.slope * reward
+        spread = float(np.sqrt(np.sum(residuals**2) / (len(ends) - 2)))
+        needed = float(norm.ppf(CONFIDENT) * np.sqrt(2) * spread / line.slope) if line.slope > 0 else None
+        rows.append(
+            {
+                "task": task,
+                "target": target,
+                "plans": len(ends),
+                "slope": float(line.slope),
+                "slope_error": float(line.stderr),
+                "residual_std": spread,
+                "lead_needed": needed,
+            }
+        )
+    return rows
+
+
+def signal_table(rows: Sequence[Row]) -> TextTable:
+    """The rows of :func:`reward_to_test`."""
+    return TextTable(
+        "What a point of the reward split is worth on test",
+        ("task", "target", "plans", "points on test", "±", "luck", f"lead for P = {CONFIDENT:g}"),
+        [
+            [
+                row["task"],
+                f"{row['target']:g}",
+                str(row["plans"]),
+                f"{row['slope']:.2f}",
+                f"{row['slope_error']:.2f}",
+                f"{100 * row['residual_std']:.2f}",
+                "" if row["lead_needed"] is None else f"{100 * row['lead_needed']:.2f}",
+            ]
+            for row in rows
+        ],
+        "final plans of all searches; luck: standard deviation of test accuracy around the line (points); lead: "
+        "points of soft accuracy on the reward split by which an agent must be ahead to be ahead on test with that "
+        "probability",
+    )
