@@ -152,7 +152,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=positive, default=64, help="pixels a side (default: %(default)s)")
     parser.add_argument("--gpu", type=int, help="GPU index; the only GPU, else the CPU, by default")
     parser.add_argument(
-        "--json", type=writable, help=f"where the numbers go (default: {RESULTS} for all twelve, nowhere for some)"
+        "--json",
+        type=writable,
+        help="where the numbers go (default: benchmarks/results/coverage.json for all twelve, nowhere for some)",
     )
     arguments = parser.parse_args(argv)
     names = arguments.networks or list(NETWORKS)

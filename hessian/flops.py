@@ -7,47 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from hessian.channels import MIXING_TYPES, TRANSPOSED_TYPES, ChannelGroup, channel_extent, is_depthwise
-from hessian.layer_calls import layer_input
-from hessian.modes import modes_restored
+from hessian.channels import ChannelGroup, channel_extent, is_depthwise
 
 FloatArray = NDArray[np.float64]
-
-
-def output_positions(model: nn.Module, example_input: Any) -> dict[str, int]:
-    """Positions at which every convolution and linear layer is applied to one image, from one forward pass.
-
-    Args:
-        model: run in evaluation mode and left as it was.
-        example_input: a tensor (or tuple of tensors) the model accepts.
-
-    Returns:
-        Module name -> output positions (input positions of a transposed convolution).
-    """
-    positions: dict[str, int] = {}
-
-    def hook(name: str) -> Any:
-        def record(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> None:
-            seen = layer_input(args, kwargs) if isinstance(module, TRANSPOSED_TYPES) else output
-            axes = seen.shape[1:-1] if isinstance(module, nn.Linear) else seen.shape[2:]
-            positions[name] = positions.get(name, 0) + math.prod(axes)
-
-        return record
-
-    watched = [(name, module) for name, module in model.named_modules() if isinstance(module, MIXING_TYPES)]
-    handles = [module.register_forward_hook(hook(name), with_kwargs=True) for name, module in watched]
-    try:
-        with torch.no_grad(), modes_restored(model):
-            model.eval()
-            model(*example_input) if isinstance(example_input, (tuple, list)) else model(example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return positions
 
 
 class FlopsModel:
@@ -56,7 +21,7 @@ class FlopsModel:
     Args:
         model: the dense network.
         groups: its prunable layers.
-        positions: from :func:`output_positions`.
+        positions: of its layers' calls (:func:`hessian.layer_calls.calls_of_one_input`).
     """
 
     def __init__(self, model: nn.Module, groups: Sequence[ChannelGroup], positions: Mapping[str, int]) -> None:

@@ -23,8 +23,9 @@ from hessian.checks import check_model
 from hessian.compensation import Compensator
 from hessian.distributed import Workers, current_workers
 from hessian.exact import exact_analysis
-from hessian.flops import FlopsModel, output_positions
+from hessian.flops import FlopsModel
 from hessian.kfac import KFACHessianApproximator, Progress
+from hessian.layer_calls import calls_of_one_input
 from hessian.layer_sweeps import LayerCurves, sweep_layers
 from hessian.loss_curvature import Criterion
 from hessian.moments import KroneckerFactors
@@ -189,7 +190,7 @@ class HOBSSensitivityAnalyzer:
     def _find_structure(self, example_input: Any) -> None:
         self.groups = find_channel_groups(self.model, example_input, self._ignored)
         self.norms = shift_absorbing_norms(self.model, example_input) if self.absorb_shift else {}
-        self._positions = output_positions(self.model, example_input)
+        self._positions = calls_of_one_input(self.model, example_input).positions
 
     def _everyone(self) -> Workers:
         return self._workers or current_workers(model_device(self.model))

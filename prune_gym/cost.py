@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import nn
 
-from hessian.layer_calls import layer_input
-from hessian.modes import modes_restored
+from hessian.layer_calls import calls_of_one_input
 from prune_gym.limits import CountLimits, FloatArray, IntArray
 from prune_gym.projection import project
 from prune_gym.quadratic import FormBuilder
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from hessian.channels import ChannelGroup, Member
 
 CONVOLUTIONS = nn.modules.conv._ConvNd
-TRANSPOSED = nn.modules.conv._ConvTransposeNd
 
 
 class CostModel:
@@ -57,7 +54,8 @@ class CostModel:
         self.groups = tuple(groups)
         self.units: IntArray = np.array([group.num_units for group in groups], dtype=np.int64)
         widths = _PositionTable(self.groups)
-        self.positions, self.input_shapes = _calls(model, example_input)
+        calls = calls_of_one_input(model, example_input)
+        self.positions, self.input_shapes = calls.positions, calls.input_shapes
         flops, params = FormBuilder(self.units), FormBuilder(self.units)
         for name, module in model.named_modules():
             _add_module(flops, params, name, module, self.positions.get(name, 0), widths)
@@ -228,35 +226,3 @@ def _extents(module: Any) -> tuple[int, int, int, int]:
     if isinstance(module, nn.Linear):
         return module.out_features, module.in_features, 1, 1
     return module.out_channels, module.in_channels, int(np.prod(module.kernel_size)), module.groups
-
-
-def _calls(model: nn.Module, example_input: Any) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
-    """How often each weighted module's kernel is applied to one input over all its calls, and its input's shape."""
-    positions: dict[str, int] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> None:
-            given = layer_input(args, kwargs)
-            if isinstance(module, nn.Linear):
-                applied = output.numel() // module.out_features
-            else:
-                applied = (given if isinstance(module, TRANSPOSED) else output).shape[2:].numel()
-            positions[name] = positions.get(name, 0) + applied
-            shapes[name] = tuple(given.shape[1:])
-
-        return hook
-
-    handles = [
-        module.register_forward_hook(record(name), with_kwargs=True)
-        for name, module in model.named_modules()
-        if isinstance(module, (CONVOLUTIONS, nn.Linear))
-    ]
-    inputs = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
-    try:
-        with modes_restored(model), torch.no_grad():
-            model.eval()(*(item[:1] for item in inputs))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return positions, shapes

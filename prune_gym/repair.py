@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from hessian.covariance import matrix_width
-from hessian.flops import output_positions
 from hessian.hobs import HOBSSensitivityAnalyzer
+from hessian.layer_calls import calls_of_one_input
 from hessian.layout import layout_for
 from hessian.norms import BATCH_NORM
 from hessian.sequential import SequentialRefitter
@@ -196,7 +196,7 @@ def images_for(model: nn.Module, example_input: Any, positions_per_input: float)
         positions_per_input: positions an unknown.
     """
     modules = dict(model.named_modules())
-    positions = output_positions(model, example_input)
+    positions = calls_of_one_input(model, example_input).positions
     needed = (positions_per_input * matrix_width(modules[name]) / each for name, each in positions.items())
     return math.ceil(max(needed, default=1.0))
 
