@@ -9,6 +9,7 @@ import numpy as np
 
 from agents.experience import Experience, Move, as_plan, damage
 from agents.protocol import TOLERANCE, PlannableEnv
+from agents.reward_model import from_log_odds
 from prune_gym.evaluator import Evaluation
 
 
@@ -60,7 +61,7 @@ class Imagination:
         """The same with the plan of an action [L] known, at the score that is expected of it."""
         moves = self.moves(action[None])
         seen = damage(self.env.problem, moves.kept)
-        expected = float(self.experience.model.predict(seen).accuracy(np.zeros((1, 1)))[0, 0])
+        expected = float(from_log_odds(self.experience.model.expected(seen))[0])
         experience = copy.deepcopy(self.experience)
         plan = as_plan(moves.kept[0])
         experience.plans[plan] = Evaluation(expected, expected, 0.0)
@@ -70,6 +71,9 @@ class Imagination:
 
     def scores(self, moves: Moves, deviations: float = 0.0) -> np.ndarray:
         """Scores [N] of moves, believed to be `deviations` standard deviations above the expected accuracy."""
+        if deviations == 0.0:  # most calls, and they need no standard deviation
+            accuracies = from_log_odds(self.experience.model.expected(damage(self.env.problem, moves.kept)))
+            return self.env.score_of(accuracies, moves.reductions, moves.kept)
         return self.score_quantiles(moves, np.array([deviations]))[0]
 
     def score_quantiles(self, moves: Moves, deviations: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 from agents.experience import Experience, damage
 from agents.imagination import Imagination
 from agents.protocol import PlannableEnv
+from agents.reward_model import from_log_odds
 from prune_gym.evaluator import Evaluation
 
 GRID = 32
@@ -53,7 +54,7 @@ class ImaginedFidelity:
 
     def metrics(self, problem: Any, kept: np.ndarray) -> np.ndarray:
         """Beliefs [B, 3] about plans [B, L]; the reward's metric stands for both accuracies."""
-        accuracies = self.experience.model.predict(damage(problem, kept)).accuracy()
+        accuracies = from_log_odds(self.experience.model.expected(damage(problem, kept)))
         return np.stack([accuracies, accuracies, -np.log(accuracies)], axis=-1)
 
 

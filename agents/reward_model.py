@@ -101,16 +101,29 @@ class RewardModel:
         Raises:
             ValueError: nothing was measured yet.
         """
+        process = self._fitted()
+        mean, std = process.predict(self._scaled(damages), return_std=True)
+        return Prediction(mean + self._expected_before(damages), std)
+
+    def expected(self, damages: np.ndarray) -> np.ndarray:
+        """Means alone, log-odds [N] of plans [N, L]: cheaper than :meth:`predict`.
+
+        Raises:
+            ValueError: nothing was measured yet.
+        """
+        return self._fitted().predict(self._scaled(damages)) + self._expected_before(damages)
+
+    def _expected_before(self, damages: np.ndarray) -> np.ndarray | float:
+        """Log-odds [N] expected before anything was measured, up to a constant."""
+        return self.prior.expected(damages) if self.prior is not None and self._prior_holds else 0.0
+
+    def _fitted(self) -> Any:
+        """The posterior on everything measured."""
         if not self._outputs:
             raise ValueError("the reward model has seen no measured plan yet; add one first")
         if self._process is None:
             self._fit()
-        mean, std = self._process.predict(self._scaled(damages), return_std=True)
-        return Prediction(mean + self._expected_before(damages), std)
-
-    def _expected_before(self, damages: np.ndarray) -> np.ndarray | float:
-        """Log-odds [N] expected before anything was measured, up to a constant."""
-        return self.prior.predict(damages).mean if self.prior is not None and self._prior_holds else 0.0
+        return self._process
 
     def _scaled(self, damages: np.ndarray) -> np.ndarray:
         """Inputs relative to the first measured plan, the point all others were made around."""
@@ -125,20 +138,20 @@ class RewardModel:
 
         damages, outputs = np.stack(self._inputs), log_odds(np.array(self._outputs))
         inputs = self._scaled(damages)
+        before_any = self.prior.expected(damages) if self.prior is not None else np.zeros(len(outputs))
         due = self._hyperparameters is None or len(outputs) >= self._fitted_on + self.refit_every
         if due and len(outputs) >= MIN_MEASUREMENTS:
             before, self._fitted_on = self._hyperparameters, len(outputs)
             evidence, self._hyperparameters = _most_likely(self.trend, inputs, outputs, before)
             if self.prior is not None:
-                remaining = outputs - self.prior.predict(damages).mean
-                with_prior, hyperparameters = _most_likely(self.trend, inputs, remaining, before)
+                with_prior, hyperparameters = _most_likely(self.trend, inputs, outputs - before_any, before)
                 self._prior_holds = with_prior > evidence
                 if self._prior_holds:
                     self._hyperparameters = hyperparameters
         process = GaussianProcessRegressor(
             covariance(self.trend, self._hyperparameters), optimizer=None, normalize_y=True
         )
-        self._process = process.fit(inputs, outputs - self._expected_before(damages))
+        self._process = process.fit(inputs, outputs - before_any if self._prior_holds else outputs)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything needed to go on, as arrays."""
