@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from agents import RSPARAgent
 from agents.monitor import Record, until
 from agents.protocol import TOLERANCE
 from agents.registry import Agent, create
@@ -50,7 +52,9 @@ class CyclingTargets(gym.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
 
-def run_cell(study: StudyConfig, cell: Cell, problem: PruningProblem, store: PlanStore) -> dict[str, Any]:
+def run_cell(
+    study: StudyConfig, cell: Cell, problem: PruningProblem, store: PlanStore, source: Path | None = None
+) -> dict[str, Any]:
     """Run an agent and measure its best plan on the test split; JSON-able.
 
     The run is a deterministic function of the cell and of what its plans measure. So one that was killed is repeated
@@ -61,6 +65,7 @@ def run_cell(study: StudyConfig, cell: Cell, problem: PruningProblem, store: Pla
         cell: which run.
         problem: of the cell's task, loaded.
         store: of the problem.
+        source: file of an agent that goes on here with what it learned elsewhere; None: a new one.
     """
     entry = study.entry(cell.agent)
     settings = study.environment_of(entry)
@@ -70,7 +75,7 @@ def run_cell(study: StudyConfig, cell: Cell, problem: PruningProblem, store: Pla
         share = cell.evaluations // len(cell.targets)
         learned = [_learn(entry, settings, (target,), cell.seed, share, problem, store) for target in cell.targets]
     else:
-        learned = [_learn(entry, settings, cell.targets, cell.seed, cell.evaluations, problem, store)]
+        learned = [_learn(entry, settings, cell.targets, cell.seed, cell.evaluations, problem, store, source)]
     archives = [archive for _, archive in learned]
     seconds = time.perf_counter() - started
     fresh = sum(problem.evaluator.seconds[plan] for plan in set(problem.evaluator.seconds) - before)
@@ -105,10 +110,15 @@ def _learn(
     evaluations: int,
     problem: PruningProblem,
     store: PlanStore,
+    source: Path | None = None,
 ) -> tuple[Agent, dict[Plan, Evaluation]]:
     """An agent that has learned, and what it measured within its budget, in the order it did."""
     env = make_env(problem, settings, targets)
-    agent = create(entry.name, env, seed, **entry.options)
+    agent: Agent
+    if source is None:
+        agent = create(entry.name, env, seed, **entry.options)
+    else:
+        agent = RSPARAgent.load(source, num_layers=problem.num_layers, seed=seed)
 
     def remember(record: Record) -> None:
         store.sync()

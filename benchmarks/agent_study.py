@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,11 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from agents.registry import AGENTS, check_options
 from benchmarks.config_schema import FilePath, Name, Section
 from benchmarks.config_source import ConfigSource
-from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target, each_once
+from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, SourceConfig, StudyFile, Targets, each_once
 from hessian.suggestions import unknown
 from prune_gym.reward import make_reward
-
-Targets = Annotated[tuple[Target, ...], Field(strict=False)]
 
 
 class AgentEntry(Section):
@@ -31,6 +30,9 @@ class AgentEntry(Section):
     """Keys of ``environment`` that differ for this agent."""
     evaluations: Budget | None = None
     """Its own number of measured evaluations at one target; absent: that of the study."""
+    source: SourceConfig | None = None
+    """What it is trained on before (R-SPAR only); absent: nothing. Evaluations there are of another task, and are not
+    counted here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -160,6 +162,9 @@ def _problems(study: StudyConfig) -> list[str]:
             found.append(f"the label {entry.title!r} names a file: letters, digits, '-', '_' and '.' only")
     if any(study.environment_of(entry).repair != study.environment.repair for entry in study.agents):
         found.append("'repair' is the same for all agents: it decides what their measured plans mean")
+    for entry in study.agents:
+        if entry.source is not None:
+            found += [f"agent {entry.title!r}: {problem}" for problem in _problems_of_source(entry, study.tasks)]
     found += [unknown("agent", label, labels, "agents") for label in study.fronts.agents if label not in labels]
     if study.reference not in labels:
         found.append("'reference': " + unknown("agent", study.reference, labels, "agents"))
@@ -175,6 +180,19 @@ def _problems(study: StudyConfig) -> list[str]:
     elif study.fronts.targets and study.fronts.evaluations < 2 * len(study.fronts.targets):
         found.append("'fronts.evaluations' must be at least 2 a target: the start plan and one more")
     return found
+
+
+def _problems_of_source(entry: AgentEntry, tasks: Sequence[str]) -> Iterator[str]:
+    from prune_gym.tasks import task_names
+
+    assert entry.source is not None
+    task = entry.source.task
+    if entry.name != "rspar":
+        yield f"only rspar carries over what it learned from a 'source', {entry.name} does not"
+    if task not in task_names():
+        yield unknown("task", task, task_names(), "tasks")
+    elif task in tasks:
+        yield f"its 'source' {task!r} is a task of the study, so plans it measures there would be given to it for free"
 
 
 def serves_targets(entry: AgentEntry) -> bool:

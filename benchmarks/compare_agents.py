@@ -5,7 +5,7 @@
 Every run is a file of its own in ``save_dir/cells``, and every measured plan is kept: a killed or stopped study goes on
 with the same command, inside a run too, and ends as if it had not stopped; several processes can share the work. When
 runs are there, tables are printed, and ``comparison.md``, ``comparison.json``, ``evaluations.csv`` and plots are
-written to ``save_dir``.
+written to ``save_dir``. An agent with a ``source`` is trained there first; its file is kept in ``save_dir/agents``.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.pipeline import versions
 from benchmarks.plan_store import PlanStore
 from benchmarks.samples import few_seeds_are_stated
+from benchmarks.source_agents import SourceAgents, trained_on
 from benchmarks.study_cells import mixed_versions, read_cells, read_object
 from benchmarks.study_command import (
     Deadline,
@@ -100,7 +101,10 @@ def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, 
     mine = [cell for number, cell in enumerate(study.cells()) if number % parts == part - 1]
     todo = [cell for cell in mine if not _path(study, cell).is_file()]
     console.print(f"{len(mine) - len(todo)} of {len(mine)} runs finished before", highlight=False)
-    problems = {task: PruningProblem(task, device=device, repair=study.environment.repair) for task in study.tasks}
+    trained = {entry.title: entry.source for entry in study.agents if entry.source is not None}
+    names = dict.fromkeys((*study.tasks, *(source.task for source in trained.values())))
+    problems = {task: PruningProblem(task, device=device, repair=study.environment.repair) for task in names}
+    sources = {label: _source_agents(study, label, problems[source.task]) for label, source in trained.items()}
     _check(study, problems)
     networks, deadline = _networks(study, read_cells(study.save_dir / "cells")), Deadline(options.minutes, console)
     for number, cell in enumerate(todo, start=1):
@@ -108,8 +112,11 @@ def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, 
             return
         problem = problems[cell.task].load()
         networks.admit(cell.task, problem.network_key)
-        result = run_cell(study, cell, problem, PlanStore(study.plans_folder, problem, _path(study, cell).stem))
+        source = sources[cell.agent].trained(cell.seed, networks) if cell.agent in sources else None
+        result = run_cell(study, cell, problem, PlanStore(study.plans_folder, problem, _path(study, cell).stem), source)
         result |= {NETWORK: problem.network_key, "versions": versions()}
+        if source is not None:
+            result["source"] = {"task": trained[cell.agent].task, NETWORK: trained_on(source)}
         write_json_atomic(_path(study, cell), result, indent=None)
         best = next(iter(result["best"].values()))
         what = f"best {100 * best['soft_accuracy']:.2f} %" if result["hypervolume"] is None else "front"
@@ -123,15 +130,28 @@ def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, 
         )
 
 
+def _source_agents(study: StudyConfig, label: str, problem: PruningProblem) -> SourceAgents:
+    entry = study.entry(label)
+    assert entry.source is not None
+    folder = study.save_dir / "agents" / label
+    return SourceAgents(
+        folder, study.plans_folder, entry.source, problem, study.environment_of(entry), options=entry.options
+    )
+
+
 def _networks(study: StudyConfig, cells: Sequence[dict[str, Any]]) -> MeasuredNetworks:
-    return MeasuredNetworks(study.save_dir, ((dense_name(cell), cell.get(NETWORK)) for cell in cells))
+    own = ((dense_name(cell), cell.get(NETWORK)) for cell in cells)
+    sources = ((cell["source"]["task"], cell["source"][NETWORK]) for cell in cells if "source" in cell)
+    return MeasuredNetworks(study.save_dir, (*own, *sources))
 
 
 def _check(study: StudyConfig, problems: dict[str, PruningProblem]) -> None:
-    targets = (*study.targets, *study.fronts.targets)
-    for task, problem in problems.items():
-        for entry in study.agents:
-            check_targets(task, problem, study.environment_of(entry).max_pruning_ratio, targets)
+    for entry in study.agents:
+        ratio = study.environment_of(entry).max_pruning_ratio
+        for task in study.tasks:
+            check_targets(task, problems[task], ratio, (*study.targets, *study.fronts.targets))
+        if entry.source is not None:
+            check_targets(entry.source.task, problems[entry.source.task], ratio, entry.source.targets)
 
 
 def _path(study: StudyConfig, cell: Cell) -> Path:

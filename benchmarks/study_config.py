@@ -12,6 +12,7 @@ from benchmarks.config_schema import Count, FilePath, Name, NonNegative, Section
 from prune_gym.reward import LAMBDA_0, TAU
 
 Target = Annotated[float, Field(gt=0, lt=1)]
+Targets = Annotated[tuple[Target, ...], Field(strict=False)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)]
 Budget = Annotated[int, Field(ge=2)]
 
@@ -42,6 +43,17 @@ class EnvironmentConfig(Section):
     """Weight of a missed target."""
     tau: NonNegative = TAU
     """How fast that weight adapts; 0 keeps it fixed."""
+
+
+class SourceConfig(Section):
+    """What an agent is trained on before it meets the tasks of a study."""
+
+    task: Name
+    """Name of a task."""
+    targets: Annotated[Targets, Field(min_length=1)] = (0.5, 0.6, 0.7, 0.76, 0.8, 0.84, 0.91, 0.94)
+    """FLOPs reductions that episodes ask for in turn."""
+    evaluations: Budget = 128
+    """Measured evaluations in all."""
 
 
 class StudyFile(ConfigFile):

@@ -25,6 +25,7 @@ from benchmarks.command import reports_errors
 from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
+from benchmarks.source_agents import SOURCE_NETWORK, SourceAgents, trained_on
 from benchmarks.study_cells import mixed_versions, read_cells, read_object
 from benchmarks.study_command import (
     Deadline,
@@ -37,7 +38,7 @@ from benchmarks.study_command import (
 from benchmarks.study_networks import NETWORK, MeasuredNetworks, dense_name
 from benchmarks.text_table import TextTable, percent, percent_range, report_console
 from benchmarks.transfer_config import TransferConfig
-from benchmarks.transfer_runs import carry_over, train_source
+from benchmarks.transfer_runs import carry_over
 from prune_gym.files import write_atomic, write_json_atomic
 from prune_gym.problem import PruningProblem
 
@@ -45,8 +46,6 @@ SAME_STUDY = ("source", "evaluations", "environment", "options")
 """Keys whose change makes runs incomparable."""
 LOOKS = (0.25, 1.0)
 """Shares of the evaluations after which learning is looked at."""
-SOURCE_NETWORK = "source_network"
-"""Key of a run: digest of what its policy was trained on."""
 
 Row = dict[str, Any]
 
@@ -86,6 +85,14 @@ def _run(config: TransferConfig, device: torch.device, console: Console, minutes
     problems = {task: PruningProblem(task, device=device, repair=repair) for task in names}
     _check(config, problems)
     networks, deadline = _networks(config, read_cells(config.save_dir / "cells")), Deadline(minutes, console)
+    agents = SourceAgents(
+        config.save_dir / "agents",
+        config.plans_folder,
+        config.source,
+        problems[config.source.task],
+        config.environment,
+        config.options,
+    )
     for seed in config.seeds:
         for task in config.tasks:
             for target in config.targets:
@@ -94,32 +101,13 @@ def _run(config: TransferConfig, device: torch.device, console: Console, minutes
                     continue
                 if deadline.passed():
                     return
-                source = _policy(config, seed, problems[config.source.task], networks)
+                source = agents.trained(seed, networks)
                 problem = problems[task].load()
                 networks.admit(task, problem.network_key)
                 row = carry_over(config, seed, target, problem, source)
-                trained_on = _trained_on(source)
-                networks_of_row = {NETWORK: problem.network_key, SOURCE_NETWORK: trained_on}
+                networks_of_row = {NETWORK: problem.network_key, SOURCE_NETWORK: trained_on(source)}
                 write_json_atomic(path, {**row, **networks_of_row, "versions": versions()})
                 console.print(f"{path.stem}: {_in_short(row)}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _policy(config: TransferConfig, seed: int, problem: PruningProblem, networks: MeasuredNetworks) -> Path:
-    """File of the policy of a seed, trained on the source task's problem where it is missing."""
-    path = config.save_dir / "agents" / f"{config.source.task}-seed{seed}.safetensors"
-    if not path.is_file():
-        networks.admit(config.source.task, problem.load().network_key)
-        # First of the two files: a policy is never without what it was trained on.
-        write_json_atomic(path.with_suffix(".json"), {NETWORK: problem.network_key})
-        train_source(config, seed, problem, path)
-    networks.admit(config.source.task, _trained_on(path))
-    return path
-
-
-def _trained_on(policy: Path) -> str | None:
-    """Digest of what a policy was trained on, None where it is not recorded."""
-    path = policy.with_suffix(".json")
-    return str(read_object(path)[NETWORK]) if path.is_file() else None
 
 
 def _networks(config: TransferConfig, rows: Sequence[Row]) -> MeasuredNetworks:

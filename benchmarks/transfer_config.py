@@ -9,23 +9,10 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator
 
 from agents.registry import check_options
-from benchmarks.config_schema import FilePath, Name, Section
+from benchmarks.config_schema import FilePath, Name
 from benchmarks.config_source import ConfigSource
-from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, StudyFile, Target, each_once
+from benchmarks.study_config import Budget, EnvironmentConfig, Seeds, SourceConfig, StudyFile, Targets, each_once
 from hessian.suggestions import unknown
-
-Targets = Annotated[tuple[Target, ...], Field(strict=False, min_length=1)]
-
-
-class SourceConfig(Section):
-    """Where policies are trained."""
-
-    task: Name
-    """Name of a task."""
-    targets: Targets = (0.5, 0.6, 0.7, 0.76, 0.8, 0.84, 0.91, 0.94)
-    """FLOPs reductions that episodes ask for in turn."""
-    evaluations: Budget = 128
-    """Measured evaluations in all."""
 
 
 class TransferConfig(StudyFile):
@@ -37,7 +24,7 @@ class TransferConfig(StudyFile):
     """Where policies are trained."""
     tasks: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
     """Names of the tasks they are carried to."""
-    targets: Targets
+    targets: Annotated[Targets, Field(min_length=1)]
     """FLOPs reductions asked for there."""
     evaluations: Budget = 32
     """Measured evaluations there, the start plan included."""

@@ -8,28 +8,13 @@ from typing import Any
 import numpy as np
 
 from agents import RSPARAgent
-from agents.monitor import Record, until
 from agents.protocol import TOLERANCE
-from benchmarks.agent_cells import MAX_REVISITS, make_env, tested
+from benchmarks.agent_cells import make_env, tested
 from benchmarks.agent_curves import best_so_far
 from benchmarks.plan_store import PlanStore
+from benchmarks.source_agents import learn, new_agent
 from benchmarks.transfer_config import TransferConfig
 from prune_gym.problem import PruningProblem
-
-
-def train_source(config: TransferConfig, seed: int, problem: PruningProblem, path: Path) -> None:
-    """Train a policy on the source task and save it.
-
-    Args:
-        config: the study.
-        seed: of the agent.
-        problem: of the source task, loaded.
-        path: file to write.
-    """
-    env = make_env(problem, config.environment, config.source.targets)
-    agent = _agent(env, seed, config)
-    _learn(agent, env, config.source.evaluations, PlanStore(config.plans_folder, problem, path.stem))
-    agent.save(path)
 
 
 def carry_over(
@@ -62,20 +47,15 @@ def carry_over(
     store.sync()
     for name in ("transferred", "scratch"):
         env = make_env(problem, config.environment, (target,))
-        agent = policy if name == "transferred" else _agent(env, seed, config)
+        agent = policy if name == "transferred" else new_agent(env, seed, config.options)
         row[name] = _learned(agent, env, config.evaluations, target, problem, store)
     return row
-
-
-def _agent(env: Any, seed: int, config: TransferConfig) -> RSPARAgent:
-    layout = env.unwrapped.layout
-    return RSPARAgent(layout.num_layers, layout.feature_dim, seed=seed, **config.options)
 
 
 def _learned(
     agent: Any, env: Any, evaluations: int, target: float, problem: PruningProblem, store: PlanStore
 ) -> dict[str, Any]:
-    _learn(agent, env, evaluations, store)
+    learn(agent, env, evaluations, store)
     rows = [
         {
             "index": index,
@@ -87,16 +67,6 @@ def _learned(
     curve = best_so_far({"targets": [target], "evaluations": rows}, evaluations)
     kept, found = env.unwrapped.best_plan(TOLERANCE)
     return {"curve": curve.tolist(), "best": tested(kept, found, problem)}
-
-
-def _learn(agent: Any, env: Any, evaluations: int, store: PlanStore) -> None:
-    def remember(record: Record) -> None:
-        store.sync()
-
-    try:
-        agent.learn(env, MAX_REVISITS * evaluations, callback=until(evaluations, remember))
-    finally:
-        store.sync()
 
 
 def _as_tested(info: dict[str, Any], problem: PruningProblem) -> dict[str, Any]:

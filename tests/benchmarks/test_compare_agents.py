@@ -163,6 +163,56 @@ def test_runs_of_another_study_are_not_mixed_in(finished, capsys):
     assert "agent 'rspar'" in capsys.readouterr().err
 
 
+CARRIED = (
+    "agents=[{name: rspar, options: {hidden_dim: 8}}, {name: rspar, label: carried, options: {hidden_dim: 8}, "
+    "source: {task: tiny-shallow, targets: [0.4, 0.5], evaluations: 4}}]",
+    "fronts.targets=[]",
+    "fronts.agents=[]",
+    "seeds=[0]",
+)
+
+
+def test_an_agent_that_was_trained_elsewhere_goes_on_from_there(tmp_path, monkeypatch):
+    tiny_task.register("tiny-shallow", tiny_task.shallow)
+    loaded, load = [], agent_cells.RSPARAgent.load
+
+    def watched(path, num_layers=None, **settings):
+        loaded.append((path, num_layers))
+        return load(path, num_layers, **settings)
+
+    monkeypatch.setattr(agent_cells.RSPARAgent, "load", watched)
+    path, folder = study(tmp_path)
+    assert compare(path, *CARRIED) == 0
+    shallow, problem = (PruningProblem(name).load() for name in ("tiny-shallow", "tiny-cnn"))
+    (carried,) = (cell for cell in cells(folder).values() if cell["agent"] == "carried")
+    assert carried["source"] == {"task": "tiny-shallow", "network": shallow.network_key}
+    assert len(carried["evaluations"]) == 6, "what it measured before is not part of its budget, nor given to it"
+    (file,) = (folder / "agents" / "carried").glob("*.safetensors")
+    assert loaded == [(file, problem.num_layers)]
+    before, when = cells(folder), file.stat().st_mtime_ns
+    next((folder / "cells").glob("*carried*")).unlink()
+    assert compare(path, *CARRIED) == 0
+    assert cells(folder) == before
+    assert file.stat().st_mtime_ns == when, "it is trained once"
+
+
+@pytest.mark.parametrize(
+    ("agent", "message"),
+    [
+        ("{name: cem, source: {task: digits-resnet20}}", "only rspar carries over"),
+        ("{name: rspar, source: {task: digits-resnet2}}", "unknown task 'digits-resnet2'"),
+        ("{name: rspar, source: {task: tiny-cnn}}", "plans it measures there would be given to it"),
+        ("{name: rspar, source: {task: digits-resnet20, targets: [0.9999]}}", "0.9999"),
+    ],
+)
+def test_a_source_that_cannot_be_is_refused(tmp_path, agent, message, capsys):
+    path, folder = study(tmp_path)
+    arguments = (f"agents=[{agent}]", f"reference={agent[7:].split(',')[0]}", "fronts.targets=[]", "fronts.agents=[]")
+    assert compare(path, *arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (folder / "cells").exists()
+
+
 KNAPSACK = ("agents=[knapsack]", "reference=knapsack", "fronts.targets=[]", "fronts.agents=[]")
 
 

@@ -6,13 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks.configs import CONFIG_DIR
 from benchmarks.transfer import main, summarise
 from benchmarks.transfer_config import TransferConfig
 from prune_gym.problem import PruningProblem
-from prune_gym.tasks import PruningTask, register_task, task_names
 from tests.benchmarks import tiny_task
 
 STUDY = """\
@@ -28,30 +26,10 @@ options: {{hidden_dim: 8}}
 """
 
 
-def shallow():
-    """Another network, of two layers instead of three, on the same images."""
-    task = tiny_task.build()
-    torch.manual_seed(1)
-    model = nn.Sequential(
-        *(nn.Conv2d(1, 10, 3, stride=2, padding=1), nn.BatchNorm2d(10), nn.ReLU()),
-        *(nn.Conv2d(10, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)),
-    )
-    return PruningTask(
-        name="tiny-shallow",
-        model=model.eval(),
-        example_input=task.example_input,
-        calibration=task.calibration,
-        reward=task.reward,
-        test=task.test,
-    )
-
-
 @pytest.fixture(autouse=True, scope="module")
 def surroundings(tmp_path_factory):
     tiny_task.register()
-    if "tiny-shallow" not in task_names():
-        register_task("tiny-shallow", shallow, default_target=0.5)
+    tiny_task.register("tiny-shallow", tiny_task.shallow)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         yield
@@ -172,7 +150,7 @@ def test_neither_task_is_exchanged_for_another_network(finished, tmp_path, capsy
         return code, " ".join(capsys.readouterr().err.split())
 
     def another_shallow():
-        model = shallow().model
+        model = tiny_task.shallow().model
         torch.nn.init.ones_(model[-1].bias)
         return model
 

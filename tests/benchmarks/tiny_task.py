@@ -62,6 +62,25 @@ def another():
     return replace(task, model=model)
 
 
+def shallow():
+    """Another network, of two layers instead of three, on the same images."""
+    task = build()
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 10, 3, stride=2, padding=1), nn.BatchNorm2d(10), nn.ReLU()),
+        *(nn.Conv2d(10, 6, 3, stride=2, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)),
+    )
+    return PruningTask(
+        name="tiny-shallow",
+        model=model.eval(),
+        example_input=task.example_input,
+        calibration=task.calibration,
+        reward=task.reward,
+        test=task.test,
+    )
+
+
 def register(name="tiny-cnn", factory=build):
     if name not in task_names():
         register_task(name, factory, default_target=0.5, description="for the tests")
