@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks import agent_tables, method_tables
 from benchmarks.ablation_plot import plot_ablation
 from benchmarks.agent_plots import plot_fronts, plot_progress
+from benchmarks.agent_signal import reward_to_test
 from benchmarks.method_cells import STAGES as REPAIRS
 from benchmarks.report_commands import (
     command_of_ablation,
@@ -129,6 +130,7 @@ def _agents(comparison: Comparison) -> Html:
             kind="soft",
         )
     )
+    parts += [_signal(found) for found in reward_to_test(comparison.cells)]
     if not comparison.cells:
         parts.append(paragraph("Curves and fronts need the runs' files in cells/, which are not here.", kind="soft"))
     command = command_of_comparison(comparison)
@@ -164,6 +166,18 @@ def _agent_table(question: str, rows: Sequence[Row], reference: str) -> Html:
         "measuring",
     )
     return table(f"{what}; accuracies in %", headings, lines)
+
+
+def _signal(found: Row) -> Html:
+    """How far the ranking at one target can be trusted."""
+    said = (
+        f"{found['task']}, {100 * found['target']:g} %: over the {found['plans']} final plans of all searches a point "
+        f"on the reward split is worth {found['slope']:.2f} ± {found['slope_error']:.2f} points on test, and luck adds "
+        f"{percent(found['residual_std'])} points"
+    )
+    if found["lead_needed"] is not None:
+        said += f"; an agent ahead by {percent(found['lead_needed'])} points there wins nine of ten runs on test"
+    return paragraph(f"{said}.", kind="soft")
 
 
 def _interval(estimate: Mapping[str, float], runs: int) -> Html:

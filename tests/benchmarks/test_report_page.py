@@ -224,6 +224,19 @@ def test_a_seed_with_several_dense_weights_is_named_and_not_averaged(tmp_path):
     assert "20.00 [" not in page
 
 
+def test_a_comparison_of_agents_says_how_far_its_ranking_can_be_trusted(tmp_path):
+    folder = result_folders.write_agents(tmp_path / "agents")
+    assert "worth" not in report(tmp_path), "two runs an agent make no line"
+    for seed in range(2, 8):
+        cell = result_folders.agent_cell("random", seed, (0.75,), 0.85 + 0.01 * seed)
+        (folder / "cells" / f"digits-1-random-seed{seed}.json").write_text(json.dumps(cell))
+    for number, path in enumerate(sorted((folder / "cells").glob("digits-1-*"))):
+        cell = json.loads(path.read_text())
+        cell["best"]["0.75"]["kept"] = [number]
+        path.write_text(json.dumps(cell))
+    assert "over the 10 final plans of all searches a point on the reward split is worth" in report(tmp_path)
+
+
 def test_comparisons_without_their_cells_are_shown_from_their_tables(tmp_path):
     from benchmarks.agent_tables import summarise as agent_rows
     from benchmarks.method_tables import summarise as method_rows
