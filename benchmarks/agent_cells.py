@@ -196,12 +196,14 @@ def tested(kept: NDArray[np.int64], found: Evaluation, problem: PruningProblem) 
     pruner = PhysicalPruner(task.model, task.example_input, ignored_layers=tuple(task.ignored_layers))
     plan = problem.hobs.plan(kept.tolist())
     network = pruner.prune(plan, refit="sequential", calibration=task.calibration)
+    seen = evaluate_model(network, task.test)
     return {
         "kept": kept.tolist(),
         "accuracy": found.accuracy,
         "soft_accuracy": found.soft_accuracy,
         "flops_reduction": float(problem.cost.reduction(kept)),
-        "test_accuracy": evaluate_model(network, task.test).accuracy,
+        "test_accuracy": seen.accuracy,
+        "test_soft_accuracy": seen.soft_accuracy,
     }
 
 
@@ -210,5 +212,5 @@ def _hypervolumes(best: Sequence[Mapping[str, float]]) -> dict[str, float]:
     reductions = [plan["flops_reduction"] for plan in best]
     return {
         metric: hypervolume(reductions, [plan[metric] for plan in best])
-        for metric in ("accuracy", "soft_accuracy", "test_accuracy")
+        for metric in ("accuracy", "soft_accuracy", "test_accuracy", "test_soft_accuracy")
     }

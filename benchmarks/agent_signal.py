@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import linregress, norm
 
 from benchmarks.agent_curves import is_front
@@ -21,60 +22,66 @@ MIN_RUNS = 8
 CONFIDENT = 0.9
 """The probability of improvement that :attr:`lead_needed` refers to."""
 
+ON_TEST = {"test_accuracy": "top-1", "test_soft_accuracy": "soft"}
+"""Ways to look at the test split -> what tables call them."""
+
 Row = dict[str, Any]
 
 
 def reward_to_test(results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """One row a (task, target) with enough searches that ended with different plans.
+    """One row a (task, target, way to look at test) with enough searches that ended with different plans.
 
     Args:
         results: finished runs; those that measured a single plan are left out.
 
     Returns:
-        Rows with ``task``, ``target``, ``plans``, ``slope`` (of test accuracy over soft accuracy on the reward split),
-        ``slope_error`` (its standard error), ``residual_std`` (fraction) and ``lead_needed``: by how much (fraction)
-        the runs of an agent must be better on the reward split for one of them to be better on test with probability
-        :data:`CONFIDENT`, if runs of an agent differed by nothing else; None where the slope is not positive.
+        Rows with ``task``, ``target``, ``metric`` (a key of :data:`ON_TEST`), ``plans``, ``slope`` (of that metric over
+        the soft accuracy on the reward split), ``slope_error`` (its standard error), ``residual_std`` (fraction) and
+        ``lead_needed``: by how much (fraction) the runs of an agent must be better on the reward split for one of them
+        to be better on test with probability :data:`CONFIDENT`, if runs of an agent differed by nothing else; None
+        where the slope is not positive.
     """
     rows = []
     asked = {(run["task"], run["targets"][0]) for run in results if not is_front(run)}
     for task, target in sorted(asked):
         ends = {
-            tuple(best["kept"]): (best["soft_accuracy"], best["test_accuracy"])
+            tuple(best["kept"]): best
             for run in results
             if (run["task"], *run["targets"]) == (task, target) and len(run["evaluations"]) > 1
             for best in run["best"].values()
         }
-        reward, test = np.array(list(ends.values())).reshape(-1, 2).T
-        if len(ends) < MIN_RUNS or np.ptp(reward) == 0:
-            continue
-        line = linregress(reward, test)
-        residuals = test - line.intercept - line.slope * reward
-        spread = float(np.sqrt(np.sum(residuals**2) / (len(ends) - 2)))
-        needed = float(norm.ppf(CONFIDENT) * np.sqrt(2) * spread / line.slope) if line.slope > 0 else None
-        rows.append(
-            {
-                "task": task,
-                "target": target,
-                "plans": len(ends),
-                "slope": float(line.slope),
-                "slope_error": float(line.stderr),
-                "residual_std": spread,
-                "lead_needed": needed,
-            }
-        )
+        for metric in ON_TEST:
+            known = [end for end in ends.values() if metric in end]
+            reward = np.array([end["soft_accuracy"] for end in known])
+            if len(known) >= MIN_RUNS and np.ptp(reward) > 0:
+                found = _line(reward, np.array([end[metric] for end in known]))
+                rows.append({"task": task, "target": target, "metric": metric, "plans": len(known), **found})
     return rows
+
+
+def _line(reward: NDArray[np.float64], test: NDArray[np.float64]) -> Row:
+    line = linregress(reward, test)
+    residuals = test - line.intercept - line.slope * reward
+    spread = float(np.sqrt(np.sum(residuals**2) / (len(test) - 2)))
+    needed = float(norm.ppf(CONFIDENT) * np.sqrt(2) * spread / line.slope) if line.slope > 0 else None
+    return {
+        "slope": float(line.slope),
+        "slope_error": float(line.stderr),
+        "residual_std": spread,
+        "lead_needed": needed,
+    }
 
 
 def signal_table(rows: Sequence[Row]) -> TextTable:
     """The rows of :func:`reward_to_test`."""
     return TextTable(
         "What a point of the reward split is worth on test",
-        ("task", "target", "plans", "points on test", "±", "luck", f"lead for P = {CONFIDENT:g}"),
+        ("task", "target", "on test", "plans", "points", "±", "luck", f"lead for P = {CONFIDENT:g}"),
         [
             [
                 row["task"],
                 f"{row['target']:g}",
+                ON_TEST[row["metric"]],
                 str(row["plans"]),
                 f"{row['slope']:.2f}",
                 f"{row['slope_error']:.2f}",
@@ -83,7 +90,7 @@ def signal_table(rows: Sequence[Row]) -> TextTable:
             ]
             for row in rows
         ],
-        "final plans of all searches; luck: standard deviation of test accuracy around the line (points); lead: "
+        "final plans of all searches; luck: standard deviation on test around the line (points); lead: "
         "points of soft accuracy on the reward split by which an agent must be ahead to be ahead on test with that "
         "probability",
     )

@@ -20,8 +20,8 @@ Result = Mapping[str, Any]
 Row = dict[str, Any]
 
 COSTS = ("plans", "caught up", "own s", "measuring s")
-SINGLE = ("test_accuracy", "accuracy", "soft_accuracy")
-"""What runs at one target are compared by."""
+METRICS = ("test_accuracy", "test_soft_accuracy", "accuracy", "soft_accuracy")
+"""What runs are compared by; runs of earlier versions lack the soft accuracy on test."""
 
 
 def summarise(results: Sequence[Result], reference: str, n_bootstrap: int = 2000) -> list[Row]:
@@ -55,7 +55,8 @@ def _question(result: Result) -> str:
 
 
 def _row(question: str, agent: str, group: Sequence[Result], against: Sequence[Result] | None, n_bootstrap: int) -> Row:
-    metrics = {metric: _compare(group, against, metric, n_bootstrap) for metric in SINGLE}
+    known = [metric for metric in METRICS if all(metric in _scores(run) for run in (*group, *(against or ())))]
+    metrics = {metric: _compare(group, against, metric, n_bootstrap) for metric in known}
     evaluating = sum(result["seconds"]["evaluations"] for result in group)
     own = sum(result["seconds"]["own"] for result in group)
     caught_up = evaluations_to_catch_up(against, group) if against and question != "front" else None
@@ -87,9 +88,12 @@ def _by_task(group: Sequence[Result], metric: str) -> dict[str, list[float]]:
     """Task -> one value a run; for fronts the hypervolume."""
     values: dict[str, list[float]] = {}
     for result in group:
-        source = result["hypervolume"] if is_front(result) else next(iter(result["best"].values()))
-        values.setdefault(result["task"], []).append(source[metric])
+        values.setdefault(result["task"], []).append(_scores(result)[metric])
     return values
+
+
+def _scores(result: Result) -> Mapping[str, float]:
+    return result["hypervolume"] if is_front(result) else next(iter(result["best"].values()))
 
 
 def study_table(question: str, rows: Sequence[Row], reference: str) -> TextTable:
@@ -99,31 +103,40 @@ def study_table(question: str, rows: Sequence[Row], reference: str) -> TextTable
     )
     budget = max((row["evaluations"] for row in rows if row["agent"] == reference), default=0.0)
     ordered = sorted(rows, key=lambda row: -row["metrics"]["test_accuracy"]["iqm"]["value"])
+    chance = f"P({reference} >)"
     return TextTable(
         f"{what}, {max(row['runs'] for row in rows)} runs an agent",
-        ("agent", "runs", "test", "[95 %]", f"P({reference} >)", "[95 %]", "reward split", *COSTS),
+        ("agent", "runs", "test", "[95 %]", chance, "[95 %]", "test, soft", chance, "[95 %]", "reward split", *COSTS),
         [_cells(row, budget) for row in ordered],
         "in %; test: interquartile mean of the best plan's one-shot accuracy (of the area under the front), with its "
-        "stratified bootstrap interval; reward split: soft accuracy; caught up: "
+        "stratified bootstrap interval; soft: mean probability of the true class, which agents optimise; reward split: "
+        "soft, too; caught up: "
         f"evaluations after which {reference} is where the agent ends; own s: the agent's own time",
     )
 
 
 def _cells(row: Row, budget: float) -> list[str]:
-    test, chance = row["metrics"]["test_accuracy"]["iqm"], row["metrics"]["test_accuracy"]["improvement"]
+    metrics = row["metrics"]
+    test, soft = metrics["test_accuracy"], metrics.get("test_soft_accuracy")
     return [
         row["agent"],
         str(row["runs"]),
-        percent(test["value"]),
-        percent_range(test["low"], test["high"]),
-        "" if chance is None else f"{chance['value']:.2f}",
-        "" if chance is None else f"{chance['low']:.2f} - {chance['high']:.2f}",
-        percent(row["metrics"]["soft_accuracy"]["iqm"]["value"]),
+        percent(test["iqm"]["value"]),
+        percent_range(test["iqm"]["low"], test["iqm"]["high"]),
+        *_chance(test["improvement"]),
+        "" if soft is None else percent(soft["iqm"]["value"]),
+        *_chance(None if soft is None else soft["improvement"]),
+        percent(metrics["soft_accuracy"]["iqm"]["value"]),
         f"{row['evaluations']:.0f}",
         _caught_up(row["caught_up"], budget),
         f"{row['seconds']['own']:.1f}",
         f"{row['seconds']['evaluations']:.1f}",
     ]
+
+
+def _chance(found: Row | None) -> tuple[str, str]:
+    """A probability of improvement and its interval; nothing where there is none."""
+    return ("", "") if found is None else (f"{found['value']:.2f}", f"{found['low']:.2f} - {found['high']:.2f}")
 
 
 def _caught_up(found: Row | None, budget: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks import agent_tables, method_tables
 from benchmarks.ablation_plot import plot_ablation
 from benchmarks.agent_plots import plot_fronts, plot_progress
-from benchmarks.agent_signal import reward_to_test
+from benchmarks.agent_signal import ON_TEST, reward_to_test
 from benchmarks.method_cells import STAGES as REPAIRS
 from benchmarks.report_commands import (
     command_of_ablation,
@@ -172,7 +172,8 @@ def _signal(found: Row) -> Html:
     """How far the ranking at one target can be trusted."""
     said = (
         f"{found['task']}, {100 * found['target']:g} %: over the {found['plans']} final plans of all searches a point "
-        f"on the reward split is worth {found['slope']:.2f} ± {found['slope_error']:.2f} points on test, and luck adds "
+        f"on the reward split is worth {found['slope']:.2f} ± {found['slope_error']:.2f} points on test "
+        f"({ON_TEST[found['metric']]}), and luck adds "
         f"{percent(found['residual_std'])} points"
     )
     if found["lead_needed"] is not None:

@@ -52,6 +52,22 @@ def test_every_plan_counts_once_and_start_plans_not_at_all():
     assert reward_to_test(runs + runs[:3] + start) == expected
 
 
+def test_soft_accuracy_on_test_has_a_line_of_its_own_where_runs_know_it():
+    runs = on_a_line(12)
+    for one in runs[:9]:
+        best = one["best"]["0.9"]
+        best["test_soft_accuracy"] = 0.1 + 0.9 * best["soft_accuracy"]
+    top, soft = reward_to_test(runs)
+    assert (top["metric"], top["plans"]) == ("test_accuracy", 12)
+    assert (soft["metric"], soft["plans"]) == ("test_soft_accuracy", 9)
+    assert soft["slope"] == pytest.approx(0.9)
+    assert soft["residual_std"] == pytest.approx(0.0, abs=1e-9)
+    assert [line.split("|")[3].strip() for line in signal_table([top, soft]).markdown().splitlines()[4:6]] == [
+        "top-1",
+        "soft",
+    ]
+
+
 def test_targets_are_apart_and_few_runs_make_no_line():
     runs = on_a_line(10) + on_a_line(MIN_RUNS - 1, target=0.5)
     assert [row["target"] for row in reward_to_test(runs)] == [0.9]

@@ -11,7 +11,9 @@ from benchmarks.agent_curves import best_so_far, evaluations_to_catch_up
 from benchmarks.agent_plots import plot_progress
 from benchmarks.agent_policies import policy_table
 from benchmarks.agent_study import StudyConfig
+from benchmarks.agent_tables import study_table, summarise
 from benchmarks.compare_agents import main
+from benchmarks.samples import few_seeds_are_stated
 from prune_gym.evaluator import Evaluator
 from prune_gym.problem import PruningProblem
 from tests.benchmarks import tiny_task
@@ -76,6 +78,7 @@ def test_every_agent_measures_its_budget_from_the_same_start(finished):
         for target, best in cell["best"].items():
             assert best["flops_reduction"] >= float(target)
             assert 0 <= best["test_accuracy"] <= 1
+            assert 0 < best["test_soft_accuracy"] < 1
     starts = {tuple(cell["evaluations"][0]["kept"]) for cell in runs.values() if cell["targets"] == [0.6]}
     assert len(starts) == 1
 
@@ -98,6 +101,28 @@ def test_what_it_leaves_behind(finished, capsys):
     assert metric["iqm"]["low"] <= metric["iqm"]["value"] <= metric["iqm"]["high"]
     assert 0 <= metric["improvement"]["value"] <= 1
     assert row["seconds"]["evaluations"] > 0
+
+
+def test_runs_that_lack_the_soft_accuracy_on_test_are_tabled_without(finished):
+    runs = list(cells(finished[1]).values())
+    for run in runs:
+        run["seconds"] = {"own": 1.0, "evaluations": 2.0}
+    with few_seeds_are_stated():
+        before = summarise(runs, "rspar", n_bootstrap=10)
+    assert all("test_soft_accuracy" in row["metrics"] for row in before)
+    for run in runs:
+        if run["agent"] == "cem":
+            for scores in (*run["best"].values(), run["hypervolume"] or {}):
+                scores.pop("test_soft_accuracy", None)
+    with few_seeds_are_stated():
+        rows = summarise(runs, "rspar", n_bootstrap=10)
+    assert {row["agent"] for row in rows if "test_soft_accuracy" not in row["metrics"]} == {"cem"}
+    (line,) = (
+        line
+        for line in study_table("0.6", [row for row in rows if row["question"] == "0.6"], "rspar").rows
+        if line[0] == "cem"
+    )
+    assert line[6:9] == ["", "", ""]
 
 
 def test_policies_act_at_targets_never_asked_for(finished):
