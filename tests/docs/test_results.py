@@ -45,11 +45,14 @@ def test_the_parts_are_worth_what_the_file_says():
                 assert percent(row["accuracy"][stage]["mean"]) in line
 
 
-def test_the_ablation_on_fashion_is_that_of_the_file():
+@pytest.mark.parametrize(("name", "network"), [("ablation_fashion", "ResNet-20"), ("ablation_fashion_vgg11", "VGG-11")])
+def test_the_ablations_on_fashion_are_those_of_the_files(name, network):
     page = (DOCS / "benchmarks.md").read_text()
-    chapter = page[page.index("Fashion-MNIST, ResNet-20, 76 %") : page.index("## Statistics")]
-    for row in result("ablation_fashion.json")["rows"]:
-        (line,) = (line for line in chapter.splitlines() if line.startswith(f"| {row['variant']} | "))
+    chapter = page[page.index(f"Fashion-MNIST, {network}, 76 %") : page.index("## Statistics")]
+    rows = result(f"{name}.json")["rows"]
+    lines = [line for line in chapter.splitlines() if line.startswith("| ")][: len(rows) + 2]
+    for row in rows:
+        (line,) = (line for line in lines if line.startswith(f"| {row['variant']} | "))
         for stage in ("one_shot", "final"):
             accuracy = row["accuracy"][stage]
             assert f"{percent(accuracy['mean'])} ± {percent(accuracy['std'])}" in line
@@ -73,17 +76,32 @@ def test_the_readme_rounds_what_the_files_say():
     assert "4.1 million candidates/s" in README
 
 
-def test_the_main_job_and_the_methods_are_in_the_readme_as_measured():
-    (job,) = result("fashion_resnet20.json")
-    (line,) = (line for line in README.splitlines() if line.startswith("| the whole job"))
-    assert f"one-shot {percent(job['one_shot_mean'])} %" in line
-    assert f"**{percent(job['final_mean'])} %**" in line
-    assert f"{percent(job['dense_mean'] - job['final_mean'])} points below dense" in line
+@pytest.mark.parametrize("network", ["resnet20", "vgg11"])
+def test_every_run_of_the_main_job_is_on_the_page(network):
+    (job,) = result(f"fashion_{network}.json")
     for seed, *accuracies in zip(
         *(job[key] for key in ("seeds", "one_shot_accuracies", "final_accuracies")), strict=True
     ):
         one_shot, final = map(percent, accuracies)
         assert f"| seed {seed} | {percent(job['dense_mean'])} | {one_shot} | **{final}** |" in PAGE
+    below = percent(job["dense_mean"] - job["one_shot_mean"])
+    assert f"ends {below} points below dense" in PAGE
+    means = "{} ± {} | **{}** ± {} |".format(
+        *(percent(job[key]) for key in ("one_shot_mean", "one_shot_std", "final_mean", "final_std"))
+    )
+    assert means in PAGE
+
+
+def test_the_main_job_and_the_methods_are_in_the_readme_as_measured():
+    (job,) = result("fashion_vgg11.json")
+    (line,) = (line for line in README.splitlines() if line.startswith("| the whole job"))
+    assert f"one-shot {percent(job['one_shot_mean'])} %, fine-tuned **{percent(job['final_mean'])} %**" in line
+    assert f"{percent(job['dense_mean'] - job['final_mean'])} below |" in line
+    (job,) = result("fashion_resnet20.json")
+    (line,) = (line for line in README.splitlines() if line.startswith("| the whole job"))
+    assert f"one-shot {percent(job['one_shot_mean'])} %" in line
+    assert f"**{percent(job['final_mean'])} %**" in line
+    assert f"{percent(job['dense_mean'] - job['final_mean'])} points below dense" in line
     (line,) = (line for line in README.splitlines() if line.startswith("| published methods"))
     rows = result("compare_fashion_resnet20/comparison.json")["rows"]
     rows = {row["method"]: row["accuracy"] for row in rows if row["target"] == 0.76}
@@ -101,6 +119,10 @@ AGENTS = {
     "gp": "Gaussian process",
     "cmaes": "CMA-ES",
     "ppo": "SB3's PPO",
+    "annealing": "annealing",
+    "random": "random",
+    "rspar-digits": "R-SPAR, trained on digits",
+    "gp-quadratic": "Gaussian process, quadratic trend",
     "knapsack": "knapsack",
 }
 AGENTS_PAGE = (DOCS / "agents.md").read_text().splitlines()
@@ -151,6 +173,18 @@ def test_the_agents_page_holds_every_row_of_the_studies(network):
     for row in study_rows(network):
         cells = [*cells_of_agent(row), percent(row["metrics"]["soft_accuracy"]["iqm"]["value"])]
         assert any(all(cell in line for cell in cells) for line in AGENTS_PAGE), (row["question"], row["agent"])
+
+
+def test_how_much_a_ranking_on_test_can_say_is_what_the_study_says():
+    study = result("compare_agents_fashion_package/comparison.json")
+    page = " ".join((DOCS / "agents.md").read_text().split())
+    (ahead,) = (row for row in study["rows"] if (row["question"], row["agent"]) == ("0.91", "gp"))
+    for found in study["signal"]:
+        assert f"{found['slope']:.2f} ± {found['slope_error']:.2f}" in page
+        assert percent(found["residual_std"]) in page
+        assert f"{percent(found['lead_needed'])} points" in page
+    top = next(found for found in study["signal"] if found["metric"] == "test_accuracy")
+    assert percent(ahead["metrics"]["soft_accuracy"]["iqm"]["value"] + top["lead_needed"]) in page
 
 
 def test_the_agents_at_84_percent_are_worth_what_the_study_says():
