@@ -120,6 +120,20 @@ def _learn(
     else:
         agent = RSPARAgent.load(source, num_layers=problem.num_layers, seed=seed)
 
+    learn(agent, env, evaluations, store)
+    return agent, dict(cast(HOBSPruneEnv, env.unwrapped).archive)
+
+
+def learn(agent: Agent, env: gym.Env, evaluations: int, store: PlanStore) -> None:
+    """Learn within a budget of measured evaluations; what was measured is kept, whatever happens.
+
+    Args:
+        agent: any.
+        env: from :func:`make_env`.
+        evaluations: measured evaluations, the start plan included.
+        store: of the environment's problem.
+    """
+
     def remember(record: Record) -> None:
         store.sync()
 
@@ -127,7 +141,6 @@ def _learn(
         agent.learn(env, MAX_REVISITS * evaluations, callback=until(evaluations, remember))
     finally:
         store.sync()
-    return agent, dict(cast(HOBSPruneEnv, env.unwrapped).archive)
 
 
 def make_env(

@@ -5,22 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import gymnasium as gym
+from typing import Any, cast
 
 from agents import RSPARAgent
-from agents.monitor import Record, until
-from benchmarks.agent_cells import MAX_REVISITS, make_env
+from agents.registry import create
+from benchmarks.agent_cells import learn, make_env
 from benchmarks.plan_store import PlanStore
 from benchmarks.study_cells import read_object
 from benchmarks.study_config import EnvironmentConfig, SourceConfig
 from benchmarks.study_networks import NETWORK, MeasuredNetworks
 from prune_gym.files import write_json_atomic
 from prune_gym.problem import PruningProblem
-
-SOURCE_NETWORK = "source_network"
-"""Key of a run: digest of what its agent was trained on before."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ class SourceAgents:
 
     def _train(self, seed: int, path: Path) -> None:
         env = make_env(self.problem, self.environment, self.source.targets)
-        agent = new_agent(env, seed, self.options)
+        agent = cast(RSPARAgent, create("rspar", env, seed, **self.options))
         learn(agent, env, self.source.evaluations, PlanStore(self.plans_folder, self.problem, path.stem))
         agent.save(path)
 
@@ -73,21 +68,3 @@ def trained_on(agent: Path) -> str | None:
     """Digest of what a saved agent was trained on, None where it is not recorded."""
     path = agent.with_suffix(".json")
     return str(read_object(path)[NETWORK]) if path.is_file() else None
-
-
-def new_agent(env: gym.Env, seed: int, options: Mapping[str, Any]) -> RSPARAgent:
-    """An agent for an environment that has learned nothing."""
-    layout = env.unwrapped.layout  # type: ignore[attr-defined]
-    return RSPARAgent(layout.num_layers, layout.feature_dim, seed=seed, **options)
-
-
-def learn(agent: RSPARAgent, env: gym.Env, evaluations: int, store: PlanStore) -> None:
-    """Learn within a budget of measured evaluations, and keep what was measured whatever happens."""
-
-    def remember(record: Record) -> None:
-        store.sync()
-
-    try:
-        agent.learn(env, MAX_REVISITS * evaluations, callback=until(evaluations, remember))
-    finally:
-        store.sync()

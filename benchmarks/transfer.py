@@ -25,7 +25,7 @@ from benchmarks.command import reports_errors
 from benchmarks.pipeline import versions
 from benchmarks.result_file import write_result
 from benchmarks.samples import few_seeds_are_stated
-from benchmarks.source_agents import SOURCE_NETWORK, SourceAgents, trained_on
+from benchmarks.source_agents import SourceAgents, trained_on
 from benchmarks.study_cells import mixed_versions, read_cells, read_object
 from benchmarks.study_command import (
     Deadline,
@@ -46,6 +46,8 @@ SAME_STUDY = ("source", "evaluations", "environment", "options")
 """Keys whose change makes runs incomparable."""
 LOOKS = (0.25, 1.0)
 """Shares of the evaluations after which learning is looked at."""
+SOURCE_NETWORK = "source_network"
+"""Key of a run: digest of what its policy was trained on."""
 
 Row = dict[str, Any]
 

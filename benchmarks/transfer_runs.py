@@ -9,10 +9,10 @@ import numpy as np
 
 from agents import RSPARAgent
 from agents.protocol import TOLERANCE
-from benchmarks.agent_cells import make_env, tested
+from agents.registry import create
+from benchmarks.agent_cells import learn, make_env, tested
 from benchmarks.agent_curves import best_so_far
 from benchmarks.plan_store import PlanStore
-from benchmarks.source_agents import learn, new_agent
 from benchmarks.transfer_config import TransferConfig
 from prune_gym.problem import PruningProblem
 
@@ -47,7 +47,7 @@ def carry_over(
     store.sync()
     for name in ("transferred", "scratch"):
         env = make_env(problem, config.environment, (target,))
-        agent = policy if name == "transferred" else new_agent(env, seed, config.options)
+        agent = policy if name == "transferred" else create("rspar", env, seed, **config.options)
         row[name] = _learned(agent, env, config.evaluations, target, problem, store)
     return row
 
