@@ -138,8 +138,10 @@ class RewardModel:
 
         damages, outputs = np.stack(self._inputs), log_odds(np.array(self._outputs))
         inputs = self._scaled(damages)
-        before_any = self.prior.expected(damages) if self.prior is not None else np.zeros(len(outputs))
         due = self._hyperparameters is None or len(outputs) >= self._fitted_on + self.refit_every
+        before_any = np.zeros(len(outputs))
+        if self.prior is not None and (due or self._prior_holds):
+            before_any = self.prior.expected(damages)
         if due and len(outputs) >= MIN_MEASUREMENTS:
             before, self._fitted_on = self._hyperparameters, len(outputs)
             evidence, self._hyperparameters = _most_likely(self.trend, inputs, outputs, before)
@@ -208,15 +210,20 @@ def covariance(trend: Trend, hyperparameters: np.ndarray | None = None) -> Any:
     Returns:
         A kernel of scikit-learn.
     """
-    from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
     smooth = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(3.0, (0.1, 100.0), nu=1.5)
-    if trend == "linear":
-        polynomial = ConstantKernel(0.1, (1e-4, 1e2)) * DotProduct(1.0, "fixed")
-    else:
-        polynomial = ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2)) ** 2
-    kernel = smooth + polynomial + WhiteKernel(1e-2, (1e-6, 1.0))
+    kernel = smooth + polynomial(trend) + WhiteKernel(1e-2, (1e-6, 1.0))
     return kernel if hyperparameters is None else kernel.clone_with_theta(hyperparameters)
+
+
+def polynomial(trend: Trend) -> Any:
+    """The kernel of a trend alone."""
+    from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct
+
+    if trend == "linear":
+        return ConstantKernel(0.1, (1e-4, 1e2)) * DotProduct(1.0, "fixed")
+    return ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2)) ** 2
 
 
 def _most_likely(

@@ -24,7 +24,7 @@ from rich.console import Console
 from scipy.stats import norm, spearmanr
 
 from agents.experience import damage
-from agents.reward_model import covariance, log_odds
+from agents.reward_model import covariance, log_odds, polynomial
 from benchmarks.arguments import writable
 from benchmarks.command import reports_errors
 from benchmarks.result_file import write_result
@@ -53,8 +53,7 @@ def models() -> dict[str, tuple[Inputs, Callable[[int], Any]]]:
     def smooth(shape: Any) -> Any:
         return ConstantKernel(1.0, (1e-2, 1e2)) * shape
 
-    linear = ConstantKernel(0.1, (1e-4, 1e2)) * DotProduct(1.0, "fixed")
-    quadratic = ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2)) ** 2
+    linear, quadratic = polynomial("linear"), polynomial("quadratic")
     cubic = ConstantKernel(0.01, (1e-6, 1e2)) * DotProduct(1.0, (1e-2, 1e2)) ** 3
     noise = WhiteKernel(1e-2, (1e-6, 1.0))
     scales = (0.1, 100.0)

@@ -1,6 +1,8 @@
 """docs/results.md and README.md: their numbers are those of the result files they name."""
 
+import csv
 import json
+import statistics
 
 import pytest
 
@@ -185,6 +187,26 @@ def test_how_much_a_ranking_on_test_can_say_is_what_the_study_says():
         assert f"{percent(found['lead_needed'])} points" in page
     top = next(found for found in study["signal"] if found["metric"] == "test_accuracy")
     assert percent(ahead["metrics"]["soft_accuracy"]["iqm"]["value"] + top["lead_needed"]) in page
+
+
+def test_the_best_of_all_measured_plans_is_that_of_the_table():
+    with open(RESULTS / "compare_agents_fashion_package" / "evaluations.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if 0.91 <= float(row["flops_reduction"]) <= 0.93]
+    scores = {row["kept"]: float(row["soft_accuracy"]) for row in rows}
+    page = " ".join((DOCS / "agents.md").read_text().split())
+    assert f"The best of {len(scores):,} different plans" in page
+    assert f"measured at 91 % scores {percent(max(scores.values()))}." in page
+
+
+def test_the_models_of_the_reward_are_those_of_the_file():
+    rows = result("reward_models_fashion.json")["rows"]
+    for model in {row["model"] for row in rows}:
+        means = [
+            statistics.fmean(row[key] for row in rows if (row["model"], row["learned"]) == (model, learned))
+            for key in ("spearman", "surprise")
+            for learned in (32, 64, 112)
+        ]
+        assert f"| {model} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |" in AGENTS_PAGE
 
 
 def test_the_agents_at_84_percent_are_worth_what_the_study_says():
