@@ -1,6 +1,7 @@
 """Two processes, each with half of the batches, find what one process finds with all of them."""
 
 import itertools
+import weakref
 from datetime import timedelta
 
 import pytest
@@ -114,6 +115,22 @@ def one_has_no_images(rank, folder):
 
 def test_an_error_in_one_process_ends_the_others_instead_of_leaving_them_waiting(tmp_path):
     run_in_processes(one_has_no_images, tmp_path)
+
+
+def train_and_leave(rank, folder):
+    """The optimizer's first step imports what holds on to a group that is there already."""
+    store = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=PATIENCE)
+    model = nn.Linear(2, 2)
+    model(torch.ones(1, 2)).sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    group = weakref.ref(dist.group.WORLD)
+    dist.destroy_process_group()
+    assert group() is None
+
+
+def test_a_group_ends_with_its_threads_when_it_is_left(tmp_path):
+    mp.spawn(train_and_leave, args=(str(tmp_path),), nprocs=PROCESSES)
 
 
 def test_the_exact_path_is_refused():
