@@ -44,24 +44,45 @@ def reward_to_test(results: Sequence[Mapping[str, Any]]) -> list[Row]:
     rows = []
     asked = {(run["task"], run["targets"][0]) for run in results if not is_front(run)}
     for task, target in sorted(asked):
-        ends = {
-            tuple(best["kept"]): best
-            for run in results
-            if (run["task"], *run["targets"]) == (task, target) and len(run["evaluations"]) > 1
-            for best in run["best"].values()
-        }
+        ends = final_plans(results, task, target).values()
         for metric in ON_TEST:
-            known = [end for end in ends.values() if metric in end]
+            known = [end for end in ends if metric in end]
             reward = np.array([end["soft_accuracy"] for end in known])
             if len(known) >= MIN_RUNS and np.ptp(reward) > 0:
-                found = _line(reward, np.array([end[metric] for end in known]))
+                found = line_through(reward, np.array([end[metric] for end in known]))
                 rows.append({"task": task, "target": target, "metric": metric, "plans": len(known), **found})
     return rows
 
 
-def _line(reward: NDArray[np.float64], test: NDArray[np.float64]) -> Row:
-    line = linregress(reward, test)
-    residuals = test - line.intercept - line.slope * reward
+def final_plans(results: Sequence[Mapping[str, Any]], task: str, target: float) -> dict[tuple[int, ...], Row]:
+    """Kept vector -> its scores, of the plans that the searches at one target ended with.
+
+    Args:
+        results: finished runs; those that measured a single plan are left out.
+        task: name of a task.
+        target: FLOPs reduction.
+    """
+    return {
+        tuple(best["kept"]): best
+        for run in results
+        if (run["task"], *run["targets"]) == (task, target) and len(run["evaluations"]) > 1
+        for best in run["best"].values()
+    }
+
+
+def line_through(measured: NDArray[np.float64], test: NDArray[np.float64]) -> Row:
+    """How well one score of plans predicts another.
+
+    Args:
+        measured: [N] a plan's score where it is compared with others (fraction), not all alike.
+        test: [N] its score on the test split (fraction).
+
+    Returns:
+        ``slope`` of the line of least squares, ``slope_error``, ``residual_std`` and ``lead_needed`` as
+        :func:`reward_to_test` describes them.
+    """
+    line = linregress(measured, test)
+    residuals = test - line.intercept - line.slope * measured
     spread = float(np.sqrt(np.sum(residuals**2) / (len(test) - 2)))
     needed = float(norm.ppf(CONFIDENT) * np.sqrt(2) * spread / line.slope) if line.slope > 0 else None
     return {
