@@ -16,9 +16,14 @@ from benchmarks.seed_plots import plot_accuracy_flops
 
 Result = Mapping[str, Any]
 
+SHADED = 4
+"""Agents whose intervals a picture shows, those that end best; more of them cover each other."""
+
 
 def plot_progress(results: Sequence[Result], title: str, save_path: str | Path | None = None) -> Figure:
-    """Draw the best measured plan's soft accuracy against measured evaluations, a line an agent.
+    """Draw the best measured plan's soft accuracy against measured evaluations, a line an agent, the best on top.
+
+    The :data:`SHADED` agents that end best have their intervals as bands; those of all are in the table.
 
     Args:
         results: finished runs at one target.
@@ -32,8 +37,12 @@ def plot_progress(results: Sequence[Result], title: str, save_path: str | Path |
     length = max(len(result["evaluations"]) for group in groups.values() for result in group)
     figure, (panel,) = new_figure(7.5, 4.2)
     evaluations = np.arange(1, length + 1)
-    for number, (agent, group) in enumerate(groups.items()):
-        draw_band(panel, evaluations, curves_of(group, length), look(number), agent, step=True)
+    looks = {agent: look(number) for number, agent in enumerate(groups)}
+    bands = {agent: curves_of(group, length) for agent, group in groups.items()}
+    ranked = sorted(bands, key=lambda agent: -bands[agent].value[-1])
+    for place, agent in enumerate(ranked):
+        shaded = place < SHADED
+        draw_band(panel, evaluations, bands[agent], looks[agent], agent, step=True, interval=shaded)
     label_axes(panel, title=title, x="measured evaluations", y="best soft accuracy on the reward split (%)")
     add_legend(panel, outside=True)
     return finish(figure, save_path)

@@ -100,8 +100,9 @@ def draw_band(
     *,
     step: bool = False,
     marks: int = 10,
+    interval: bool = True,
 ) -> None:
-    """A curve of fractions with its interval, in percent; a few markers tell lines apart where colours do not."""
+    """A curve of fractions, in percent, and its interval; a few markers tell lines apart where colours do not."""
     value, low, high = (100 * part for part in (band.value, band.low, band.high))
     drawstyle = "steps-post" if step else "default"
     every = max(1, len(positions) // marks)
@@ -117,4 +118,6 @@ def draw_band(
         drawstyle=drawstyle,
         label=label,
     )
-    axes.fill_between(positions, low, high, step="post" if step else None, color=style.colour, alpha=0.14, linewidth=0)
+    if interval:
+        shape = "post" if step else None
+        axes.fill_between(positions, low, high, step=shape, color=style.colour, alpha=0.14, linewidth=0)

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from benchmarks import agent_cells
 from benchmarks.agent_curves import best_so_far, evaluations_to_catch_up
@@ -374,6 +375,19 @@ def test_policies_are_averaged_at_the_same_target_whatever_runs_were_asked():
     table = policy_table([run((0.4, 0.9), (0.8, 0.5)), run((0.4, 0.7), (0.6, 0.6), (0.8, 0.3))])
     found = {row[1]: (row[2], row[3], row[-1]) for row in table.rows}
     assert found == {"0.4": ("yes", "80.00", "2"), "0.6": ("no", "60.00", "1"), "0.8": ("yes", "40.00", "2")}
+
+
+def test_the_best_agents_stand_first_and_have_their_intervals():
+    def run(agent, end, seed):
+        scores = (0.1, end + 0.01 * seed)
+        rows = [{"index": n, "flops_reduction": 0.6, "soft_accuracy": score} for n, score in enumerate(scores, 1)]
+        return {"task": "tiny", "agent": agent, "targets": [0.6], "evaluations": rows}
+
+    ends = {"a": 0.2, "b": 0.7, "c": 0.4, "d": 0.6, "e": 0.5, "f": 0.3}
+    (panel,) = plot_progress([run(*end, seed) for end in ends.items() for seed in range(5)], "title").axes
+    assert [line.get_label() for line in panel.lines] == ["b", "d", "e", "c", "f", "a"]
+    shaded = [tuple(part.get_facecolor()[0][:3]) for part in panel.collections]
+    assert shaded == [to_rgb(line.get_color()) for line in panel.lines[:4]]
 
 
 def test_nothing_to_draw():
