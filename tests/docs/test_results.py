@@ -170,7 +170,7 @@ def test_the_readme_says_of_agents_what_the_studies_say():
     assert f"{100 * carried['zero_shot']['value']:.1f} % (knapsack {100 * carried['start']['value']:.1f} %)" in line
 
 
-@pytest.mark.parametrize("network", ["", "_package", "_budget"])
+@pytest.mark.parametrize("network", ["", "_package", "_budget", "_vgg11"])
 def test_the_agents_page_holds_every_row_of_the_studies(network):
     for row in study_rows(network):
         cells = [*cells_of_agent(row), percent(row["metrics"]["soft_accuracy"]["iqm"]["value"])]
