@@ -7,27 +7,17 @@ import numpy as np
 import pytest
 
 from benchmarks import reward_models
-from prune_gym.problem import PruningProblem
-from tests.benchmarks import tiny_task
 
 COLUMNS = ["task", "agent", "targets", "seed", "soft_accuracy", "kept"]
 
 
-@pytest.fixture(scope="module")
-def problem(tmp_path_factory):
-    tiny_task.register()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        yield PruningProblem("tiny-cnn").load()
-
-
 @pytest.fixture
-def table(problem, tmp_path):
+def table(tiny_problem, tmp_path):
     """Two runs of plans whose log-odds fall with the logarithm of the predicted loss, and a short one."""
     path, rng = tmp_path / "evaluations.csv", np.random.default_rng(0)
-    plans = np.unique(rng.integers(1, problem.cost.units + 1, size=(300, problem.num_layers)), axis=0)
+    plans = np.unique(rng.integers(1, tiny_problem.cost.units + 1, size=(300, tiny_problem.num_layers)), axis=0)
     plans = rng.permutation(plans)
-    scores = 1 / (1 + np.exp(0.3 * problem.log_predicted_loss(plans)))
+    scores = 1 / (1 + np.exp(0.3 * tiny_problem.log_predicted_loss(plans)))
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
@@ -59,7 +49,7 @@ def test_a_model_is_asked_about_plans_it_has_not_learned_from(table):
     assert scores.min() >= np.sort(runs["rspar-0"][1])[-reward_models.BEST]
 
 
-def test_a_smooth_reward_is_ranked_well_and_everything_is_written(problem, table, tmp_path, capsys):
+def test_a_smooth_reward_is_ranked_well_and_everything_is_written(tiny_problem, table, tmp_path, capsys):
     path = tmp_path / "models.json"
     arguments = ["--evaluations", str(table), "--task", "tiny-cnn", "--target", "0.6", "--json", str(path)]
     assert reward_models.main(arguments) == 0

@@ -7,39 +7,29 @@ import pytest
 
 from benchmarks import signal_limits
 from benchmarks.agent_signal import line_through
-from prune_gym.problem import PruningProblem
 from prune_gym.training import evaluate_model
-from tests.benchmarks import tiny_task
 
 PLANS = 10
 
 
 @pytest.fixture(scope="module")
-def problem(tmp_path_factory):
-    tiny_task.register()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        yield PruningProblem("tiny-cnn").load()
-
-
-@pytest.fixture(scope="module")
-def ends(problem):
+def ends(tiny_problem):
     """What final plans score on test, of the physically smaller networks."""
     rng = np.random.default_rng(0)
-    plans = np.unique(rng.integers(2, problem.cost.units + 1, size=(3 * PLANS, problem.num_layers)), axis=0)
+    plans = np.unique(rng.integers(2, tiny_problem.cost.units + 1, size=(3 * PLANS, tiny_problem.num_layers)), axis=0)
     found = []
     for kept in rng.permutation(plans)[:PLANS].tolist():
-        seen = evaluate_model(problem.evaluator.export(kept), problem.task.test)
+        seen = evaluate_model(tiny_problem.evaluator.export(kept), tiny_problem.task.test)
         scores = {"test_accuracy": seen.accuracy, "test_soft_accuracy": seen.soft_accuracy}
-        found.append({"kept": kept, "soft_accuracy": problem.evaluator.evaluate(kept).soft_accuracy, **scores})
+        found.append({"kept": kept, "soft_accuracy": tiny_problem.evaluator.evaluate(kept).soft_accuracy, **scores})
     return found
 
 
 @pytest.fixture
-def study(problem, ends, tmp_path):
+def study(tiny_problem, ends, tmp_path):
     """A function that writes a comparison with these final plans."""
 
-    def write(ends=ends, network=problem.network_key):
+    def write(ends=ends, network=tiny_problem.network_key):
         cells = tmp_path / "study" / "cells"
         cells.mkdir(parents=True)
         for number, end in enumerate(ends):
@@ -56,11 +46,11 @@ def arguments(study, *more):
     return [*given, *more]
 
 
-def test_every_look_is_the_line_through_scores_taken_by_hand(problem, ends, study, tmp_path, capsys):
+def test_every_look_is_the_line_through_scores_taken_by_hand(tiny_problem, ends, study, tmp_path, capsys):
     path = tmp_path / "limits.json"
     assert signal_limits.main(arguments(study(), "--json", str(path))) == 0
     stored = json.loads(path.read_text())
-    assert (stored["plans"], stored["network"]) == (PLANS, problem.network_key)
+    assert (stored["plans"], stored["network"]) == (PLANS, tiny_problem.network_key)
     looks = [(row["where"], row["images"]) for row in stored["rows"] if row["repair"] == "sequential"][::2]
     seen = [(signal_limits.SEEN_IMAGES, 20), (signal_limits.SEEN_IMAGES, 50)]
     assert looks == [(signal_limits.REWARD_SPLIT, 100), *seen, (signal_limits.TEST_SPLIT, 200)]
