@@ -189,6 +189,19 @@ def test_how_much_a_ranking_on_test_can_say_is_what_the_study_says():
     assert percent(ahead["metrics"]["soft_accuracy"]["iqm"]["value"] + top["lead_needed"]) in page
 
 
+def test_what_limits_the_reward_is_what_was_measured():
+    study = result("signal_limits_fashion.json")
+    assert f"measures these {study['plans']}" in " ".join(AGENTS_PAGE)
+    repairs = {"sequential_fast": "fast refit", "sequential": "full refit"}
+    pairs = zip(study["rows"][::2], study["rows"][1::2], strict=True)
+    for pair in pairs:
+        cells = [repairs[pair[0]["repair"]], f"{pair[0]['images']:,} {pair[0]['where']}"]
+        for row in pair:
+            luck, lead = (percent(row[key]) for key in ("residual_std", "lead_needed"))
+            cells += [f"{row['slope']:.2f} ± {row['slope_error']:.2f}", luck, lead]
+        assert f"| {' | '.join(cells)} |" in AGENTS_PAGE
+
+
 def test_the_best_of_all_measured_plans_is_that_of_the_table():
     with open(RESULTS / "compare_agents_fashion_package" / "evaluations.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if 0.91 <= float(row["flops_reduction"]) <= 0.93]
