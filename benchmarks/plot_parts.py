@@ -119,5 +119,6 @@ def draw_band(
         label=label,
     )
     if interval:
-        shape = "post" if step else None
-        axes.fill_between(positions, low, high, step=shape, color=style.colour, alpha=0.14, linewidth=0)
+        axes.fill_between(
+            positions, low, high, step="post" if step else None, color=style.colour, alpha=0.14, linewidth=0
+        )
