@@ -213,6 +213,8 @@ class RSPARAgent(PPOAgent):
         *,
         layer_feature_dim: int | None = None,
         hidden_dim: int | None = None,
+        lr: float | None = None,
+        gamma: float | None = None,
         proposer: Proposer | None = None,
         seed: int | None = None,
         device: str | int | torch.device | None = "cpu",
@@ -228,6 +230,8 @@ class RSPARAgent(PPOAgent):
                 network and stay behind.
             layer_feature_dim: what the caller's observations have; checked against the file.
             hidden_dim: what the caller expects; checked against the file.
+            lr: go on with this learning rate instead of the file's.
+            gamma: go on with this discount instead of the file's.
             proposer: as in the constructor; not part of the file.
             seed: draw from new random streams instead of going on with those of the file.
             device: where the networks go.
@@ -238,9 +242,8 @@ class RSPARAgent(PPOAgent):
         """
         expected = {"layer_feature_dim": layer_feature_dim, "hidden_dim": hidden_dim}
         tensors, document = read_document(path, expected)
-        config = dict(document["config"])
-        if num_layers is not None:
-            config["num_layers"] = num_layers
+        changed = {"num_layers": num_layers, "lr": lr, "gamma": gamma}
+        config = document["config"] | {key: value for key, value in changed.items() if value is not None}
         sizes = document["imagination"]
         imagination = None if sizes is None else ImaginationSettings(**sizes)
         agent = cls(**config, imagination=imagination, proposer=proposer, device=device)

@@ -100,9 +100,8 @@ class RSPARConfig(Section):
     tau: NonNegative = TAU
     """How fast lambda(t) = lambda_0 exp(-tau * accuracy drop) falls when pruning hurts; 0 keeps lambda fixed."""
     initial_agent: FilePath | None = None
-    """An agent to go on from, the ``agent.safetensors`` of another run, with its own learning rate and discount: its
-    policy's plan is measured first, and what its reward model learned on a network of as many layers is expected here;
-    absent: one that knows nothing."""
+    """An agent to go on from, the ``agent.safetensors`` of another run: its policy's plan is measured first, and what
+    its reward model learned on a network of as many layers is expected here; absent: one that knows nothing."""
 
 
 class DistillationConfig(Section):

@@ -73,7 +73,7 @@ def load_agent(settings: RSPARConfig, num_layers: int, feature_dim: int, seed: i
     """Read the agent a configuration goes on from.
 
     Args:
-        settings: with an ``initial_agent``; the file's own learning rate and discount count.
+        settings: with an ``initial_agent``.
         num_layers: L of the network that is pruned.
         feature_dim: features a layer it is observed by.
         seed: of what is drawn from now on.
@@ -90,6 +90,8 @@ def load_agent(settings: RSPARConfig, num_layers: int, feature_dim: int, seed: i
         num_layers,
         layer_feature_dim=feature_dim,
         hidden_dim=settings.hidden_dim,
+        lr=settings.learning_rate,
+        gamma=settings.gamma,
         seed=seed,
     )
 

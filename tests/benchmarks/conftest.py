@@ -7,9 +7,7 @@ from tests.benchmarks import tiny_task
 
 
 @pytest.fixture(scope="module")
-def tiny_problem(tmp_path_factory):
-    """The smallest task, loaded; for as long as a module's tests run it goes by its name, with one cache for all."""
+def tiny_problem():
+    """The smallest task, loaded."""
     tiny_task.register()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        yield PruningProblem("tiny-cnn").load()
+    return PruningProblem("tiny-cnn").load()

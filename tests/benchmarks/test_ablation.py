@@ -21,17 +21,16 @@ from tests.benchmarks import tiny_task
 SMALL = ("pruning.rspar.num_episodes=3", "pruning.target_flops_reduction=0.6")
 
 
-def prepare(tmp_path_factory, patch):
-    """The tiny task, a cache shared by these tests, and neither the plots nor the exact times of single runs."""
+def prepare(patch):
+    """The tiny task, and neither the plots nor the exact times of single runs."""
     tiny_task.register()
-    patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     patch.setattr(pipeline, "save_plots", lambda *args: None)
     patch.setattr(pipeline, "measure_networks", functools.partial(pipeline.measure_networks, num_iterations=1))
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path_factory, monkeypatch):
-    prepare(tmp_path_factory, monkeypatch)
+def surroundings(monkeypatch):
+    prepare(monkeypatch)
     monkeypatch.setenv("COLUMNS", "200")
     threads = torch.get_num_threads()
     yield
@@ -61,7 +60,7 @@ def results_of(config):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        prepare(tmp_path_factory, patch)
+        prepare(patch)
         config = write_config(tmp_path_factory.mktemp("ablation"))
         assert launch(config, "--seeds", "1", "2") == 0
     return config

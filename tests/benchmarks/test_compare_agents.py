@@ -33,9 +33,8 @@ fronts: {{targets: [0.4, 0.6], evaluations: 8, agents: [rspar, cem], unseen: [0.
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path_factory, monkeypatch):
+def surroundings():
     tiny_task.register()
-    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def study(tmp_path, name="out"):

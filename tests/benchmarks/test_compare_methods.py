@@ -24,9 +24,8 @@ FAST = ("--evaluations", "2", "--finetune-epochs", "1", "--images", "60", "--own
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path_factory, monkeypatch):
+def surroundings():
     tiny_task.register()
-    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def compare(folder, *arguments, methods=("magnitude", "hobs-knapsack"), seeds=("0", "1")):

@@ -16,9 +16,8 @@ ENTRY = Path(benchmarks.main.__file__)
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path_factory, monkeypatch):
+def surroundings():
     tiny_task.register()
-    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)

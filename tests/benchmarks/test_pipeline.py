@@ -23,9 +23,8 @@ NUMBERS = {"accuracy", "flops", "parameters", "latency_ms", "throughput_imgs_per
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path_factory, monkeypatch):
+def surroundings():
     tiny_task.register()
-    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def config_in(folder, *overrides):
@@ -40,9 +39,7 @@ def run(config, **options):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     tiny_task.register()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return run(config_in(tmp_path_factory.mktemp("finished")))
+    return run(config_in(tmp_path_factory.mktemp("finished")))
 
 
 def test_result_holds_three_networks_and_how_they_came_about(finished):
@@ -285,9 +282,12 @@ def test_a_run_goes_on_from_the_agent_of_another(finished, tmp_path):
 def test_an_agent_meets_a_network_trained_anew(finished, tmp_path):
     tiny_task.register("tiny-anew", tiny_task.another)
     keys = ("dataset.name=tiny", "model.name=anew", f"pruning.rspar.initial_agent={finished[1].agent}")
-    result, folder = run(config_in(tmp_path, *keys))
+    own = ("pruning.rspar.learning_rate=0.001", "pruning.rspar.gamma=0.9")
+    result, folder = run(config_in(tmp_path, *keys, *own))
     assert result["search"]["measured_evaluations"] == 7, "what was measured on the other network does not count"
-    assert RSPARAgent.load(folder.agent).experience.model.prior is not None
+    agent = RSPARAgent.load(folder.agent)
+    assert agent.experience.model.prior is not None
+    assert (agent.config.lr, agent.config.gamma) == (0.001, 0.9), "how it learns is the configuration's"
 
 
 @pytest.mark.parametrize(

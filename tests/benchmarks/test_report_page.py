@@ -447,9 +447,8 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch,
 # the real thing
 
 
-def test_a_real_run_becomes_a_page_whose_command_repeats_it(tmp_path, tmp_path_factory, monkeypatch):
+def test_a_real_run_becomes_a_page_whose_command_repeats_it(tmp_path, monkeypatch):
     tiny_task.register()
-    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     threads = torch.get_num_threads()
     config = tmp_path / "tiny.yaml"
     config.write_text(tiny_task.CONFIG.format(save_dir=(tmp_path / "results").as_posix()))

@@ -30,8 +30,7 @@ GRID = {
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path, tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("SWEEP_TESTS_MENDED", str(tmp_path / "mended"))
 
 
@@ -67,10 +66,8 @@ def fail(job, device):
 def finished(tmp_path_factory):
     """The grid, run in this process without an interruption."""
     folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        grid = make_sweep(folder)
-        assert run_sweep(grid, Inline()) == 0
+    grid = make_sweep(folder)
+    assert run_sweep(grid, Inline()) == 0
     return grid
 
 

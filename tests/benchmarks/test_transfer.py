@@ -27,12 +27,9 @@ options: {{hidden_dim: 8}}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def surroundings(tmp_path_factory):
+def surroundings():
     tiny_task.register()
     tiny_task.register("tiny-shallow", tiny_task.shallow)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        yield
 
 
 def study(folder):

@@ -11,11 +11,9 @@ from tests.benchmarks.test_sweep import Inline, make_sweep
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """A finished sweep of two rows; its folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PRUNE_GYM_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        sweep = make_sweep(tmp_path_factory.mktemp("validate"), methods=["hobs-uniform"])
-        run_sweep(sweep, Inline())
-        yield sweep.save_dir
+    sweep = make_sweep(tmp_path_factory.mktemp("validate"), methods=["hobs-uniform"])
+    run_sweep(sweep, Inline())
+    return sweep.save_dir
 
 
 @pytest.fixture(autouse=True)
