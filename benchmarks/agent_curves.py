@@ -21,10 +21,18 @@ from benchmarks.aggregates import (
 
 Result = Mapping[str, Any]
 
+FRONT = "front"
+"""The question of runs that served several targets."""
+
 
 def is_front(result: Result) -> bool:
     """Whether a run served several targets."""
     return len(result["targets"]) > 1
+
+
+def question_of(result: Result) -> str:
+    """What a run was asked: its target, as ``"0.91"``, or ``"front"`` where there were several."""
+    return FRONT if is_front(result) else f"{result['targets'][0]:g}"
 
 
 def best_so_far(result: Result, length: int) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import linregress, norm
 
-from benchmarks.agent_curves import is_front
+from benchmarks.agent_curves import FRONT, question_of
 from benchmarks.text_table import TextTable
 
 MIN_RUNS = 8
@@ -29,44 +29,45 @@ Row = dict[str, Any]
 
 
 def reward_to_test(results: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """One row a (task, target, way to look at test) with enough searches that ended with different plans.
+    """One row a (task, question, way to look at test) with enough searches that ended differently.
 
     Args:
-        results: finished runs; those that measured a single plan are left out.
+        results: finished runs; those that measured a single plan a target are left out.
 
     Returns:
-        Rows with ``task``, ``target``, ``metric`` (a key of :data:`ON_TEST`), ``plans``, ``slope`` (of that metric over
-        the soft accuracy on the reward split), ``slope_error`` (its standard error), ``residual_std`` (fraction) and
-        ``lead_needed``: by how much (fraction) the runs of an agent must be better on the reward split for one of them
-        to be better on test with probability :data:`CONFIDENT`, if runs of an agent differed by nothing else; None
-        where the slope is not positive.
+        Rows with ``task``, ``question`` (``"0.91"``; or ``"front"``, where the area under the front takes the place of
+        a plan's score), ``metric`` (a key of :data:`ON_TEST`), ``ends`` (plans or fronts), ``slope`` (of that metric
+        over the soft accuracy on the reward split), ``slope_error`` (its standard error), ``residual_std`` (fraction)
+        and ``lead_needed``: by how much (fraction) the runs of an agent must be better on the reward split for one of
+        them to be better on test with probability :data:`CONFIDENT`, if runs of an agent differed by nothing else;
+        None where the slope is not positive.
     """
     rows = []
-    asked = {(run["task"], run["targets"][0]) for run in results if not is_front(run)}
-    for task, target in sorted(asked):
-        ends = final_plans(results, task, target).values()
+    for task, question in sorted({(run["task"], question_of(run)) for run in results}):
+        asked = [run for run in results if (run["task"], question_of(run)) == (task, question)]
+        ends = _final_fronts(asked) if question == FRONT else list(final_plans(asked).values())
         for metric in ON_TEST:
             known = [end for end in ends if metric in end]
             reward = np.array([end["soft_accuracy"] for end in known])
             if len(known) >= MIN_RUNS and np.ptp(reward) > 0:
                 found = line_through(reward, np.array([end[metric] for end in known]))
-                rows.append({"task": task, "target": target, "metric": metric, "plans": len(known), **found})
+                rows.append({"task": task, "question": question, "metric": metric, "ends": len(known), **found})
     return rows
 
 
-def final_plans(results: Sequence[Mapping[str, Any]], task: str, target: float) -> dict[tuple[int, ...], Row]:
-    """Kept vector -> its scores, of the plans that the searches at one target ended with.
+def _final_fronts(results: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The areas under the fronts that searches ended with."""
+    return [run["hypervolume"] for run in results if len(run["evaluations"]) > len(run["targets"])]
+
+
+def final_plans(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, ...], Row]:
+    """Kept vector -> its scores, of the plans that searches at one target ended with.
 
     Args:
-        results: finished runs; those that measured a single plan are left out.
-        task: name of a task.
-        target: FLOPs reduction.
+        results: finished runs on one task at one target; those that measured a single plan are left out.
     """
     return {
-        tuple(best["kept"]): best
-        for run in results
-        if (run["task"], *run["targets"]) == (task, target) and len(run["evaluations"]) > 1
-        for best in run["best"].values()
+        tuple(best["kept"]): best for run in results if len(run["evaluations"]) > 1 for best in run["best"].values()
     }
 
 
@@ -97,13 +98,13 @@ def signal_table(rows: Sequence[Row]) -> TextTable:
     """The rows of :func:`reward_to_test`."""
     return TextTable(
         "What a point of the reward split is worth on test",
-        ("task", "target", "on test", "plans", "points", "±", "luck", f"lead for P = {CONFIDENT:g}"),
+        ("task", "target", "on test", "runs", "points", "±", "luck", f"lead for P = {CONFIDENT:g}"),
         [
             [
                 row["task"],
-                f"{row['target']:g}",
+                "all" if row["question"] == FRONT else row["question"],
                 ON_TEST[row["metric"]],
-                str(row["plans"]),
+                str(row["ends"]),
                 f"{row['slope']:.2f}",
                 f"{row['slope_error']:.2f}",
                 f"{100 * row['residual_std']:.2f}",
@@ -111,7 +112,7 @@ def signal_table(rows: Sequence[Row]) -> TextTable:
             ]
             for row in rows
         ],
-        "final plans of all searches; luck: standard deviation on test around the line (points); lead: "
-        "points of soft accuracy on the reward split by which an agent must be ahead to be ahead on test with that "
-        "probability",
+        "over how all searches ended (all targets: the area under the front); luck: standard deviation on test around "
+        "the line (points); lead: points of soft accuracy on the reward split by which an agent must be ahead to be "
+        "ahead on test with that probability",
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.agent_curves import evaluations_to_catch_up, is_front
+from benchmarks.agent_curves import FRONT, evaluations_to_catch_up, is_front, question_of
 from benchmarks.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.text_table import TextTable, percent, percent_range
 from prune_gym.files import write_atomic
@@ -40,8 +40,8 @@ def summarise(results: Sequence[Result], reference: str, n_bootstrap: int = 2000
         its evaluations) and ``overhead`` (the ratio of the two).
     """
     rows = []
-    for question in sorted({_question(result) for result in results}):
-        asked = [result for result in results if _question(result) == question]
+    for question in sorted({question_of(result) for result in results}):
+        asked = [result for result in results if question_of(result) == question]
         agents = list(dict.fromkeys(result["agent"] for result in asked))
         groups = {agent: [result for result in asked if result["agent"] == agent] for agent in agents}
         for agent, group in groups.items():
@@ -50,16 +50,12 @@ def summarise(results: Sequence[Result], reference: str, n_bootstrap: int = 2000
     return rows
 
 
-def _question(result: Result) -> str:
-    return "front" if is_front(result) else f"{result['targets'][0]:g}"
-
-
 def _row(question: str, agent: str, group: Sequence[Result], against: Sequence[Result] | None, n_bootstrap: int) -> Row:
     known = [metric for metric in METRICS if all(metric in _scores(run) for run in (*group, *(against or ())))]
     metrics = {metric: _compare(group, against, metric, n_bootstrap) for metric in known}
     evaluating = sum(result["seconds"]["evaluations"] for result in group)
     own = sum(result["seconds"]["own"] for result in group)
-    caught_up = evaluations_to_catch_up(against, group) if against and question != "front" else None
+    caught_up = evaluations_to_catch_up(against, group) if against and question != FRONT else None
     return {
         "question": question,
         "agent": agent,
@@ -98,9 +94,7 @@ def _scores(result: Result) -> Mapping[str, float]:
 
 def study_table(question: str, rows: Sequence[Row], reference: str) -> TextTable:
     """The rows of one question, best first."""
-    what = (
-        "Hypervolume over all targets" if question == "front" else f"{100 * float(question):g} % of the FLOPs removed"
-    )
+    what = "Hypervolume over all targets" if question == FRONT else f"{100 * float(question):g} % of the FLOPs removed"
     budget = max((row["evaluations"] for row in rows if row["agent"] == reference), default=0.0)
     ordered = sorted(rows, key=lambda row: -row["metrics"]["test_accuracy"]["iqm"]["value"])
     chance = f"P({reference} >)"

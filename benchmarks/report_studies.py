@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import agent_tables, method_tables
 from benchmarks.ablation_plot import plot_ablation
+from benchmarks.agent_curves import FRONT, is_front
 from benchmarks.agent_plots import plot_fronts, plot_progress
 from benchmarks.agent_signal import ON_TEST, reward_to_test
 from benchmarks.method_cells import STAGES as REPAIRS
@@ -169,11 +170,13 @@ def _agent_table(question: str, rows: Sequence[Row], reference: str) -> Html:
 
 
 def _signal(found: Row) -> Html:
-    """How far the ranking at one target can be trusted."""
+    """How far the ranking at one target, or of fronts, can be trusted."""
+    front = found["question"] == FRONT
+    asked = "all targets" if front else f"{100 * float(found['question']):g} %"
+    ends = f"{found['ends']} final {'fronts' if front else 'plans'}"
     said = (
-        f"{found['task']}, {100 * found['target']:g} %: over the {found['plans']} final plans of all searches a point "
-        f"on the reward split is worth {found['slope']:.2f} ± {found['slope_error']:.2f} points on test "
-        f"({ON_TEST[found['metric']]}), and luck adds "
+        f"{found['task']}, {asked}: over the {ends} of all searches a point on the reward split is worth "
+        f"{found['slope']:.2f} ± {found['slope_error']:.2f} points on test ({ON_TEST[found['metric']]}), and luck adds "
         f"{percent(found['residual_std'])} points"
     )
     if found["lead_needed"] is not None:
@@ -193,13 +196,13 @@ def _chance(chance: Mapping[str, float], runs: int) -> Html:
 
 def _agent_pictures(comparison: Comparison) -> list[Html]:
     pictures = []
-    single = [cell for cell in comparison.cells if not agent_tables.is_front(cell)]
+    single = [cell for cell in comparison.cells if not is_front(cell)]
     for target in sorted({cell["targets"][0] for cell in single}):
         title = f"{100 * target:g} % of the FLOPs removed"
         figure = plot_progress([cell for cell in single if cell["targets"] == [target]], title)
         said = f"Best plan so far against measured evaluations, a line an agent, {title}"
         pictures.append(picture(figure, f"{said}. The table has the final values.", said))
-    served = [cell for cell in comparison.cells if agent_tables.is_front(cell)]
+    served = [cell for cell in comparison.cells if is_front(cell)]
     for task in sorted({cell["task"] for cell in served}):
         said = f"{task}: one-shot test accuracy against FLOPs removed, a line an agent"
         figure = plot_fronts([cell for cell in served if cell["task"] == task], f"Fronts on {task}")

@@ -60,7 +60,7 @@ def plans_of(folder: Path, task: str, target: float) -> tuple[Plans, str]:
         ValueError: there are too few, some lack the soft accuracy on test, or they are of several networks.
     """
     cells = [cell for cell in read_cells(folder / "cells") if cell["task"] == task]
-    plans = final_plans(cells, task, target)
+    plans = final_plans([cell for cell in cells if cell["targets"] == [target]])
     if len(plans) < MIN_RUNS:
         raise ValueError(f"{folder} has {len(plans)} final plans of {task!r} at {target:g}; {MIN_RUNS} are needed")
     if any(metric not in plan for plan in plans.values() for metric in ON_TEST):

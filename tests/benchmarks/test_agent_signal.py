@@ -30,7 +30,7 @@ def on_a_line(count, seed=0, **changes):
 
 def test_slope_luck_and_the_lead_that_is_needed():
     (row,) = reward_to_test(on_a_line(4000))
-    assert row["plans"] == 4000
+    assert row["ends"] == 4000
     assert row["slope"] == pytest.approx(SLOPE, abs=4 * row["slope_error"])
     assert row["residual_std"] == pytest.approx(LUCK, rel=0.05)
     ahead = norm.cdf(row["slope"] * row["lead_needed"] / (np.sqrt(2) * row["residual_std"]))
@@ -58,8 +58,8 @@ def test_soft_accuracy_on_test_has_a_line_of_its_own_where_runs_know_it():
         best = one["best"]["0.9"]
         best["test_soft_accuracy"] = 0.1 + 0.9 * best["soft_accuracy"]
     top, soft = reward_to_test(runs)
-    assert (top["metric"], top["plans"]) == ("test_accuracy", 12)
-    assert (soft["metric"], soft["plans"]) == ("test_soft_accuracy", 9)
+    assert (top["metric"], top["ends"]) == ("test_accuracy", 12)
+    assert (soft["metric"], soft["ends"]) == ("test_soft_accuracy", 9)
     assert soft["slope"] == pytest.approx(0.9)
     assert soft["residual_std"] == pytest.approx(0.0, abs=1e-9)
     assert [line.split("|")[3].strip() for line in signal_table([top, soft]).markdown().splitlines()[4:6]] == [
@@ -70,8 +70,24 @@ def test_soft_accuracy_on_test_has_a_line_of_its_own_where_runs_know_it():
 
 def test_targets_are_apart_and_few_runs_make_no_line():
     runs = on_a_line(10) + on_a_line(MIN_RUNS - 1, target=0.5)
-    assert [row["target"] for row in reward_to_test(runs)] == [0.9]
+    assert [row["question"] for row in reward_to_test(runs)] == ["0.9"]
     assert reward_to_test([]) == []
+
+
+def test_fronts_have_a_line_through_their_areas_without_those_nobody_searched_for():
+    areas = np.linspace(0.80, 0.83, 12)
+    fronts = [
+        run(number, 0.0, 0.0)
+        | {"targets": [0.5, 0.9], "hypervolume": {"soft_accuracy": area, "test_accuracy": 0.3 + 0.6 * area}}
+        for number, area in enumerate(areas)
+    ]
+    start = run(99, 0.0, 0.0, measured=2)
+    start |= {"targets": [0.5, 0.9], "hypervolume": {"soft_accuracy": 0.1, "test_accuracy": 0.9}}
+    one, all_targets = reward_to_test([*on_a_line(9), *fronts, start])
+    assert (one["question"], all_targets["question"]) == ("0.9", "front")
+    assert all_targets["ends"] == 12
+    assert all_targets["slope"] == pytest.approx(0.6)
+    assert "| all | top-1 | 12 |" in " ".join(signal_table([all_targets]).markdown().split())
 
 
 def test_a_split_that_tells_nothing_has_no_lead_that_would_do():
