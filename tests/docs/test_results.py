@@ -231,7 +231,7 @@ def test_the_best_of_all_measured_plans_is_that_of_the_table(study, target):
 
 
 def test_the_front_of_all_measured_plans_is_that_of_the_table():
-    plans = measured_plans("_package", "_084")
+    plans = measured_plans("_package", "_084", "_budget")
     page = " ".join(" ".join(AGENTS_PAGE).split())
     area = hypervolume(*zip(*plans.values(), strict=True))
     assert f"The front of all {len(plans):,} different plans" in page
