@@ -141,7 +141,7 @@ def _agents(comparison: Comparison) -> Html:
 
 
 def _agent_table(question: str, rows: Sequence[Row], reference: str) -> Html:
-    what = "Area under the front" if question == "front" else f"{100 * float(question):g} % of the FLOPs removed"
+    what = "Area under the front" if question == FRONT else f"{100 * float(question):g} % of the FLOPs removed"
     ordered = sorted(rows, key=lambda row: -row["metrics"]["test_accuracy"]["iqm"]["value"])
     lines = []
     for row in ordered:
