@@ -1,11 +1,22 @@
-"""Agents that choose pruning budgets: R-SPAR, and the searches it is judged against."""
+"""Agents that choose pruning budgets: R-SPAR, and the searches it is judged against.
 
-from agents.annealing import AnnealingSearch
-from agents.evolution import CEMSearch, CMAESSearch
-from agents.gp_search import GPSearch
-from agents.rspar import RSPARAgent
-from agents.search import RandomSearch
-from agents.start_plans import KnapsackSearch, UniformSearch
+Nothing heavy is imported until a name is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hessian.support.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from agents.interface.monitor import until
+    from agents.rspar.agent import RSPARAgent
+    from agents.search.annealing import AnnealingSearch
+    from agents.search.base import RandomSearch
+    from agents.search.evolution import CEMSearch, CMAESSearch
+    from agents.search.gaussian_process import GPSearch
+    from agents.search.start_plans import KnapsackSearch, UniformSearch
 
 __all__ = [
     "AnnealingSearch",
@@ -16,4 +27,20 @@ __all__ = [
     "RSPARAgent",
     "RandomSearch",
     "UniformSearch",
+    "until",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AnnealingSearch": "search.annealing",
+        "CEMSearch": "search.evolution",
+        "CMAESSearch": "search.evolution",
+        "GPSearch": "search.gaussian_process",
+        "KnapsackSearch": "search.start_plans",
+        "RSPARAgent": "rspar.agent",
+        "RandomSearch": "search.base",
+        "UniformSearch": "search.start_plans",
+        "until": "interface.monitor",
+    },
+)

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 
-from agents.annealing import AnnealingSearch
-from agents.evolution import CEMSearch, CMAESSearch
-from agents.gp_search import GPSearch
-from agents.monitor import Callback, Record
-from agents.rspar import RSPARAgent
+from agents.interface.monitor import Callback, Record
+from agents.rspar.agent import RSPARAgent
 from agents.sb3 import DEFAULTS, PRESETS, make_agent
-from agents.search import RandomSearch
-from agents.start_plans import KnapsackSearch, UniformSearch
-from hessian.suggestions import unknown
+from agents.search.annealing import AnnealingSearch
+from agents.search.base import RandomSearch
+from agents.search.evolution import CEMSearch, CMAESSearch
+from agents.search.gaussian_process import GPSearch
+from agents.search.start_plans import KnapsackSearch, UniformSearch
+from hessian.support.names import unknown
 
 
 class Agent(Protocol):
@@ -34,7 +34,7 @@ class Agent(Protocol):
         progress_bar: bool = False,
         log_dir: str | Path | None = None,
     ) -> Any:
-        """Learn on an environment; see :meth:`agents.rspar.RSPARAgent.learn`."""
+        """Learn on an environment; see :meth:`agents.rspar.agent.RSPARAgent.learn`."""
         ...
 
 

@@ -21,10 +21,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from agents.monitor import Callback, Monitor, Record, best_feasible
-from agents.protocol import finite_reward
-from hessian.suggestions import unknown
-from prune_gym.files import write_json_atomic
+from agents.interface.monitor import Callback, Monitor, Record, best_feasible
+from agents.interface.protocol import finite_reward
+from hessian.support.names import unknown
+from prune_gym.support.files import write_json_atomic
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -73,7 +73,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
 
 ``amc``: the DDPG of He et al. (ECCV 2018), made for one layer a step (``HOBSPruneLayerwise-v0``). Its noise of 0.5 in
 the ratio is 1.0 in actions of [-1, 1]. The noise does not decay, the reward stays on an episode's last step, actor and
-critic share one learning rate, and warm-up counts steps; :mod:`baselines.amc` is the method with all of it.
+critic share one learning rate, and warm-up counts steps; :mod:`baselines.methods.amc` is the method with all of it.
 """
 
 
@@ -105,7 +105,7 @@ class SB3Agent:
     Attributes:
         name: what :func:`make_agent` was asked for.
         model: the algorithm.
-        history: one record an episode (see :mod:`agents.monitor`); the first one is the start plan.
+        history: one record an episode (see :mod:`agents.interface.monitor`); the first one is the start plan.
     """
 
     def __init__(self, name: str, model: BaseAlgorithm, randomness: Randomness | None = None) -> None:
@@ -132,11 +132,11 @@ class SB3Agent:
         progress_bar: bool = False,
         log_dir: str | Path | None = None,
     ) -> SB3Agent:
-        """Train; the arguments are those of :meth:`agents.rspar.RSPARAgent.learn`.
+        """Train; the arguments are those of :meth:`agents.rspar.agent.RSPARAgent.learn`.
 
         A step that leads to a plan measured before is free, so a budget of evaluations is set with
-        ``callback=agents.monitor.until(evaluations)`` and enough `total_timesteps`. A rollout that the last step cuts
-        short is not learned from.
+        ``callback=agents.interface.monitor.until(evaluations)`` and enough `total_timesteps`. A rollout that the last
+        step cuts short is not learned from.
 
         Raises:
             ValueError: the spaces are not those the agent was made for, or a reward is not finite.

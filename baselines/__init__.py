@@ -1,26 +1,27 @@
 """Published pruning methods under one signature, to compare with.
 
 Every method is called ``<method>_prune(model, dataloader, pruning_ratio=0.5, **options) -> nn.Module``; the options
-all of them share are documented at :func:`baselines.registry.register`. Nothing heavy is imported until a name is
-used.
+all of them share are documented at :func:`baselines.workshop.registry.register`. Nothing heavy is imported until a name
+is used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from hessian.support.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from baselines.adaprune import adaprune_prune
-    from baselines.amc import amc_prune
-    from baselines.autocompress import autocompress_prune
-    from baselines.controls import magnitude_prune, random_prune, unpruned
-    from baselines.dep_graph import dep_graph_prune
-    from baselines.gnn import gnn_prune
-    from baselines.hrank import hrank_prune
-    from baselines.registry import PruneInfo, available, get, register
-    from baselines.taylor import taylor_prune
-    from baselines.workbench import Outcome, Workbench
+    from baselines.methods.adaprune import adaprune_prune
+    from baselines.methods.amc import amc_prune
+    from baselines.methods.autocompress import autocompress_prune
+    from baselines.methods.controls import magnitude_prune, random_prune, unpruned
+    from baselines.methods.dep_graph import dep_graph_prune
+    from baselines.methods.gnn import gnn_prune
+    from baselines.methods.hrank import hrank_prune
+    from baselines.methods.taylor import taylor_prune
+    from baselines.workshop.registry import PruneInfo, available, get, register
+    from baselines.workshop.workbench import Outcome, Workbench
 
 __all__ = [
     "Outcome",
@@ -41,33 +42,24 @@ __all__ = [
     "unpruned",
 ]
 
-_LOCATIONS = {
-    "Outcome": "workbench",
-    "PruneInfo": "registry",
-    "Workbench": "workbench",
-    "adaprune_prune": "adaprune",
-    "amc_prune": "amc",
-    "autocompress_prune": "autocompress",
-    "available": "registry",
-    "dep_graph_prune": "dep_graph",
-    "get": "registry",
-    "gnn_prune": "gnn",
-    "hrank_prune": "hrank",
-    "magnitude_prune": "controls",
-    "random_prune": "controls",
-    "register": "registry",
-    "taylor_prune": "taylor",
-    "unpruned": "controls",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LOCATIONS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_LOCATIONS[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Outcome": "workshop.workbench",
+        "PruneInfo": "workshop.registry",
+        "Workbench": "workshop.workbench",
+        "adaprune_prune": "methods.adaprune",
+        "amc_prune": "methods.amc",
+        "autocompress_prune": "methods.autocompress",
+        "available": "workshop.registry",
+        "dep_graph_prune": "methods.dep_graph",
+        "get": "workshop.registry",
+        "gnn_prune": "methods.gnn",
+        "hrank_prune": "methods.hrank",
+        "magnitude_prune": "methods.controls",
+        "random_prune": "methods.controls",
+        "register": "workshop.registry",
+        "taylor_prune": "methods.taylor",
+        "unpruned": "methods.controls",
+    },
+)

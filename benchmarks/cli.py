@@ -38,21 +38,21 @@ def run(argv: Sequence[str]) -> int:
 
 def sweep(argv: Sequence[str]) -> int:
     """Run a grid of methods, tasks, targets and seeds."""
-    from benchmarks.sweep import main as sweep_main
+    from benchmarks.sweep.command import main as sweep_main
 
     return sweep_main(argv, prog="prune-gym sweep")
 
 
 def validate(argv: Sequence[str]) -> int:
     """Run rows of a table of results again and compare."""
-    from benchmarks.validate import main as validate_main
+    from benchmarks.sweep.validate import main as validate_main
 
     return validate_main(argv, prog="prune-gym validate")
 
 
 def report(argv: Sequence[str]) -> int:
     """Write a page about results."""
-    from benchmarks.report_page import main as report_main
+    from benchmarks.report.page import main as report_main
 
     return report_main(argv, prog="prune-gym report")
 
@@ -61,8 +61,8 @@ def tasks(argv: Sequence[str]) -> int:
     """List the named tasks, what is at hand of each, and how to get the rest."""
     argparse.ArgumentParser(prog="prune-gym tasks", description="List the named tasks.").parse_args(argv)
     # Here, not above, so that `prune-gym --help` need not wait for PyTorch.
+    from benchmarks.common.table import report_console
     from benchmarks.task_table import print_tasks
-    from benchmarks.text_table import report_console
 
     print_tasks(report_console(Console()))
     return 0

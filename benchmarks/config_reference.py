@@ -21,10 +21,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
 
-from benchmarks.agent_study import StudyConfig
-from benchmarks.config_schema import Config
-from benchmarks.transfer_config import TransferConfig
-from prune_gym.files import write_atomic
+from benchmarks.settings.schema import Config
+from benchmarks.studies.agents.config import StudyConfig
+from benchmarks.studies.transfer.config import TransferConfig
+from hessian.support.files import write_atomic
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 INTRODUCTION = Path(__file__).parent / "configs" / "introduction.md"

@@ -14,10 +14,10 @@ from typing import Any, TextIO
 
 import torch
 
-from benchmarks.memory import memory_meter
-from prune_gym.device import resolve_device
-from prune_gym.files import write_atomic
-from prune_gym.timing import make_clock
+from benchmarks.metrics.memory import memory_meter
+from hessian.support.files import write_atomic
+from prune_gym.support.device import resolve_device
+from prune_gym.support.timing import make_clock
 
 # Marks waiting to be read. Bounded, so that profiling a long training does not hoard a CUDA event per section.
 _MAX_PENDING = 4096

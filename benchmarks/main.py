@@ -9,7 +9,6 @@ is resumed by the same command.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -17,27 +16,25 @@ import torch
 from rich.console import Console
 
 try:
-    from benchmarks.arguments import positive
-    from benchmarks.command import reports_errors
-    from benchmarks.config import Config, load_config
+    from benchmarks.common.arguments import OptionError, chosen_device, default_threads, positive
+    from benchmarks.common.command import reports_errors
+    from benchmarks.settings.reading import load_config
+    from benchmarks.settings.schema import Config
 except ModuleNotFoundError as error:
     if error.name != "benchmarks":
         raise
     sys.exit("prune-gym is not installed in this environment; run `pip install -e .` in the project's folder first")
 
-from benchmarks.config_source import ConfigError
-from benchmarks.pipeline import run_experiment
-from benchmarks.progress import StageProgress
-from benchmarks.report import report_table
-from benchmarks.run_folder import RunFolder, RunFolderError, RunState, open_run
-from prune_gym.device import resolve_device
-
-MAX_THREADS = 8
-"""Small networks gain nothing from more, and lose when threads wait for each other."""
+from benchmarks.common.progress import StageProgress
+from benchmarks.job.pipeline import run_experiment
+from benchmarks.job.run_folder import RunFolder, RunFolderError, RunState, open_run
+from benchmarks.job.summary import report_table
+from benchmarks.settings.source import ConfigError
 
 
 @reports_errors(
     ConfigError,
+    OptionError,
     RunFolderError,
     OSError,
     interrupted="interrupted: nothing is lost, the same command resumes the run",
@@ -60,12 +57,6 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     for seed, folder in folders.items():
         _run_seed(config, seed, folder, device)
     return 0
-
-
-def default_threads() -> int:
-    """Return how many CPU threads a run gets by default: the cores this process may use, at most MAX_THREADS."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, MAX_THREADS)
 
 
 def _run_seed(config: Config, seed: int, folder: RunFolder, device: torch.device) -> None:
@@ -104,18 +95,6 @@ def _overrides(arguments: argparse.Namespace) -> list[str]:
     if arguments.seed is not None:
         overrides.append(f"experiment.random_seeds=[{arguments.seed}]")
     return overrides
-
-
-def chosen_device(gpu: str | None) -> torch.device:
-    """Return the device of a ``--gpu`` option.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    try:
-        return resolve_device(gpu)
-    except ValueError as error:
-        raise ConfigError(f"--gpu {gpu}: {error}") from None
 
 
 if __name__ == "__main__":

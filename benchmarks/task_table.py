@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from prune_gym.files import cache_dir
-from prune_gym.task_status import TaskStatus
-from prune_gym.tasks import task_default_target, task_names, task_size, task_status
+from prune_gym.support.files import cache_dir
+from prune_gym.tasks.registry import task_default_target, task_names, task_size, task_status
+from prune_gym.tasks.task import TaskStatus
 
 WHOLE_WIDTH = 120
 """Columns of text the whole table takes."""

@@ -18,15 +18,17 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-from hessian.distributed import current_workers, torchrun_group
-from prune_gym.augmentation import Augmentation
-from prune_gym.datasets import DatasetSplits
-from prune_gym.device import resolve_device
-from prune_gym.named_tasks import NAMED_TASKS, NamedTask, named_task
-from prune_gym.training import EvaluationResult, Loop, evaluate_model, train_dense
-from prune_gym.training import Progress as ProgressCallback
+from hessian.support.distributed import current_workers, torchrun_group
+from hessian.support.progress import Progress
+from prune_gym.data.augmentation import Augmentation
+from prune_gym.data.splits import DatasetSplits
+from prune_gym.support.device import resolve_device
+from prune_gym.tasks.named import NAMED_TASKS, NamedTask, named_task
+from prune_gym.training.fitting import Loop
+from prune_gym.training.training import EvaluationResult, evaluate_model, train_dense
 
 
 def train_named_task(
@@ -36,7 +38,7 @@ def train_named_task(
     *,
     seed: int = 0,
     device: str | int | None = None,
-    progress: ProgressCallback | None = None,
+    progress: Progress | None = None,
     loop: Loop | None = None,
 ) -> EvaluationResult:
     """Train a task's network on dense-train by its recipe and save the weights.
@@ -46,7 +48,7 @@ def train_named_task(
         splits: The task's data; only ``train`` is trained on.
         out: File to write.
         seed: Of the initial weights, the order of the images and the augmentation; the splits stay the task's.
-        device: Where to train; see :func:`prune_gym.device.resolve_device`.
+        device: Where to train; see :func:`prune_gym.support.device.resolve_device`.
         progress: Called after every step.
         loop: Mixed precision, gradient accumulation, and the checkpoint; by default ``<out>.training.safetensors``
             beside the weights, until these are written.
@@ -147,7 +149,7 @@ def _train_with_bar(
 ) -> EvaluationResult:
     loop = Loop(options.mixed_precision, options.accumulation, options.checkpoint or checkpoint_path(out))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with Bars(*columns, console=console) as bar:
         row = bar.add_task(task.name, total=None)
         return train_named_task(
             task,

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hessian.lazy import lazy_names
+from hessian.support.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hessian.channels import ChannelGroup, UnsupportedStructureError, find_channel_groups
+    from hessian.channels.find import find_channel_groups
+    from hessian.channels.group import ChannelGroup, UnsupportedStructureError
     from hessian.hobs import HOBSSensitivityAnalyzer
-    from hessian.kfac import KFACHessianApproximator
-    from hessian.moments import KroneckerFactors
+    from hessian.kfac.approximator import KFACHessianApproximator
+    from hessian.obs.moments import KroneckerFactors
 
 __all__ = [
     "ChannelGroup",
@@ -27,11 +28,11 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "ChannelGroup": "channels",
+        "ChannelGroup": "channels.group",
         "HOBSSensitivityAnalyzer": "hobs",
-        "KFACHessianApproximator": "kfac",
-        "KroneckerFactors": "moments",
-        "UnsupportedStructureError": "channels",
-        "find_channel_groups": "channels",
+        "KFACHessianApproximator": "kfac.approximator",
+        "KroneckerFactors": "obs.moments",
+        "UnsupportedStructureError": "channels.group",
+        "find_channel_groups": "channels.find",
     },
 )

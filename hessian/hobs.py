@@ -14,22 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian import storage
-from hessian.audit import audit as audit_prices
-from hessian.batches import model_device, read_batches
-from hessian.budgeting import RANKINGS, cheapest_removals, prefix_plan, prices_of_channels
-from hessian.channels import ChannelGroup, find_channel_groups
-from hessian.checks import check_model
-from hessian.compensation import Compensator
-from hessian.distributed import Workers, current_workers
-from hessian.exact import exact_analysis
-from hessian.flops import FlopsModel
-from hessian.kfac import KFACHessianApproximator, Progress
-from hessian.layer_calls import calls_of_one_input
-from hessian.layer_sweeps import LayerCurves, sweep_layers
-from hessian.loss_curvature import Criterion
-from hessian.moments import KroneckerFactors
-from hessian.norms import shift_absorbing_norms
+from hessian.audit.audit import audit_prices
+from hessian.channels.find import find_channel_groups
+from hessian.channels.flops import FlopsModel
+from hessian.channels.group import ChannelGroup
+from hessian.channels.layer_calls import calls_of_one_input
+from hessian.channels.norms import shift_absorbing_norms
+from hessian.kfac.approximator import KFACHessianApproximator
+from hessian.kfac.checks import check_model
+from hessian.kfac.loss_curvature import Criterion
+from hessian.obs.moments import KroneckerFactors
+from hessian.pricing import storage
+from hessian.pricing.budgeting import RANKINGS, cheapest_removals, prefix_plan, prices_of_channels
+from hessian.pricing.exact import exact_analysis
+from hessian.pricing.layer_sweeps import LayerCurves, sweep_layers
+from hessian.refit.closed_form import Compensator
+from hessian.support.batches import model_device, read_batches
+from hessian.support.distributed import Workers, current_workers
+from hessian.support.progress import Progress
 
 
 class HOBSSensitivityAnalyzer:
@@ -44,17 +46,18 @@ class HOBSSensitivityAnalyzer:
     Args:
         model: a trained network; never modified.
         damping: relative damping of the input factor A, at least 1e-5 for float32 statistics.
-        use_kfac: Kronecker factors (default), or exact quadratics (:mod:`hessian.exact`; small networks only).
+        use_kfac: Kronecker factors (default), or exact quadratics (:mod:`hessian.pricing.exact`; small networks only).
         example_input: a tensor the model accepts; taken from the first batch when absent.
         ignored_layers: names or modules whose channels stay.
         approximation: ``"expand"`` (default) or ``"reduce"``, see :mod:`hessian.kfac`.
-        fisher: curvature estimator, see :mod:`hessian.loss_curvature`.
+        fisher: curvature estimator, see :mod:`hessian.kfac.loss_curvature`.
         absorb_shift: let a BatchNorm behind a bias-free consumer absorb a refitted constant.
         dtype: type in which curvature is summed up.
-        position_stride: measure curvature at every n-th position of a feature map only, see :mod:`hessian.subsampling`.
-        trace_calibration: give every layer the trace of its exact curvature, see :mod:`hessian.calibration`.
+        position_stride: measure curvature at every n-th position of a feature map only, see
+        :mod:`hessian.patches.subsampling`.
+        trace_calibration: give every layer the trace of its exact curvature, see :mod:`hessian.kfac.calibration`.
         workers: processes that share the work, each with its own batches; by default those of an initialised
-            ``torch.distributed`` (:mod:`hessian.distributed`).
+            ``torch.distributed`` (:mod:`hessian.support.distributed`).
         seed: seed of the curvature sketch.
 
     Attributes:
@@ -158,7 +161,7 @@ class HOBSSensitivityAnalyzer:
         Arguments and errors are those of :meth:`compute_sensitivity`.
 
         Returns:
-            Consumer -> :class:`hessian.moments.KroneckerFactors`.
+            Consumer -> :class:`hessian.obs.moments.KroneckerFactors`.
         """
         check_model(self.model)
         if not self.groups:

@@ -10,35 +10,53 @@ from typing import TYPE_CHECKING
 
 import gymnasium
 
-from hessian.lazy import lazy_names
+from hessian.support.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from prune_gym.checkpoint import load_pruned, save_pruned
-    from prune_gym.env import HOBSPruneEnv
-    from prune_gym.imagefolder import imagefolder_splits, imagefolder_task
-    from prune_gym.layerwise import HOBSPruneLayerwiseEnv
-    from prune_gym.problem import PruningProblem
-    from prune_gym.pruner import PhysicalPruner
-    from prune_gym.pruning_task import task_from_loaders
-    from prune_gym.tasks import PruningTask, make_task, register_task, task_names
-    from prune_gym.vector_env import HOBSPruneVectorEnv
+    from prune_gym.data.splits import TensorSplit
+    from prune_gym.envs.hobs_prune import HOBSPruneEnv
+    from prune_gym.envs.layerwise import HOBSPruneLayerwiseEnv
+    from prune_gym.envs.reward import AccuracyFlops, LambdaSchedule
+    from prune_gym.envs.vector import HOBSPruneVectorEnv
+    from prune_gym.measuring.evaluator import Evaluator
+    from prune_gym.problem.plan_pool import ProcessPool
+    from prune_gym.problem.problem import PruningProblem
+    from prune_gym.saving.checkpoint import load_pruned, save_pruned
+    from prune_gym.saving.export import export_onnx, export_program, export_state_dict
+    from prune_gym.surgery.pruner import PhysicalPruner
+    from prune_gym.surgery.state_dict import read_state_dict, shrink_to
+    from prune_gym.tasks.imagefolder import imagefolder_splits, imagefolder_task
+    from prune_gym.tasks.models import build_model
+    from prune_gym.tasks.registry import make_task, register_task, task_names
+    from prune_gym.tasks.task import PruningTask, task_from_loaders
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccuracyFlops",
+    "Evaluator",
     "HOBSPruneEnv",
     "HOBSPruneLayerwiseEnv",
     "HOBSPruneVectorEnv",
+    "LambdaSchedule",
     "PhysicalPruner",
+    "ProcessPool",
     "PruningProblem",
     "PruningTask",
+    "TensorSplit",
+    "build_model",
+    "export_onnx",
+    "export_program",
+    "export_state_dict",
     "imagefolder_splits",
     "imagefolder_task",
     "load_pruned",
     "make_task",
+    "read_state_dict",
     "register_envs",
     "register_task",
     "save_pruned",
+    "shrink_to",
     "task_from_loaders",
     "task_names",
 ]
@@ -46,26 +64,37 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "HOBSPruneEnv": "env",
-        "HOBSPruneLayerwiseEnv": "layerwise",
-        "HOBSPruneVectorEnv": "vector_env",
-        "PhysicalPruner": "pruner",
-        "PruningProblem": "problem",
-        "PruningTask": "tasks",
-        "imagefolder_splits": "imagefolder",
-        "imagefolder_task": "imagefolder",
-        "load_pruned": "checkpoint",
-        "make_task": "tasks",
-        "register_task": "tasks",
-        "save_pruned": "checkpoint",
-        "task_from_loaders": "pruning_task",
-        "task_names": "tasks",
+        "AccuracyFlops": "envs.reward",
+        "Evaluator": "measuring.evaluator",
+        "HOBSPruneEnv": "envs.hobs_prune",
+        "HOBSPruneLayerwiseEnv": "envs.layerwise",
+        "HOBSPruneVectorEnv": "envs.vector",
+        "LambdaSchedule": "envs.reward",
+        "PhysicalPruner": "surgery.pruner",
+        "ProcessPool": "problem.plan_pool",
+        "PruningProblem": "problem.problem",
+        "PruningTask": "tasks.task",
+        "TensorSplit": "data.splits",
+        "build_model": "tasks.models",
+        "export_onnx": "saving.export",
+        "export_program": "saving.export",
+        "export_state_dict": "saving.export",
+        "imagefolder_splits": "tasks.imagefolder",
+        "imagefolder_task": "tasks.imagefolder",
+        "load_pruned": "saving.checkpoint",
+        "make_task": "tasks.registry",
+        "read_state_dict": "surgery.state_dict",
+        "register_task": "tasks.registry",
+        "save_pruned": "saving.checkpoint",
+        "shrink_to": "surgery.state_dict",
+        "task_from_loaders": "tasks.task",
+        "task_names": "tasks.registry",
     },
 )
 
 _ENVIRONMENTS = {
-    "HOBSPrune-v0": ("prune_gym.env:HOBSPruneEnv", "prune_gym.vector_env:HOBSPruneVectorEnv"),
-    "HOBSPruneLayerwise-v0": ("prune_gym.layerwise:HOBSPruneLayerwiseEnv", None),
+    "HOBSPrune-v0": ("prune_gym.envs.hobs_prune:HOBSPruneEnv", "prune_gym.envs.vector:HOBSPruneVectorEnv"),
+    "HOBSPruneLayerwise-v0": ("prune_gym.envs.layerwise:HOBSPruneLayerwiseEnv", None),
 }
 
 

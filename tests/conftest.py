@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from prune_gym.datasets import TensorSplit
-from prune_gym.device import available_devices
+from prune_gym.data.splits import TensorSplit
+from prune_gym.support.device import available_devices
 from prune_gym.tasks import PruningTask, make_task
 from prune_gym.training import train_dense
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.monitor import until
+from agents.interface.monitor import until
 from agents.sb3 import DEFAULTS, PRESETS, SB3Agent, make_agent
 from tests.agents.synthetic import SyntheticPruning
 from tests.prune_gym.tiny import make_tiny_env

@@ -3,7 +3,7 @@
 import pytest
 
 import baselines
-from baselines.registry import _REGISTRY
+from baselines.workshop.registry import _REGISTRY
 from tests.pages import DOCS, run_page
 
 GUIDE = DOCS / "baselines.md"

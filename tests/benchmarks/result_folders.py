@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.results_table import write_tables
+from benchmarks.sweep.results_table import write_tables
 
 LAYERS = {"conv1": 0.5, "layer1.0.conv1": 0.75}
 VERSIONS = {"python": "3.11.7", "torch": "2.6.0", "prune-gym": "0.1.0"}
@@ -77,7 +77,7 @@ def write_sweep(folder, results=None, *, cells=False):
 
 
 def ablation_rows():
-    from benchmarks.ablation_tables import summarise
+    from benchmarks.ablation.tables import summarise
 
     runs = {
         "full": [result(seed=seed, one_shot=0.9 + 0.002 * seed, final=0.95 + 0.001 * seed) for seed in range(1, 6)],

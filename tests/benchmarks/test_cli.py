@@ -7,9 +7,9 @@ from rich.console import Console
 
 from benchmarks import cli
 from benchmarks.task_table import print_tasks
-from prune_gym import tasks
-from prune_gym.named_tasks import NAMED_TASKS
+from prune_gym.tasks import registry as tasks
 from prune_gym.tasks import task_names
+from prune_gym.tasks.named import NAMED_TASKS
 from tests.benchmarks import tiny_task
 
 

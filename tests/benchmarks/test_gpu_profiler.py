@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import gpu_profiler
 from benchmarks.gpu_profiler import GPUProfiler
-from prune_gym import timing
-from prune_gym.device import available_devices
+from prune_gym.support import timing
+from prune_gym.support.device import available_devices
 
 
 class FakeTime:

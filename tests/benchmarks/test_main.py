@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import benchmarks.main
-from benchmarks.main import MAX_THREADS, default_threads, main
+from benchmarks.common.arguments import MAX_THREADS, default_threads
+from benchmarks.main import main
 from tests.benchmarks import tiny_task
 
 ENTRY = Path(benchmarks.main.__file__)
@@ -63,7 +64,7 @@ def test_finished_run_is_shown_again_but_not_run_again(config, capsys, monkeypat
 
 def test_interruption_says_how_to_go_on_and_the_same_command_does(config, capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("benchmarks.stages.cut", interrupt)
+        patch.setattr("benchmarks.job.stages.cut", interrupt)
         assert launch(config) == 130
     assert "the same command resumes" in capsys.readouterr().err
     assert launch(config) == 0

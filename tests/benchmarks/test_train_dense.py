@@ -6,9 +6,9 @@ import torch
 
 from benchmarks import train_dense
 from benchmarks.train_dense import main, train_named_task
-from prune_gym.datasets import DatasetSplits, load_digits_splits
-from prune_gym.files import load_safetensors
-from prune_gym.named_tasks import TrainingRecipe, named_task
+from prune_gym.data.splits import DatasetSplits, load_digits_splits
+from prune_gym.support.files import load_safetensors
+from prune_gym.tasks.named import TrainingRecipe, named_task
 from prune_gym.training import evaluate_model
 
 

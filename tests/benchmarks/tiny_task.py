@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from prune_gym.datasets import load_digits_splits
+from prune_gym.data.splits import load_digits_splits
 from prune_gym.tasks import PruningTask, register_task, task_names
 from prune_gym.training import train_dense
 

@@ -26,10 +26,11 @@ def test_a_file_it_names_exists(path):
 
 @pytest.mark.parametrize("name", DOTTED)
 def test_a_name_it_gives_is_defined_where_it_says(name):
-    package, first, *rest = name.split(".")
-    source = ROOT / package / f"{first}.py"
-    if not source.is_file():
-        source, rest = ROOT / package / "__init__.py", [first, *rest]
+    place, rest = ROOT, name.split(".")
+    while rest and ((place / rest[0]).is_dir() or (place / f"{rest[0]}.py").is_file()):
+        place, rest = place / rest[0], rest[1:]
+    source = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    assert source.is_file()
     assert not rest or rest[0] in _defined(source)
 
 
@@ -68,7 +69,8 @@ def test_every_module_it_runs_exists():
     commands = re.findall(r"python -m ((?:\w+\.)*\w+)", "\n".join(code_blocks(PAGE, "bash")) + PAGE.read_text())
     assert len(commands) > 3
     for module in {command for command in commands if command.partition(".")[0] in PACKAGES}:
-        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
 
 
 def _defined(source):

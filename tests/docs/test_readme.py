@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from benchmarks import main, methods
+from benchmarks import main
+from benchmarks.settings import methods
 from tests.pages import ROOT, code_blocks, run_blocks
 
 PAGE = ROOT / "README.md"

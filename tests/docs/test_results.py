@@ -6,7 +6,7 @@ import statistics
 
 import pytest
 
-from benchmarks.aggregates import hypervolume
+from benchmarks.stat_tests.aggregates import hypervolume
 from tests.pages import DOCS, ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"

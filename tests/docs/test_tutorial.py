@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from prune_gym import tasks
+from prune_gym.tasks import registry as tasks
 from tests.pages import DOCS, run_page
 
 PAGE = DOCS / "tutorial.md"

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from hessian import HOBSSensitivityAnalyzer, KFACHessianApproximator, obs
-from hessian.compensation import damped_inputs
-from hessian.covariance import to_matrix
-from hessian.exact import ggn_quadratic, removal_deltas
-from hessian.slicing import installed
+from hessian.channels.slicing import installed
+from hessian.patches.matrices import to_matrix
+from hessian.pricing.exact import ggn_quadratic, removal_deltas
+from hessian.refit.closed_form import damped_inputs
 from tests.hessian import networks
 
 

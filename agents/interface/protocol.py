@@ -1,0 +1,131 @@
+"""What an agent may ask of a pruning environment beyond the Gymnasium interface.
+
+An environment that can say where an action leads, without measuring it, can be *imagined*: R-SPAR then trains on moves
+scored by its reward model. Everything is asked of ``env.unwrapped``; whether it can answer is decided by
+``isinstance(env.unwrapped, PlannableEnv)``, so any environment with these attributes qualifies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium as gym
+import numpy as np
+
+TOLERANCE = 0.02
+"""A plan meets a target when its FLOPs reduction is at most this far above it (and not below)."""
+
+
+class Costs(Protocol):
+    """What plans cost."""
+
+    def reduction(self, kept: np.ndarray) -> Any:
+        """FLOPs reductions [...] (fractions) of the plans `kept` [..., L]."""
+        ...
+
+
+class Problem(Protocol):
+    """What is known of a pruning task without measuring a plan."""
+
+    @property
+    def log_curves(self) -> Sequence[np.ndarray]:
+        """Per layer, [num_units]: entry k is the log predicted loss increase of removing k units. Finite."""
+        ...
+
+    @property
+    def cost(self) -> Costs:
+        """The task's costs."""
+        ...
+
+    def prefetch(self, plans: Sequence[Sequence[int]]) -> None:
+        """Measure plans side by side where there is a pool; asked only of agents that choose plans in batches."""
+        ...
+
+
+class Metric(Protocol):
+    """What the environment rewards."""
+
+    @property
+    def metric(self) -> str:
+        """The field of an evaluation that scores are made of."""
+        ...
+
+
+@runtime_checkable
+class PlannableEnv(Protocol):
+    """A pruning environment whose moves can be imagined; :class:`prune_gym.envs.hobs_prune.HOBSPruneEnv` is one.
+
+    Attributes:
+        archive: every plan measured so far: kept units -> :class:`prune_gym.measuring.evaluator.Evaluation`. Plans in
+            it are not measured again.
+        fidelity: ``"measured"`` where steps measure plans (and are worth imagining).
+    """
+
+    archive: dict[tuple[int, ...], Any]
+    fidelity: str
+
+    @property
+    def problem(self) -> Problem:
+        """The task being pruned."""
+        ...
+
+    @property
+    def reward(self) -> Metric:
+        """How plans are scored."""
+        ...
+
+    def decode(self, actions: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Plans [..., L] that `actions` [..., L] would lead to from the plan `kept` [L]; measures nothing."""
+        ...
+
+    def score_of(self, evaluations: np.ndarray, reductions: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
+        """Scores [...] of plans `kept` [..., L] with these metrics and FLOPs reductions, under the current target."""
+        ...
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Gymnasium's; ``options={"target": x}`` sets the episode's target FLOPs reduction."""
+        ...
+
+    def fork(self, **overrides: Any) -> gym.Env:
+        """A copy with other constructor arguments, sharing problem and archive."""
+        ...
+
+
+def plannable(env: gym.Env) -> PlannableEnv:
+    """The pruning environment inside `env`.
+
+    Raises:
+        TypeError: there is none.
+    """
+    inner = env.unwrapped
+    if not isinstance(inner, PlannableEnv):
+        raise TypeError(
+            f"{type(inner).__name__} is not a pruning environment (see agents.interface.protocol.PlannableEnv); use "
+            'gymnasium.make("HOBSPrune-v0")'
+        )
+    return inner
+
+
+def finite_reward(reward: Any) -> float:
+    """A step's reward as a float.
+
+    Raises:
+        ValueError: it is NaN or infinite.
+    """
+    if not np.isfinite(float(reward)):
+        raise ValueError(f"the reward must be finite, got {reward}; check the environment's reward function")
+    return float(reward)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise ValueError for a batch of less than one plan."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of plans, at least 1; got {batch_size!r}")
+
+
+def positive(name: str, value: float) -> float:
+    """The value; ValueError unless it is a finite number above 0."""
+    if not (np.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive, got {value}")
+    return float(value)

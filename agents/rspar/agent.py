@@ -1,0 +1,264 @@
+"""R-SPAR: proximal policy optimisation that imagines most of its episodes.
+
+On any Gymnasium environment of the right shapes it is plain PPO. On an environment that can say where a move leads
+(:class:`agents.interface.protocol.PlannableEnv`) every measured plan teaches a reward model, the policy practises on
+thousands of moves scored by that model, and the model's uncertainty decides which plan is measured next. Learning from
+a model of the reward in this way follows DyNA-PPO (Angermueller et al. 2020).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from agents.interface.monitor import Callback, Monitor, Record, best_feasible
+from agents.interface.protocol import PlannableEnv, check_batch_size
+from agents.model.acquisition import ExpectedImprovement, Proposer
+from agents.model.experience import Experience
+from agents.ppo.agent import AgentConfig, PPOAgent
+from agents.ppo.vectorised import check_spaces
+from agents.rspar.checkpoint import read_document, restore, write_checkpoint
+from agents.rspar.learning import (
+    DEFAULT_IMAGINATION,
+    ImaginationSettings,
+    learn_from_rollouts,
+    learn_with_imagination,
+)
+
+
+class RSPARAgent(PPOAgent):
+    """A policy over pruning budgets.
+
+    Observations are ``[layer features L*F | current ratios L | 5 globals]``, actions (L,) in [-1, 1]. The networks
+    are shared over layers, so their weights do not depend on L.
+
+    Args:
+        num_layers: L, prunable layers of the network.
+        layer_feature_dim: F, features a layer.
+        hidden_dim: width of the networks.
+        lr: learning rate of Adam.
+        gamma: discount.
+        gae_lambda: lambda of generalised advantage estimation.
+        clip_range: PPO's clip range.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the value loss.
+        max_grad_norm: gradient norm clip.
+        target_kl: early stop of an update at 1.5 times this KL divergence (nats); None: never.
+        anneal_timesteps: the learning rate falls linearly to 0 over this many timesteps; None: constant.
+        n_steps: steps of every environment between two updates (plain PPO).
+        initial_std: pre-squash standard deviation of the first actions.
+        imagination: sizes of the imagined part; None: plain PPO on every environment.
+        proposer: how the next plan to measure is chosen; None: the default.
+        seed: of the weights, the actions and the candidates; the global generators are neither seeded nor used.
+        device: where the networks live (see :func:`prune_gym.support.device.resolve_device`).
+
+    Attributes:
+        history: one record an episode (see :mod:`agents.interface.monitor`).
+        num_timesteps: environment steps so far.
+        reset_seed: seed of the next reset that starts a call of :meth:`learn`; None goes on with the environment's
+            stream.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        layer_feature_dim: int = 3,
+        hidden_dim: int = 256,
+        lr: float = 3e-4,
+        gamma: float = 0.99,
+        *,
+        gae_lambda: float = 0.95,
+        clip_range: float = 0.2,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        target_kl: float | None = 0.05,
+        anneal_timesteps: int | None = None,
+        n_steps: int = 256,
+        initial_std: float = 0.2,
+        imagination: ImaginationSettings | None = DEFAULT_IMAGINATION,
+        proposer: Proposer | None = None,
+        seed: int = 0,
+        device: str | int | torch.device | None = "cpu",
+    ) -> None:
+        config = AgentConfig(
+            num_layers=num_layers,
+            layer_feature_dim=layer_feature_dim,
+            hidden_dim=hidden_dim,
+            lr=lr,
+            gamma=gamma,
+            gae_lambda=gae_lambda,
+            clip_range=clip_range,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            target_kl=target_kl,
+            anneal_timesteps=anneal_timesteps,
+            n_steps=n_steps,
+            initial_std=initial_std,
+            seed=seed,
+        )
+        super().__init__(config, device)
+        self.rng = np.random.default_rng(seed)
+        self.imagination = imagination
+        self.proposer = proposer or Proposer(ExpectedImprovement())
+        self.experience: Experience | None = None
+        self.history: list[Record] = []
+        self.reset_seed: int | None = seed
+        self._env: gym.Env | gym.vector.VectorEnv | None = None
+        self._env_state: Mapping[str, Any] | None = None
+
+    @property
+    def best(self) -> Record | None:
+        """Record of the best feasible measured plan for the latest target; None before any."""
+        return best_feasible(self.history)
+
+    # Learning
+
+    def learn(
+        self,
+        env: gym.Env | gym.vector.VectorEnv,
+        total_timesteps: int,
+        callback: Callback | None = None,
+        progress_bar: bool = False,
+        log_dir: str | Path | None = None,
+        *,
+        batch_size: int = 1,
+    ) -> RSPARAgent:
+        """Train on an environment; may be called again to go on.
+
+        A single pruning environment at measured fidelity is learned with the reward model, any other environment (and
+        any vector environment) by plain PPO. Every call starts with a reset, the first one seeded.
+
+        Args:
+            env: observations and actions of this agent's shapes.
+            total_timesteps: environment steps of this call. Where moves are imagined, every step measures a new plan.
+            callback: called with every new record of :attr:`history`; returning False ends the training.
+            progress_bar: draw one.
+            log_dir: folder for TensorBoard files.
+            batch_size: plans chosen before the first of them is measured, where moves are imagined and episodes have
+                one move; measured side by side where the problem has a pool (:mod:`prune_gym.problem.plan_pool`). A
+                larger batch is another, less informed search; with a pool or without one it comes out the same.
+
+        Returns:
+            The agent.
+
+        Raises:
+            ValueError: a batch size below 1, the spaces do not fit, or a reward is not finite.
+        """
+        check_batch_size(batch_size)
+        check_spaces(env, self.observation_size, self.num_layers)
+        self._meet(env)
+        with Monitor(self.history, total_timesteps, callback, progress_bar, log_dir) as monitor:
+            if self.imagination is not None and _can_be_imagined(env):
+                learn_with_imagination(self, self.imagination, env, total_timesteps, monitor, batch_size)
+            else:
+                learn_from_rollouts(self, env, total_timesteps, monitor)
+        return self
+
+    def _meet(self, env: gym.Env | gym.vector.VectorEnv) -> None:
+        """Decide how the next reset of `env` is seeded.
+
+        A new environment is seeded, the one learned on before goes on with its own stream, and after a restart a new
+        one goes on with the stream of the old.
+        """
+        single = isinstance(env, gym.Env)
+        self.reset_seed = None if env is self._env else self.config.seed + self.num_timesteps
+        if single and self._env_state is not None:
+            generator = np.random.default_rng()
+            generator.bit_generator.state = self._env_state
+            env.unwrapped.np_random = generator
+            self.reset_seed = None
+        self._env, self._env_state = env, None
+
+    @property
+    def environment_state(self) -> Mapping[str, Any] | None:
+        """Random state of the environment last learned on, if it is a single one."""
+        if isinstance(self._env, gym.Env):
+            return self._env.unwrapped.np_random.bit_generator.state
+        return self._env_state
+
+    @environment_state.setter
+    def environment_state(self, state: Mapping[str, Any] | None) -> None:
+        self._env_state = state
+
+    def reseed(self, seed: int) -> None:
+        """Begin new random streams; what was learned stays."""
+        self.config = dataclasses.replace(self.config, seed=seed)
+        self.generator.manual_seed(seed)
+        self.rng = np.random.default_rng(seed)
+        self._env, self._env_state = None, None
+
+    # Persistence
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write weights, optimizer, random state, counters, history and measurements to one safetensors file.
+
+        The file is written atomically and holds no code. Transitions stored but not yet learned from are not part of
+        it.
+        """
+        return write_checkpoint(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        num_layers: int | None = None,
+        *,
+        layer_feature_dim: int | None = None,
+        hidden_dim: int | None = None,
+        lr: float | None = None,
+        gamma: float | None = None,
+        proposer: Proposer | None = None,
+        seed: int | None = None,
+        device: str | int | torch.device | None = "cpu",
+    ) -> RSPARAgent:
+        """Restore an agent; training goes on as if it had never stopped.
+
+        On another problem its policy's own plan is measured first, and where the network has as many layers, what the
+        reward model learned is what it expects there (see :mod:`agents.model.reward_model`).
+
+        Args:
+            path: what :meth:`save` wrote.
+            num_layers: act on a network of this many layers instead. Measurements and history belong to the old
+                network and stay behind.
+            layer_feature_dim: what the caller's observations have; checked against the file.
+            hidden_dim: what the caller expects; checked against the file.
+            lr: go on with this learning rate instead of the file's.
+            gamma: go on with this discount instead of the file's.
+            proposer: as in the constructor; not part of the file.
+            seed: draw from new random streams instead of going on with those of the file.
+            device: where the networks go.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: damaged, not an agent's, or of other feature dimensions or widths.
+        """
+        expected = {"layer_feature_dim": layer_feature_dim, "hidden_dim": hidden_dim}
+        tensors, document = read_document(path, expected)
+        changed = {"num_layers": num_layers, "lr": lr, "gamma": gamma}
+        config = document["config"] | {key: value for key, value in changed.items() if value is not None}
+        sizes = document["imagination"]
+        imagination = None if sizes is None else ImaginationSettings(**sizes)
+        agent = cls(**config, imagination=imagination, proposer=proposer, device=device)
+        restore(agent, tensors, document)
+        if seed is not None:
+            agent.reseed(seed)
+        return agent
+
+
+def _can_be_imagined(env: gym.Env | gym.vector.VectorEnv) -> TypeGuard[gym.Env]:
+    """Whether this is a single pruning environment whose steps measure plans."""
+    if isinstance(env, gym.vector.VectorEnv) or not isinstance(env.unwrapped, PlannableEnv):
+        return False
+    return env.unwrapped.fidelity == "measured"

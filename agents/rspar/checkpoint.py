@@ -1,0 +1,103 @@
+"""Agents on disk: one safetensors file, JSON in its metadata, nothing that executes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from agents.model.experience import Experience
+from agents.model.reward_model import RewardModel
+from prune_gym.support.files import load_safetensors, save_safetensors_atomic
+
+if TYPE_CHECKING:
+    from agents.rspar.agent import RSPARAgent
+
+FORMAT = "rspar-agent-1"
+
+
+def write_checkpoint(agent: RSPARAgent, path: str | os.PathLike[str]) -> Path:
+    """Write everything `agent` needs to go on; see :meth:`agents.rspar.agent.RSPARAgent.save`."""
+    tensors = {f"network.{name}": tensor for name, tensor in agent.network.state_dict().items()}
+    for index, moments in agent.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    tensors["generator"] = agent.generator.get_state()
+    if agent.experience is not None:
+        arrays = agent.experience.state()
+        tensors |= {f"experience.{name}": torch.as_tensor(array) for name, array in arrays.items()}
+    document = {
+        "format": FORMAT,
+        "config": asdict(agent.config),
+        "imagination": None if agent.imagination is None else asdict(agent.imagination),
+        "rng": agent.rng.bit_generator.state,
+        "environment": agent.environment_state,
+        "num_timesteps": agent.num_timesteps,
+        "num_updates": agent.num_updates,
+        "fingerprint": None if agent.experience is None else agent.experience.fingerprint,
+        "history": agent.history,
+    }
+    return save_safetensors_atomic(path, tensors, {"agent": json.dumps(document)})
+
+
+def read_document(
+    path: str | os.PathLike[str], expected: Mapping[str, int | None]
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and JSON document of an agent's file.
+
+    Args:
+        path: what :func:`write_checkpoint` wrote.
+        expected: sizes the caller counts on (None: whatever the file says).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, not an agent's, or of other sizes.
+    """
+    tensors, metadata = load_safetensors(path)
+    document = json.loads(metadata.get("agent", "{}"))
+    if document.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is not an agent of this version (format {document.get('format')!r}, expected {FORMAT!r}); "
+            "pass a file that RSPARAgent.save wrote"
+        )
+    for name, size in expected.items():
+        if size is not None and size != document["config"][name]:
+            raise ValueError(
+                f"{path} holds an agent with {name} = {document['config'][name]}, but {size} was expected; only the "
+                "number of layers may differ, so use it with its own feature dimension and width, or train a new one"
+            )
+    return tensors, document
+
+
+def restore(agent: RSPARAgent, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) -> None:
+    """Bring a fresh agent to the state of a file; measurements only if it is about as many layers."""
+    agent.network.load_state_dict(_part(tensors, "network."))
+    optimizer = agent.optimizer.state_dict()
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in _part(tensors, "optimizer.").items():
+        index, name = key.split(".")
+        moments.setdefault(int(index), {})[name] = tensor
+    agent.optimizer.load_state_dict({"state": moments, "param_groups": optimizer["param_groups"]})
+    agent.generator.set_state(tensors["generator"])
+    agent.rng = np.random.default_rng()
+    agent.rng.bit_generator.state = document["rng"]
+    agent.environment_state = document["environment"]
+    agent.num_timesteps = document["num_timesteps"]
+    agent.num_updates = document["num_updates"]
+    if agent.num_layers != document["config"]["num_layers"]:
+        return
+    agent.history.extend(document["history"])
+    if document["fingerprint"] is not None:
+        refit_every = agent.imagination.refit_every if agent.imagination else RewardModel().refit_every
+        agent.experience = Experience(document["fingerprint"], RewardModel(refit_every))
+        arrays = {name: tensor.numpy() for name, tensor in _part(tensors, "experience.").items()}
+        agent.experience.load_state(arrays)
+
+
+def _part(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

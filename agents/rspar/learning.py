@@ -1,0 +1,273 @@
+"""The two ways R-SPAR learns: from rollouts (plain PPO), and from imagined moves around a few measured ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from agents.interface.monitor import Monitor
+from agents.interface.protocol import PlannableEnv, finite_reward, plannable
+from agents.model.acquisition import eligible
+from agents.model.experience import Experience, Move, as_plan, fingerprint
+from agents.model.imagination import Imagination
+from agents.model.reward_model import RewardModel
+from agents.ppo.rollout import Batch, Decision, joined
+from agents.ppo.update import normalise
+from agents.ppo.vectorised import lanes_of
+from agents.rspar.other_targets import State, states_at_other_targets
+
+if TYPE_CHECKING:
+    from agents.rspar.agent import RSPARAgent
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImaginationSettings:
+    """Sizes of the imagined part.
+
+    Attributes:
+        moves: imagined moves for every measured plan.
+        batch_size: of them a minibatch.
+        other_targets: where episodes ask for several targets, imagined moves are shared between the current state and
+            so many first states at other targets.
+        epochs: passes over them.
+        proposals: policy samples considered for measuring.
+        broad: normal moves as wide as the first ones, considered as well where all episodes ask for one target: a
+            policy that has learned proposes much of the same. Over many targets a budget is too small for exploring.
+        refit_every: measurements between two fits of the reward model's hyper-parameters.
+    """
+
+    moves: int = 512
+    batch_size: int = 512
+    other_targets: int = 7
+    epochs: int = 8
+    proposals: int = 256
+    broad: int = 256
+    refit_every: int = 8
+
+
+DEFAULT_IMAGINATION = ImaginationSettings()
+
+
+def learn_from_rollouts(
+    agent: RSPARAgent, env: gym.Env | gym.vector.VectorEnv, total_timesteps: int, monitor: Monitor
+) -> None:
+    """Plain PPO: act `n_steps` in every lane, update, repeat."""
+    lanes = lanes_of(env)
+    observations = lanes.reset(agent.reset_seed)
+    returns = np.zeros(lanes.num_lanes)
+    last = agent.num_timesteps + total_timesteps
+    while agent.num_timesteps < last and not monitor.stopped:
+        agent.buffer.clear()
+        for _ in range(agent.config.n_steps):
+            decision = agent.decide(observations)
+            step = lanes.step(np.tanh(decision.pre_squash))
+            agent.buffer.add(decision, step.outcome)
+            returns += np.where(step.outcome.valid, step.outcome.rewards, 0.0)
+            observations = step.observations
+            agent.num_timesteps += lanes.num_lanes
+            monitor.advance(lanes.num_lanes)
+            for lane, info in step.finished:
+                monitor.episode(returns[lane], info, agent.num_timesteps)
+                returns[lane] = 0.0
+            if agent.num_timesteps >= last or monitor.stopped:
+                break
+        monitor.log(agent.update_policy(min(64, len(agent.buffer))), agent.num_timesteps)
+
+
+def learn_with_imagination(
+    agent: RSPARAgent,
+    settings: ImaginationSettings,
+    env: gym.Env,
+    total_timesteps: int,
+    monitor: Monitor,
+    batch_size: int = 1,
+) -> None:
+    """Practise on imagined moves, measure the most promising ones, learn from the answers, repeat."""
+    plans = plannable(env)
+    observation, info = _first_reset(agent, env)
+    experience = _experience(agent, plans, settings)
+    carried = agent.num_updates > 0 and not experience.moves
+    if not agent.history:
+        monitor.episode(0.0, info, agent.num_timesteps)
+    episode_return, over = 0.0, False
+    chosen: list[np.ndarray] = []
+    for step in range(total_timesteps):
+        if monitor.stopped:
+            break
+        if over:
+            # A batch is chosen for one target, which its episodes keep.
+            observation, info = env.reset(options={"target": info["target_flops_reduction"]}) if chosen else env.reset()
+            episode_return = 0.0
+        else:
+            chosen.clear()
+        experience.absorb(plans)
+        imagination = Imagination(plans, experience, info["kept"], float(info["target_flops_reduction"]))
+        if carried:
+            chosen, carried = carried_over(agent, imagination, observation), False
+        if not chosen:
+            states = [State(observation, imagination, float(info["score"]))]
+            met = [imagination.target, *(record["target_flops_reduction"] for record in agent.history)]
+            states += states_at_other_targets(plans, experience, met, settings.other_targets, agent.rng)
+            monitor.log(practise(agent, settings, states), agent.num_timesteps)
+            samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
+            if len(set(met)) == 1:
+                samples = np.concatenate([samples, broad_moves(agent, settings.broad)])
+            count = min(batch_size, total_timesteps - step) if getattr(plans, "horizon", 1) == 1 else 1
+            chosen = choose_batch(agent, imagination, samples, count)
+        action = chosen.pop(0)
+        observation, reward, terminated, truncated, info = env.step(action)
+        gain = finite_reward(reward)
+        experience.moves.append(Move(as_plan(imagination.start), action, as_plan(info["kept"])))
+        episode_return += gain
+        agent.num_timesteps += 1
+        monitor.advance()
+        over = terminated or truncated
+        if over:
+            monitor.episode(episode_return, info, agent.num_timesteps)
+    experience.absorb(plans)
+
+
+def carried_over(agent: RSPARAgent, imagination: Imagination, observation: np.ndarray) -> list[np.ndarray]:
+    """The first move of a policy that was trained elsewhere: its own, before learning here changes it.
+
+    Args:
+        agent: whose policy acts.
+        imagination: where moves lead.
+        observation: the first state [D].
+
+    Returns:
+        The action [L], or nothing where it leads to no new plan on the target.
+    """
+    action, _ = agent.predict(observation, deterministic=True)
+    return list(eligible(imagination, action[None]).actions)
+
+
+def broad_moves(agent: RSPARAgent, count: int) -> np.ndarray:
+    """Normal moves as wide as the agent's first ones, whatever its policy has learned: float32 [count, L]."""
+    moves = agent.rng.normal(0.0, agent.config.initial_std, (count, agent.num_layers))
+    return np.clip(moves, -1.0, 1.0).astype(np.float32)
+
+
+def choose_batch(agent: RSPARAgent, imagination: Imagination, samples: np.ndarray, count: int) -> list[np.ndarray]:
+    """Moves to measure side by side: each is chosen as if those before it had scored what the reward model believes.
+
+    This is the kriging believer of Ginsbourger, Le Riche & Carraro (2010).
+
+    Args:
+        agent: whose proposer chooses.
+        imagination: where moves lead.
+        samples: of the policy [N, L].
+        count: how many moves; fewer where no more new plans are in reach.
+
+    Returns:
+        Actions [L], at least one.
+    """
+    actions = [agent.proposer.propose(imagination, samples, agent.rng)]
+    if count == 1:
+        return actions
+    plans = [as_plan(imagination.moves(actions[0][None]).kept[0])]
+    while len(actions) < count:
+        imagination = imagination.believing(actions[-1])
+        action = agent.proposer.propose(imagination, samples, agent.rng)
+        plan = as_plan(imagination.moves(action[None]).kept[0])
+        if plan in imagination.experience.plans:
+            break
+        actions.append(action)
+        plans.append(plan)
+    imagination.env.problem.prefetch(plans)
+    return actions
+
+
+def practise(agent: RSPARAgent, settings: ImaginationSettings, states: Sequence[State]) -> dict[str, float]:
+    """A PPO update on imagined one-move episodes, rewarded with the believed change of the score.
+
+    Advantages are brought to the same scale in every state: what a move can gain differs greatly between targets.
+
+    Args:
+        agent: whose policy acts and learns.
+        settings: how many moves, and how long to learn from them.
+        states: where the moves start; each gets the same share of them.
+
+    Returns:
+        The update's diagnostics.
+    """
+    batches = [_imagined_batch(agent, state, settings.moves // len(states)) for state in states]
+    batch = joined(batches)
+    diagnostics = agent.update_from(batch, min(settings.batch_size, len(batch)), settings.epochs)
+    return diagnostics | {"imagined/reward_mean": float(batches[0].returns.mean())}
+
+
+def _imagined_batch(agent: RSPARAgent, state: State, count: int) -> Batch:
+    """Imagined moves from one state."""
+    decisions = imagined_decisions(agent, state.observation, count)
+    moves = state.imagination.moves(np.tanh(decisions.pre_squash))
+    rewards = (state.imagination.scores(moves) - state.score).astype(np.float32)
+    columns = (decisions.pre_squash, decisions.log_probs, decisions.values, rewards - decisions.values, rewards)
+    pre_squash, log_probs, values, advantages, returns = (
+        torch.as_tensor(column, device=agent.device) for column in columns
+    )
+    observation = torch.as_tensor(decisions.observations, device=agent.device)
+    index = torch.zeros(count, dtype=torch.long, device=agent.device)
+    return Batch(observation, index, pre_squash, log_probs, values, normalise(advantages), returns)
+
+
+@torch.no_grad()
+def imagined_decisions(agent: RSPARAgent, observation: np.ndarray, count: int) -> Decision:
+    """Many samples of the policy in one state; the networks run once.
+
+    Args:
+        agent: whose policy acts.
+        observation: the state [D].
+        count: how many samples.
+
+    Returns:
+        A decision with one observation and `count` actions.
+    """
+    state = torch.as_tensor(observation, dtype=torch.float32, device=agent.device)[None]
+    policy, value = agent.network.policy(state), agent.network.value(state)
+    noise = torch.randn((count, agent.num_layers), generator=agent.generator).to(agent.device)
+    pre_squash = policy.sample(noise)
+    return Decision(
+        state.cpu().numpy(),
+        pre_squash.cpu().numpy(),
+        policy.log_prob(pre_squash).cpu().numpy(),
+        value.expand(count).cpu().numpy(),
+    )
+
+
+def _experience(agent: RSPARAgent, plans: PlannableEnv, settings: ImaginationSettings) -> Experience:
+    """The agent's measurements of this problem; of another one's, what the reward model learned from them stays."""
+    identity, before = fingerprint(plans), agent.experience
+    if before is not None and before.fingerprint == identity:
+        return before
+    prior = None
+    if before is not None:
+        logger.info("another problem: %d measured plans and the history are dropped", len(before.plans))
+        agent.history.clear()
+        prior = before.model if len(before.model) else None
+    agent.experience = Experience(identity, RewardModel(settings.refit_every, prior))
+    return agent.experience
+
+
+def _first_reset(agent: RSPARAgent, env: gym.Env) -> tuple[np.ndarray, dict[str, Any]]:
+    """Begin, or go on where an earlier process stopped.
+
+    An environment that does not know the plans measured before is told them, and repeats the last move (which is then
+    free), because its penalty weight depends on the plan before.
+    """
+    plans, experience = plannable(env), agent.experience
+    if experience is None or experience.fingerprint != fingerprint(plans) or not experience.restore_archive(plans):
+        return env.reset(seed=agent.reset_seed)
+    if experience.moves and agent.history:
+        _, info = env.reset(options={"target": agent.history[-1]["target_flops_reduction"]})
+        if as_plan(info["kept"]) == experience.moves[-1].start:
+            env.step(experience.moves[-1].action)
+    return env.reset()

@@ -1,0 +1,1 @@
+"""The ablation: what every part is worth."""

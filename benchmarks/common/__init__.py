@@ -1,0 +1,1 @@
+"""Terminal, tables, provenance: imports nothing of benchmarks."""

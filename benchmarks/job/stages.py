@@ -1,0 +1,194 @@
+"""The main job, one function a stage: each takes what it needs and returns what it found."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import cast
+
+import gymnasium as gym
+from torch import nn
+
+import baselines
+from agents.interface.monitor import best_feasible
+from benchmarks.job.budgets import Archive, Budgets, Record
+from benchmarks.job.task import features_of, target_of
+from benchmarks.settings.methods import METHODS, Search
+from benchmarks.settings.schema import Config
+from hessian.support.progress import Progress
+from prune_gym.data.augmentation import Augmentation
+from prune_gym.data.loader_split import spread
+from prune_gym.envs.hobs_prune import HOBSPruneEnv
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.surgery.pruner import PhysicalPruner
+from prune_gym.tasks.task import PruningTask
+from prune_gym.training.training import evaluate_model, fine_tune
+
+TOLERANCE = 0.02
+"""How far beyond the target the final plan's FLOPs reduction may go."""
+REMEMBER_EVERY = 5
+"""Episodes between two saves of what a search measured."""
+
+
+def accuracy_on_test(model: nn.Module, task: PruningTask) -> float:
+    """Return the fraction of the test split a network gets right; only report stages call this."""
+    assert task.test is not None
+    return evaluate_model(model, task.test).accuracy
+
+
+def analyse(problem: PruningProblem, report: Progress) -> None:
+    """Price every channel, from the cache where it was done before."""
+    problem.progress = report
+    problem.load()
+    problem.progress = None
+
+
+def search_budgets(
+    config: Config,
+    seed: int,
+    problem: PruningProblem,
+    report: Progress,
+    *,
+    measured: Archive,
+    remember: Callable[[Archive], None],
+) -> tuple[Budgets, Search]:
+    """Find the best budgets on the target; return them and who found them.
+
+    A search is a deterministic function of its seed and of what the plans it asks for measure. So an interrupted one
+    is resumed by running it again with everything ``measured`` already at hand: it takes the same decisions, quickly
+    up to where it stopped, and ends as if it had never been interrupted, whatever agent it is.
+
+    Args:
+        config: the run's configuration.
+        seed: of the search.
+        problem: loaded.
+        report: progress callback.
+        measured: plans measured by an interrupted search of the same run.
+        remember: called now and then, and when anything goes wrong, with all plans measured so far.
+    """
+    method = METHODS[config.pruning.method]
+    # Filter norms predict no loss: a knapsack of them empties whole layers, so searches start from equal ratios.
+    blind = method.searches and config.pruning.hobs.selection == "magnitude"
+    env = make_env(config, problem, "uniform" if blind else method.start, method.fidelity)
+    plans = cast(HOBSPruneEnv, env.unwrapped)
+    problem.evaluator.archive.update(measured)
+    history: list[Record] = []
+    total = method.num_episodes(config.pruning)
+    agent = method.build(plans, config.pruning, seed)
+
+    def on_episode(record: Record) -> None:
+        history.append(record)
+        best = max((row["accuracy"] for row in history if row["violation"] <= 0), default=0.0)
+        report(f"best {100 * best:.1f} % on the reward split, episode", len(history) - 1, max(total, 1))
+        if len(history) % REMEMBER_EVERY == 0:
+            remember(problem.evaluator.archive)
+
+    try:
+        agent.learn(env, total, callback=on_episode)
+        if method.fidelity == "predicted":
+            _measure_best(plans, history)
+        kept, evaluation = plans.best_plan(TOLERANCE)
+    finally:
+        remember(problem.evaluator.archive)
+    budgets = Budgets(
+        kept=kept.tolist(),
+        plan=problem.hobs.plan(kept.tolist()),
+        accuracy=evaluation.accuracy,
+        soft_accuracy=evaluation.soft_accuracy,
+        flops_reduction=float(problem.cost.reduction(kept)),
+        measured_evaluations=len(plans.archive),
+        history=history,
+    )
+    return budgets, agent
+
+
+def _measure_best(plans: HOBSPruneEnv, history: list[Record]) -> None:
+    """Measure the plan that predictions like best, so that it can compete with the start plan."""
+    best = best_feasible(history)
+    if best is not None:
+        kept = tuple(best["kept"])
+        plans.archive[kept] = plans.problem.evaluator.evaluate(kept)
+
+
+def make_env(config: Config, problem: PruningProblem, start: str = "knapsack", fidelity: str = "measured") -> gym.Env:
+    """Return the environment of a run; without curvature, observations have none."""
+    pruning = config.pruning
+    return gym.make(
+        "HOBSPrune-v0",
+        problem=problem,
+        target_flops_reduction=target_of(config, problem.task),
+        constraint=pruning.constraint,
+        max_pruning_ratio=pruning.max_pruning_ratio,
+        lambda_0=pruning.rspar.lambda_0,
+        tau=pruning.rspar.tau,
+        start=start,
+        features=features_of(config),
+        fidelity=fidelity,
+        disable_env_checker=True,
+    )
+
+
+def cut(config: Config, problem: PruningProblem, budgets: Budgets) -> nn.Module:
+    """Return the physically smaller network, repaired."""
+    task, hobs = problem.task, config.pruning.hobs
+    pruner = PhysicalPruner(
+        task.model, task.example_input, ignored_layers=tuple(task.ignored_layers), damping=hobs.damping
+    )
+    analyzer = problem.hobs if hobs.refit == "closed_form" else None
+    return pruner.prune(budgets.plan, refit=hobs.refit, calibration=task.calibration, analyzer=analyzer)
+
+
+def prune_by_baseline(config: Config, seed: int, task: PruningTask, report: Progress) -> tuple[Budgets, nn.Module]:
+    """Return what a published method decided, and its network: its own weights, without our repair."""
+    pruning, baseline = config.pruning, baselines.get(config.pruning.method)
+    episodes = {"episodes": pruning.rspar.num_episodes} if "episodes" in baseline.options else {}
+    network, info = baseline.prune(
+        task.model,
+        task.calibration if task.train is None else task.train,
+        target_of(config, task),
+        ratio_of="flops",
+        seed=seed,
+        validation=task.reward,
+        max_pruning_ratio=pruning.max_pruning_ratio,
+        ignored_layers=tuple(task.ignored_layers),
+        augment=Augmentation(**pruning.finetune.augmentation.model_dump()),
+        progress=report,
+        return_info=True,
+        **episodes,
+    )
+    score = evaluate_model(network, task.reward)
+    budgets = Budgets(
+        kept=list(info.kept.values()),
+        plan=info.plan,
+        accuracy=score.accuracy,
+        soft_accuracy=score.soft_accuracy,
+        flops_reduction=info.flops_reduction,
+        measured_evaluations=info.evaluations,
+        history=[],
+    )
+    return budgets, network
+
+
+def tune(config: Config, seed: int, task: PruningTask, pruned: nn.Module, report: Progress) -> nn.Module:
+    """Return a fine-tuned copy of the pruned network, taught by the dense one."""
+    settings = config.pruning.finetune
+    student = copy.deepcopy(pruned)
+    if settings.epochs > 0:
+        assert task.train is not None
+        images = task.train
+        if settings.max_images is not None:
+            images = images.subset(spread(len(images), settings.max_images))
+        fine_tune(
+            student,
+            task.model,
+            images,
+            epochs=settings.epochs,
+            lr=settings.learning_rate,
+            temperature=settings.distillation.temperature,
+            distillation_weight=settings.distillation.weight,
+            batch_size=settings.batch_size,
+            augment=Augmentation(**settings.augmentation.model_dump()),
+            seed=seed,
+            progress=report,
+        )
+    return student.eval()

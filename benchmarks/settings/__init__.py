@@ -1,0 +1,1 @@
+"""Configuration: schema, source, reading, names of methods."""

@@ -1,0 +1,232 @@
+"""The typed tree of a run's configuration.
+
+Every key has a type, a default and a meaning; the text below a field is its reference. What is wrong with a file is
+found and explained by :mod:`benchmarks.settings.reading`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from prune_gym.envs.reward import LAMBDA_0, TAU
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Name = Annotated[str, Field(min_length=1)]
+FilePath = Annotated[Path, Field(strict=False)]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class ModelConfig(Section):
+    """Which network is pruned."""
+
+    name: Name
+    """Network name, e.g. ``resnet20``; together with ``dataset.name`` it names the task."""
+    pretrained: bool = True
+    """Start from the trained weights that come with the task."""
+    num_classes: Count | None = None
+    """Number of classes; checked against the task when given."""
+
+
+class DatasetConfig(Section):
+    """Which images it is pruned for."""
+
+    name: Name
+    """Data set name, e.g. ``digits``; together with ``model.name`` it names the task."""
+    data_dir: FilePath | None = None
+    """Folder of the data, for tasks that read one."""
+    image_size: Count | None = None
+    """Height and width of an input in pixels: what images are resized to where the task can (ImageNet), else checked
+    against the task."""
+    reward_size: Count | None = None
+    """Images of the reward split, for tasks that read files; absent: the task's own number."""
+    calibration_size: Count | None = None
+    """Images of the calibration split, for tasks that read files; absent: the task's own number."""
+
+
+class HOBSConfig(Section):
+    """How channels are priced and chosen, and what stays is repaired."""
+
+    use_kfac: bool = True
+    """Kronecker-factored curvature; false asks for exact second derivatives (small networks only)."""
+    damping: Positive = 1e-3
+    """Damping of the curvature, relative to the factors' mean diagonal."""
+    num_batches_sensitivity: Count = 10
+    """Batches of the calibration split the curvature is estimated from."""
+    selection: Literal["hobs", "magnitude"] = "hobs"
+    """Which channels of a layer leave first: ``hobs``, by the elimination order; ``magnitude``, the smallest filters,
+    and no curvature is measured at all: predictions and observations have none, searches start from equal ratios."""
+    refit: Literal["sequential", "closed_form", "none"] = "sequential"
+    """How surviving weights are repaired, both when a plan is measured and in the final network; ``none`` only
+    recalibrates BatchNorm."""
+
+    @model_validator(mode="after")
+    def _repairable(self) -> HOBSConfig:
+        if self.selection == "magnitude" and self.refit == "closed_form":
+            raise ValueError(
+                "asks for a closed-form refit, which needs curvature, but selects by magnitude, which measures none; "
+                "set refit to sequential or none"
+            )
+        return self
+
+
+class RSPARConfig(Section):
+    """How the budgets are searched: the agent's training, and what every search may spend."""
+
+    num_episodes: Count = 100
+    """Episodes of training; with the default horizon of one move also the most plans a search may measure."""
+    hidden_dim: Count = 256
+    """Width of the policy and value networks."""
+    learning_rate: Positive = 3e-4
+    """Step size of the policy's optimizer (Adam)."""
+    gamma: Fraction = 0.99
+    """Discount factor of the return."""
+    lambda_0: NonNegative = LAMBDA_0
+    """Weight of a missed FLOPs target in the reward for a plan as good as the dense network."""
+    tau: NonNegative = TAU
+    """How fast lambda(t) = lambda_0 exp(-tau * accuracy drop) falls when pruning hurts; 0 keeps lambda fixed."""
+    initial_agent: FilePath | None = None
+    """An agent to go on from, the ``agent.safetensors`` of another run: its policy's plan is measured first, and what
+    its reward model learned on a network of as many layers is expected here; absent: one that knows nothing."""
+
+
+class DistillationConfig(Section):
+    """How the dense network teaches the pruned one."""
+
+    temperature: Positive = 4.0
+    """Softening of both networks' logits."""
+    weight: Fraction = 0.9
+    """Share of the distillation loss; the labels' cross-entropy has the rest. 0 trains on labels alone."""
+
+
+class AugmentationConfig(Section):
+    """Random changes of the training images that keep their label; the dense network's own are a good choice."""
+
+    max_shift: NonNegative = 0.0
+    """Largest shift along either axis, in pixels."""
+    max_rotation: NonNegative = 0.0
+    """Largest rotation either way, in degrees."""
+    flip: bool = False
+    """Whether half of the images are mirrored left to right."""
+
+
+class FinetuneConfig(Section):
+    """How the pruned network is trained after surgery."""
+
+    epochs: Annotated[int, Field(ge=0)] = 10
+    """Passes over the dense-train split; 0 leaves the network as the surgery made it."""
+    max_images: Count | None = None
+    """Most images a pass uses, spread evenly over the dense-train split; absent: all of them."""
+    learning_rate: Positive = 0.02
+    """Peak learning rate."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images a step."""
+    distillation: DistillationConfig = DistillationConfig()
+    """Knowledge distillation from the dense network."""
+    augmentation: AugmentationConfig = AugmentationConfig()
+    """Random changes of the training images."""
+
+
+class PruningConfig(Section):
+    """What is removed and how the budgets are found."""
+
+    method: Name = "hobs-rspar"
+    """How the network is pruned: ``hobs-rspar``, a search (``hobs-knapsack``, ``hobs-uniform``, ``hobs-gp``,
+    ``hobs-cmaes``, ``hobs-cem``, ``hobs-annealing``, ``random``), or a published method
+    (``python -c "import baselines; print(baselines.available())"``)."""
+    target_flops_reduction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Fraction of the FLOPs to remove, in (0, 1); absent means the task's own default target."""
+    max_pruning_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Largest fraction of a single layer's channels that may go."""
+    constraint: Literal["soft", "hard"] = "soft"
+    """How the search treats the target: ``soft`` penalises a miss, ``hard`` projects every plan onto it."""
+    hobs: HOBSConfig = HOBSConfig()
+    """How channels are priced and chosen, and what stays is repaired."""
+    rspar: RSPARConfig = RSPARConfig()
+    """How the budgets are searched."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    """How the pruned network is trained after surgery."""
+
+
+class ExperimentConfig(Section):
+    """Where the results go and which seeds run."""
+
+    name: Name
+    """Title of the run in tables and plots."""
+    save_dir: FilePath = Path("results")
+    """Folder of the results; every seed gets a folder ``seed_<n>`` in it."""
+    random_seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False, min_length=1)] = (42,)
+    """One full run per seed."""
+    num_threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads for PyTorch; absent: one a core, at most 8. Small networks are faster, and far steadier on a busy
+    machine, with 1."""
+
+    @field_validator("random_seeds")
+    @classmethod
+    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"must name each seed once, got {list(seeds)}")
+        return seeds
+
+
+class Config(Section):
+    """A whole run."""
+
+    model: ModelConfig
+    """Which network is pruned."""
+    dataset: DatasetConfig
+    """Which images it is pruned for."""
+    pruning: PruningConfig = PruningConfig()
+    """What is removed and how the budgets are found."""
+    experiment: ExperimentConfig
+    """Where the results go and which seeds run."""
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task that ``dataset.name`` and ``model.name`` spell, e.g. ``"digits-resnet20"``."""
+        return f"{self.dataset.name}-{self.model.name}"
+
+    def to_yaml(self) -> str:
+        """Return the resolved configuration, defaults included, as YAML."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def for_seed(self, seed: int) -> Config:
+        """Return this configuration for one seed only."""
+        experiment = self.experiment.model_copy(update={"random_seeds": (seed,)})
+        return self.model_copy(update={"experiment": experiment})
+
+    def differences(self, other: Config) -> list[str]:
+        """Return what separates the results of two configurations, one line a key.
+
+        Names, folders and the list of seeds decide where results go, not what they are; they are left out.
+        """
+        mine, theirs = _flatten(self.model_dump(mode="json")), _flatten(other.model_dump(mode="json"))
+        return [
+            f"{key}: {mine.get(key)!r} != {theirs.get(key)!r}"
+            for key in sorted(mine.keys() | theirs.keys())
+            if not key.startswith("experiment.") and mine.get(key) != theirs.get(key)
+        ]
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Studies of our own results, each a room with a command."""

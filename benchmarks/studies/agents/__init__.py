@@ -1,0 +1,1 @@
+"""Agents at equal measured evaluations."""

@@ -1,0 +1,132 @@
+"""Can the prices be trusted? Predictions against what removing channels really does, on a named task.
+
+    python -m benchmarks.studies.audit --task digits-resnet20 [--seeds 0 1 2] [--json FILE] [--plot FILE]
+    python -m benchmarks.studies.audit --task digits-resnet20 --one-shot [--json FILE]
+
+The first prints how H-OBS prices rank channels and cuts against the true KL divergence, and how far cuts move the
+features, against named baselines. The second prunes every layer to the same share and prints the test accuracy without
+any fine-tuning, from plain magnitude to the sequential refit. `--weights` audits dense networks of your own training
+(`python -m benchmarks.train_dense --task NAME --seed 1 --out FILE`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.common.arguments import check_distinct, default_threads, positive, writable
+from benchmarks.common.command import reports_errors
+from benchmarks.common.progress import StageProgress
+from benchmarks.common.provenance import write_result
+from benchmarks.studies.audit.one_shot import TARGETS, OneShotRun, measure_one_shot
+from benchmarks.studies.audit.runs import SPLITS, AuditRequest, audit_result, problems, run_audits
+from benchmarks.studies.audit.tables import correlation_table, feature_table, one_shot_table
+from hessian.kfac.loss_curvature import FISHER_TYPES
+from prune_gym.measuring.curvature_cache import CurvatureSettings
+from prune_gym.support.device import resolve_device
+from prune_gym.tasks.registry import task_names
+
+
+@reports_errors(OSError, ValueError, KeyError)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the audit from the command line.
+
+    Args:
+        argv: arguments; absent means those of the process.
+
+    Returns:
+        Exit code: 0 done, 2 bad input, 130 interrupted.
+    """
+    options = _parser().parse_args(argv)
+    for option, values in (("--seeds", options.seeds), ("--splits", options.splits), ("--targets", options.targets)):
+        check_distinct(option, values)
+    device = resolve_device(options.gpu)
+    torch.set_num_threads(options.threads or default_threads())
+    (_one_shot if options.one_shot else _audit)(options, device, Console())
+    return 0
+
+
+def _audit(options: argparse.Namespace, device: torch.device, console: Console) -> None:
+    request = AuditRequest(
+        options.task,
+        tuple(options.weights or [None]),
+        tuple(options.seeds),
+        tuple(options.splits),
+        options.images,
+        options.channels,
+        _curvature(options),
+    )
+    with StageProgress(console) as progress:
+        runs = run_audits(request, device, progress)
+    for split in request.splits:
+        same = [run for run in runs if run.split == split]
+        console.print(correlation_table(split, same), feature_table(split, same), sep="\n")
+    if options.json is not None:
+        console.print(f"results: {write_result(options.json, audit_result(request, runs))}", soft_wrap=True)
+    if options.plot is not None:
+        from benchmarks.studies.audit.plot import plot_audit
+
+        first = {run.split: run.report for run in reversed(runs)}
+        plot_audit({split: first[split] for split in request.splits}, request.task, options.plot)
+        console.print(f"plot: {options.plot}", soft_wrap=True)
+
+
+def _one_shot(options: argparse.Namespace, device: torch.device, console: Console) -> None:
+    runs: list[OneShotRun] = []
+    with StageProgress(console) as progress:
+        for path, seed, problem in problems(
+            options.task, options.weights or [None], options.seeds, device, _curvature(options)
+        ):
+            label = f"{options.task if path is None else path.name}, seed {seed}"
+            with progress.stage(f"{label}: curvature") as report:
+                problem.progress = report
+                problem.load()
+            with progress.stage(f"{label}: one-shot") as report:
+                dense, rows = measure_one_shot(problem, options.targets, report)
+            runs.append(OneShotRun(None if path is None else path.name, seed, dense, rows))
+    console.print(one_shot_table(options.task, runs))
+    if options.json is not None:
+        content = {
+            "task": options.task,
+            "curvature": dataclasses.asdict(_curvature(options)),
+            "runs": [dataclasses.asdict(run) for run in runs],
+        }
+        console.print(f"results: {write_result(options.json, content)}", soft_wrap=True)
+
+
+def _curvature(options: argparse.Namespace) -> CurvatureSettings:
+    return CurvatureSettings(
+        approximation=options.approximation, fisher=options.fisher, trace_calibration=options.trace_calibration
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.audit",
+        description="Hold H-OBS prices against what removing channels really does.",
+    )
+    parser.add_argument("--task", required=True, choices=task_names(), metavar="NAME", help=", ".join(task_names()))
+    parser.add_argument("--one-shot", action="store_true", help="test accuracy at uniform budgets instead")
+    parser.add_argument("--weights", type=Path, nargs="+", metavar="FILE", help="dense networks (default: the task's)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="curvature sketch and sample")
+    parser.add_argument(
+        "--splits", nargs="+", default=SPLITS, choices=("calibration", "reward", "train", "test"), metavar="SPLIT"
+    )
+    parser.add_argument("--images", type=positive, metavar="N", help="at most so many of each split (default: all)")
+    parser.add_argument("--channels", type=positive, default=16, metavar="N", help="channels sampled a layer")
+    parser.add_argument("--approximation", default="expand", choices=("expand", "reduce"), help="of weight sharing")
+    parser.add_argument("--fisher", default="sketch", choices=FISHER_TYPES, help="curvature estimator")
+    parser.add_argument(
+        "--trace-calibration", action="store_true", help="give layers the trace of their exact curvature"
+    )
+    parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, metavar="X", help="with --one-shot")
+    parser.add_argument("--json", type=writable, metavar="FILE", help="write all numbers")
+    parser.add_argument("--plot", type=writable, metavar="FILE", help="draw the first run of every split")
+    parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
+    return parser

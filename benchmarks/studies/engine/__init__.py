@@ -1,0 +1,1 @@
+"""ONE grid x table x plot for every study."""

@@ -1,0 +1,1 @@
+"""One-offs behind single sentences of the docs."""

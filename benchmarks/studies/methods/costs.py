@@ -1,0 +1,110 @@
+"""What every published method costs with its defaults: seconds, images, backward passes and measured plans.
+
+    python -m benchmarks.studies.methods.costs [--task digits-resnet20] [--target 0.5] [--methods NAME ...] ...
+
+Processor seconds are those of all threads of the process, so on one thread they are what an idle machine would take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+import baselines
+from benchmarks.common.arguments import positive, writable
+from benchmarks.common.command import reports_errors
+from benchmarks.common.provenance import write_result
+from benchmarks.common.table import report_console
+from benchmarks.studies.methods.cells import VARIANTS
+from prune_gym.tasks.registry import make_task, task_names
+from prune_gym.tasks.task import PruningTask
+
+HEADINGS = ("processor s", "wall s", "images", "backward passes", "plans", "FLOPs cut")
+
+
+@reports_errors(OSError, ValueError)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run every method once with its defaults; exit code 0, or 2 on bad input."""
+    options = _parser().parse_args(argv)
+    torch.set_num_threads(options.threads)
+    task, table = make_task(options.task), Table(box=SIMPLE_HEAD)
+    for heading in ("method", *HEADINGS):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    about = {"task": options.task, "target": options.target, "threads": options.threads}
+    rows: list[dict[str, Any]] = []
+    for name in options.methods or method_names():
+        row = cost(task, name, options.target)
+        rows.append(row)
+        table.add_row(
+            name,
+            *(f"{row[key]:.1f}" for key in ("processor_seconds", "seconds")),
+            *(f"{row[key]:,}" for key in ("images", "backward_passes", "evaluations")),
+            f"{100 * row['flops_reduction']:.1f} %",
+        )
+        if options.json is not None:
+            write_result(options.json, {**about, "rows": rows})
+    report_console(Console()).print(table)
+    return 0
+
+
+def method_names() -> list[str]:
+    """All baselines and their variants."""
+    return [*baselines.available(), *VARIANTS]
+
+
+def cost(task: PruningTask, name: str, target: float) -> dict[str, Any]:
+    """Prune once with the method's defaults; JSON-able.
+
+    Args:
+        task: it needs a train split.
+        name: of :func:`method_names`.
+        target: FLOPs reduction.
+
+    Raises:
+        ValueError: the task has no train split.
+    """
+    if task.train is None:
+        raise ValueError(f"the task {task.name!r} has no train split, which methods learn from")
+    registered, options = VARIANTS.get(name, (name, {}))
+    started = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a missed target stands in the row
+        _, info = baselines.get(registered).prune(
+            task.model, task.train, target, ratio_of="flops", validation=task.reward, return_info=True, **options
+        )
+    return {
+        "method": name,
+        "processor_seconds": time.process_time() - started,
+        "seconds": info.seconds,
+        "images": info.images,
+        "backward_passes": info.backward_passes,
+        "evaluations": info.evaluations,
+        "flops_reduction": info.flops_reduction,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.methods.costs",
+        description="What every published method costs with its defaults.",
+    )
+    add = parser.add_argument
+    add("--task", default="digits-resnet20", choices=task_names(), metavar="NAME")
+    add("--target", type=float, default=0.5, help="FLOPs reduction (default: %(default)s)")
+    add("--methods", nargs="+", choices=method_names(), metavar="NAME", help="default: all")
+    add("--threads", type=positive, default=1, help="CPU threads (default: %(default)s)")
+    add("--json", type=writable, metavar="FILE", help="also write the rows here")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

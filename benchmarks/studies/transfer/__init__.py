@@ -1,0 +1,1 @@
+"""R-SPAR carried over."""

@@ -1,0 +1,104 @@
+"""Workers of a Ray cluster: the jobs of a sweep as remote tasks (extra ``ray``).
+
+Every node needs this project installed, and sees ``save_dir`` under the same path (a shared file system): runs are
+written, and resumed, where they would be on one machine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+from benchmarks.sweep.worker_job import Job, Outcome, prepare_process, run_job
+from benchmarks.sweep.workers import WorkerStartError
+
+
+class RayWorkers:
+    """Ray tasks, one job each.
+
+    Args:
+        address: of a running cluster (``"auto"``, ``"ray://host:10001"``, ``"host:6379"``); None starts a local one,
+            which ends with the jobs.
+        workers: jobs at a time; None: as many as the cluster has room for.
+        threads: CPU threads of every job, as many CPUs it asks Ray for.
+        imports: modules imported first; they register tasks.
+        gpu: whether every job asks Ray for a GPU.
+
+    Raises:
+        ImportError: Ray is not installed.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        workers: int | None,
+        threads: int,
+        imports: Sequence[str] = (),
+        *,
+        gpu: bool = False,
+    ) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise ImportError("--ray needs Ray: pip install 'prune-gym[ray]'") from error
+        self._ray: Any = ray
+        self.address, self.workers, self.threads, self.imports = address, workers, threads, tuple(imports)
+        self.gpu = gpu
+
+    def run(self, jobs: Sequence[Job], started: Callable[[Job], None]) -> Generator[Outcome, None, None]:
+        """Run jobs; see :class:`benchmarks.sweep.workers.Workers`.
+
+        Raises:
+            WorkerStartError: no cluster at the address.
+        """
+        ours = self._connect()
+        run = self._ray.remote(num_cpus=self.threads, num_gpus=int(self.gpu), max_retries=0)(_run_in_ray)
+        waiting, running = deque(jobs), dict[Any, Job]()
+        room = self.workers or len(jobs)
+        try:
+            while waiting or running:
+                while waiting and len(running) < room:
+                    job = waiting.popleft()
+                    running[run.remote(job, self.threads, "cuda:0" if self.gpu else "cpu", self.imports)] = job
+                    started(job)
+                (ended, *_), _ = self._ray.wait(list(running), num_returns=1)
+                yield self._outcome(ended, running.pop(ended))
+        finally:
+            for reference in running:
+                self._ray.cancel(reference, force=True)
+            if ours:
+                self._ray.shutdown()
+
+    def _connect(self) -> bool:
+        """Make sure there is a cluster; returns whether it has to be left again."""
+        if self._ray.is_initialized():
+            return False
+        options: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False, "logging_level": "warning"}
+        if self.address is None:
+            cores = (self.workers or max(1, (os.cpu_count() or 1) // self.threads)) * self.threads
+            # Local workers find what this process finds; those of a cluster have their own installation.
+            options |= {"num_cpus": cores, "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}}
+        else:
+            options |= {"address": self.address}
+            del options["include_dashboard"]
+        try:
+            self._ray.init(**options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise WorkerStartError(f"no Ray cluster at {self.address or 'this machine'}: {error}") from None
+        return True
+
+    def _outcome(self, reference: Any, job: Job) -> Outcome:
+        try:
+            outcome: Outcome = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            # The worker died, or could not begin; what a job itself dies of comes back as an outcome.
+            return Outcome(job.name, 0.0, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", str(error))
+        return outcome
+
+
+def _run_in_ray(job: Job, threads: int, device: str, imports: Sequence[str]) -> Outcome:
+    prepare_process(threads, imports)
+    return run_job(job, device)

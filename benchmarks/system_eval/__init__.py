@@ -1,0 +1,1 @@
+"""Speed of dense against pruned, and why."""

@@ -1,0 +1,63 @@
+"""Checks of what a user brings, before work is spent on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessian.channels.layer_types import MIXING_TYPES
+from hessian.support.batches import model_device
+from hessian.support.names import unknown
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise unless the weights are finite, of one type and on one device.
+
+    Raises:
+        ValueError: the offending layers are named.
+    """
+    model_device(model)
+    dtypes: dict[torch.dtype, str] = {}
+    for name, tensor in model.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        layer = name.rpartition(".")[0]
+        dtypes.setdefault(tensor.dtype, layer)
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"layer {layer!r} has NaN or infinite values in {name!r}")
+    if len(dtypes) > 1:
+        found = ", ".join(f"{dtype} in {layer!r}" for dtype, layer in dtypes.items())
+        raise ValueError(f"the model mixes types ({found}); convert it with model.float() or model.double() first")
+
+
+def check_inputs(model: nn.Module, inputs: Tensor) -> None:
+    """Raise unless floating-point images have the model's type.
+
+    Raises:
+        ValueError: both types are named.
+    """
+    expected = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    if inputs.is_floating_point() and inputs.dtype != expected:
+        raise ValueError(f"the images are {inputs.dtype} but the model's weights {expected}; convert one of them")
+
+
+def layers_to_watch(model: nn.Module, layers: Sequence[str] | None) -> dict[str, Any]:
+    """Convolutions and linear layers by name: the given ones, or all.
+
+    Raises:
+        ValueError: an unknown name, or one of another kind of module.
+    """
+    modules = dict(model.named_modules())
+    available = {name: module for name, module in modules.items() if isinstance(module, MIXING_TYPES)}
+    if layers is None:
+        return available
+    for name in layers:
+        if name in modules and name not in available:
+            kind = type(modules[name]).__name__
+            raise ValueError(f"layer {name!r} is a {kind}; factors exist for convolutions and linear layers only")
+        if name not in available:
+            raise ValueError(unknown("layer", name, available))
+    return {name: available[name] for name in layers}

@@ -1,0 +1,144 @@
+"""The statistics of all watched layers: what hooks hand in becomes Kronecker factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hessian.kfac.accumulation import InputVectors, MomentSum, OutputGradients, input_width, output_width, row_limit
+from hessian.kfac.calibration import TraceSum
+from hessian.obs.moments import KroneckerFactors
+from hessian.patches.subsampling import Lattice, draw_lattice, position_extents
+from hessian.support.distributed import Workers
+
+
+@dataclass(frozen=True)
+class StatisticsSettings:
+    """What is gathered, and how.
+
+    Attributes:
+        reduce: KFAC-reduce instead of KFAC-expand.
+        dtype: type in which products are formed and summed.
+        position_stride: distance between the output positions used, 1 for all.
+        trace_calibration: scale G to the exact trace.
+    """
+
+    reduce: bool
+    dtype: torch.dtype
+    position_stride: int
+    trace_calibration: bool
+
+
+@dataclass(frozen=True, eq=False)
+class SeenInputs:
+    """What has to be remembered of a layer's forward pass until its gradient arrives.
+
+    Attributes:
+        lattice: output positions in use; None for all.
+        inputs: a copy of the inputs where they are needed again, for the trace.
+    """
+
+    lattice: Lattice | None
+    inputs: Tensor | None
+
+
+class _LayerSums:
+    """Running sums of one layer."""
+
+    def __init__(self, module: nn.Module, *, bias: bool, passes: int) -> None:
+        self.A = MomentSum(row_limit(input_width(module) + bias), passes)
+        self.G = MomentSum(row_limit(output_width(module)), passes)
+        self.trace = TraceSum()
+        self.samples = 0
+
+
+class Statistics:
+    """Running sums of every layer seen so far.
+
+    Args:
+        settings: what is gathered.
+        constant: names of the layers whose inputs get a constant 1.
+        passes: how many passes are to be expected.
+        seed: of the random positions.
+    """
+
+    def __init__(self, settings: StatisticsSettings, constant: Collection[str], *, passes: int, seed: int) -> None:
+        self._settings = settings
+        self._constant = constant
+        self._passes = passes
+        self._positions = torch.Generator().manual_seed(seed)
+        self._sums: dict[str, _LayerSums] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether any layer has seen both inputs and gradients."""
+        return any(sums.G.count for sums in self._sums.values())
+
+    def reseed(self, seed: int) -> None:
+        """Start the random positions anew."""
+        self._positions.manual_seed(seed)
+
+    @torch.no_grad()
+    def add_inputs(self, name: str, module: nn.Module, inputs: Tensor, output: Tensor) -> SeenInputs:
+        """Add a forward pass of a layer; hand the result to :meth:`add_gradient`."""
+        bias, reduce = name in self._constant, self._settings.reduce
+        if name not in self._sums:
+            self._sums[name] = _LayerSums(module, bias=bias, passes=self._passes)
+        sums = self._sums[name]
+        sums.samples += len(inputs)
+        lattice = draw_lattice(module, output, self._settings.position_stride, self._positions)
+        # A copy: the network may overwrite the tensor before the gradient arrives.
+        seen = SeenInputs(lattice, inputs.clone() if self._settings.trace_calibration else None)
+        count = len(inputs) * self._vectors(module, output, lattice)
+        if lattice is not None:
+            module, inputs = lattice.inputs(module, inputs)
+        sums.A.add(InputVectors(module, inputs.to(self._settings.dtype), count, bias, reduce))
+        return seen
+
+    @torch.no_grad()
+    def add_gradient(self, name: str, module: nn.Module, seen: SeenInputs, gradient: Tensor) -> None:
+        """Add the gradient of a layer's output, of a loss summed over samples."""
+        sums, gradient = self._sums[name], gradient.to(self._settings.dtype)
+        if seen.inputs is not None:
+            sums.trace.add(module, seen.inputs.to(self._settings.dtype), gradient)
+        count = len(gradient) * self._vectors(module, gradient, seen.lattice)
+        if seen.lattice is not None:
+            gradient = seen.lattice.gradients(module, gradient)
+        sums.G.add(OutputGradients(module, gradient, count, self._settings.reduce))
+
+    def check_finite(self) -> None:
+        """Raise ValueError, naming the layer, if NaN or infinity was seen."""
+        for letter, what in (("A", "activations"), ("G", "output gradients")):
+            for name, sums in self._sums.items():
+                if not getattr(sums, letter).finite():
+                    raise ValueError(f"layer {name!r} has NaN or infinite {what}; check its weights and the images")
+
+    def factors(self, workers: Workers, device: torch.device) -> dict[str, KroneckerFactors]:
+        """Kronecker factors by layer name, over what all processes have seen.
+
+        Args:
+            workers: the processes; each has seen the same layers.
+            device: where the processes exchange numbers.
+        """
+        seen = {name: sums for name, sums in self._sums.items() if sums.G.count}
+        return {name: self._layer_factors(name, sums, workers, device) for name, sums in seen.items()}
+
+    def _layer_factors(self, name: str, sums: _LayerSums, workers: Workers, device: torch.device) -> KroneckerFactors:
+        for part in (sums.A, sums.G, sums.trace):
+            part.merge(workers)
+        samples = int(workers.sum(torch.tensor(sums.samples, device=device)))
+        inputs, outputs = sums.A.moment(sums.A.count), sums.G.moment(samples)
+        if self._settings.trace_calibration:
+            outputs = outputs.scaled(sums.trace.ratio(samples, inputs, outputs, bias=name in self._constant))
+        return KroneckerFactors(inputs, outputs, name in self._constant)
+
+    def _vectors(self, module: nn.Module, output: Tensor, lattice: Lattice | None) -> int:
+        """Vectors an image contributes, given its layer's output or the gradient of it."""
+        if self._settings.reduce:
+            return 1
+        extents = position_extents(module, output)
+        return math.prod(extents) if lattice is None else lattice.count(extents)

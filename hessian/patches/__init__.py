@@ -1,0 +1,1 @@
+"""Layers as matrices: patches, shared shifted products, position samples."""

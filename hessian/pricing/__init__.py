@@ -1,0 +1,1 @@
+"""Prices, orders, loss curves, plans."""

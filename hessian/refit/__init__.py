@@ -1,0 +1,1 @@
+"""Repairing the weights that stay."""

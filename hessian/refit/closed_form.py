@@ -1,0 +1,130 @@
+"""Repaired weights of a pruned network in closed form.
+
+Every consumer of removed channels is refitted by least squares on its kept inputs (:mod:`hessian.obs`), once on the
+joint kept set where several layers feed it. Where a BatchNorm follows a bias-free consumer, the refit may
+also shift the output: the shift moves into the BatchNorm's running mean, which is exact.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessian.channels.group import ChannelGroup
+from hessian.channels.slicing import Cut, ModuleSlice, NetworkSlicer, slice_tensor
+from hessian.obs.moments import KroneckerFactors
+from hessian.patches.matrices import from_matrix, matrix_columns, weight_matrix
+
+CACHE_BYTES = 512 << 20
+"""Refitted weights kept for reuse."""
+
+
+class Compensator:
+    """Sliced and refitted weights of a network under pruning plans.
+
+    Args:
+        model: the dense network.
+        groups: its prunable layers.
+        factors: Kronecker factors of (at least) every consumer.
+        damping: relative damping of A in the refits.
+        norms: consumer -> BatchNorm that absorbs its shift (:func:`hessian.channels.norms.shift_absorbing_norms`);
+            those consumers' A carries a constant.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: Sequence[ChannelGroup],
+        factors: Mapping[str, KroneckerFactors],
+        damping: float,
+        norms: Mapping[str, str],
+    ) -> None:
+        self.model = model
+        self.slicer = NetworkSlicer(model, groups)
+        self.factors = factors
+        self.damping = damping
+        self.norms = dict(norms)
+        self._modules: dict[str, Any] = dict(model.named_modules())
+        self._cache: OrderedDict[tuple[str, bytes], tuple[Tensor, Tensor | None]] = OrderedDict()
+        self._cached_bytes = 0
+
+    def state(self, cut: Cut) -> dict[str, Tensor]:
+        """State dict of the pruned network with every consumer refitted.
+
+        Args:
+            cut: a plan applied to this network, from :attr:`slicer`.
+
+        Returns:
+            Every key of the model's state dict, at the pruned shapes and the model's dtype.
+        """
+        state = cut.state()
+        for name, part in cut.slices.items():
+            if part.columns is not None and name in self.factors:
+                self._install(state, name, part, cut.slices)
+        return state
+
+    def _install(
+        self, state: dict[str, Tensor], name: str, part: ModuleSlice, slices: Mapping[str, ModuleSlice]
+    ) -> None:
+        module = self._modules[name]
+        weight, shift = self.refitted(name, part)
+        rows = ModuleSlice(rows=part.rows)
+        state[f"{name}.weight"] = slice_tensor(module, "weight", weight, rows)
+        if shift is None:
+            return
+        if module.bias is not None:
+            state[f"{name}.bias"] = slice_tensor(module, "bias", shift, rows)
+        else:
+            norm = self.norms[name]
+            kept = ModuleSlice(rows=slices[norm].rows) if norm in slices else ModuleSlice()
+            state[f"{norm}.running_mean"] = state[f"{norm}.running_mean"] - slice_tensor(module, "bias", shift, kept)
+
+    def refitted(self, name: str, part: ModuleSlice) -> tuple[Tensor, Tensor | None]:
+        """A consumer's refitted weight with all its rows, and its bias (or absorbed shift) or None.
+
+        Args:
+            name: the consumer.
+            part: its slice; only the columns matter.
+
+        Returns:
+            Weight at the kept input channels, bias [d_out] or None; both cached and not to be modified.
+        """
+        assert part.columns is not None
+        key = (name, part.columns.numpy().tobytes())
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        result = self._solve(name, part)
+        self._cache[key] = result
+        self._cached_bytes += _nbytes(result)
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            _, dropped = self._cache.popitem(last=False)
+            self._cached_bytes -= _nbytes(dropped)
+        return result
+
+    def _solve(self, name: str, part: ModuleSlice) -> tuple[Tensor, Tensor | None]:
+        module = self._modules[name]
+        factors = self.factors[name]
+        matrix = weight_matrix(module)
+        if factors.bias and module.bias is None:
+            matrix = torch.cat([matrix, matrix.new_zeros(*matrix.shape[:2], 1)], dim=2)
+        positions = part.weight_columns(module)
+        assert positions is not None
+        kept = matrix_columns(module, positions[None])[0]
+        if factors.bias:
+            kept = torch.cat([kept, kept.new_tensor([matrix.shape[2] - 1])])
+        refitted = factors.damped(self.damping).refit(matrix, kept.to(matrix.device))
+        return from_matrix(module, refitted, bias=factors.bias)
+
+
+def damped_inputs(factors: KroneckerFactors, damping: float) -> Tensor:
+    """A with relative damping [groups, d, d] in float64; the constant's entry is damped no more than the inputs'."""
+    return factors.A.double() + torch.diag_embed(factors.ridge(damping))
+
+
+def _nbytes(result: tuple[Tensor, Tensor | None]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in result if tensor is not None)

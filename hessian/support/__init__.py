@@ -1,0 +1,1 @@
+"""Names, files, modes, layouts, batches, processes."""

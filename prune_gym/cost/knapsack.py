@@ -1,0 +1,178 @@
+"""The cheapest plan that meets a FLOPs target, by predicted loss: a knapsack whose items share their sizes.
+
+Minimise ``sum_l curve_l[removed_l]`` subject to ``FLOPs(kept) <= budget``. Three steps, each exact in what it does:
+
+1. For a price ``mu`` on FLOPs, coordinate descent: with all other layers fixed, FLOPs are quadratic in one layer's
+   count, so its best count is found by looking at all of them. Bisection on ``mu`` brackets the budget.
+2. Repair to the budget: give back what helps most per FLOP, or take away what costs least per FLOP.
+3. Exchange: two layers at a time are set to their best pair of counts under the budget, until no pair improves.
+
+Lagrangian relaxation alone leaves a gap when curves are not convex; the exchanges close most of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
+from prune_gym.cost.model import CostModel
+
+_PRICE_STEPS = 40
+_DESCENT_SWEEPS = 20
+_EXCHANGE_SWEEPS = 20
+_EXCHANGE_WINDOW = 48
+"""Counts considered on either side of a layer's own in an exchange, so that wide layers stay affordable."""
+
+
+def knapsack(
+    curves: Sequence[Any],
+    cost: CostModel,
+    target: float,
+    max_ratio: float = 0.95,
+    *,
+    limits: CountLimits | None = None,
+) -> IntArray:
+    """Kept counts of least summed loss whose FLOPs reduction is at least the target.
+
+    Args:
+        curves: one array [num_units] a layer, ``curves[l][k]`` = predicted loss increase of removing k units; made
+            non-decreasing before use.
+        cost: the network's cost model.
+        target: FLOPs reduction to reach, fraction in [0, 1).
+        max_ratio: largest pruning ratio of a layer; ignored when ``limits`` are given.
+        limits: legal counts, if they are to be other than ``max_ratio`` alone says.
+
+    Returns:
+        int64 [L]; legal, on the target, and no single unit can be given back.
+
+    Raises:
+        ValueError: a curve of the wrong length or with a non-finite entry, or a target out of reach.
+    """
+    limits = cost.limits(max_ratio) if limits is None else limits
+    cost.check_target(target, limits)
+    return _Search(_checked(curves, cost), cost, limits, target).run()
+
+
+def _checked(curves: Sequence[Any], cost: CostModel) -> list[FloatArray]:
+    if len(curves) != len(cost.units):
+        raise ValueError(f"expected one curve a layer, {len(cost.units)}; got {len(curves)}")
+    arrays = [np.asarray(curve, dtype=np.float64) for curve in curves]
+    for curve, group in zip(arrays, cost.groups, strict=True):
+        if curve.shape != (group.num_units,) or not np.isfinite(curve).all():
+            raise ValueError(
+                f"the curve of layer {group.name!r} needs {group.num_units} finite entries (0 to "
+                f"{group.num_units - 1} units removed); got shape {curve.shape}"
+            )
+    return [np.maximum.accumulate(curve) for curve in arrays]
+
+
+class _Search:
+    """One knapsack problem: losses by kept count, FLOPs in fractions of the dense network's."""
+
+    def __init__(self, curves: list[FloatArray], cost: CostModel, limits: CountLimits, target: float) -> None:
+        self.cost = cost
+        self.limits = limits
+        self.target = target
+        self.choices = [limits.choices(layer) for layer in range(len(curves))]
+        self.losses = [curve[len(curve) - counts] for curve, counts in zip(curves, self.choices, strict=True)]
+        self.by_kept = [np.append(np.inf, curve[::-1]) for curve in curves]
+
+    def run(self) -> IntArray:
+        uniform = self.cost.project(np.full(len(self.choices), max(self.target, 0.01)), self.target, limits=self.limits)
+        plans = [uniform, *(self._priced(start) for start in (uniform, self.limits.units))]
+        plans = [self._exchange(self._repair(plan)) for plan in plans]
+        return min(plans, key=lambda plan: (self.loss(plan), float(self.cost.reduction(plan)), plan.tolist()))
+
+    def loss(self, kept: IntArray) -> float:
+        return float(sum(curve[count] for curve, count in zip(self.by_kept, kept, strict=True)))
+
+    def _feasible(self, kept: IntArray) -> bool:
+        return bool(self.cost.reduction(kept) >= self.target)
+
+    def _priced(self, start: IntArray) -> IntArray:
+        """Descent at the smallest FLOPs price whose plan meets the target, found by bisection on its logarithm."""
+        largest = max(losses[0] for losses in self.losses) + 1e-300
+        low, high = np.log(largest) - 30.0, np.log(largest) + 15.0
+        best = self.limits.minimum
+        for _ in range(_PRICE_STEPS):
+            middle = 0.5 * (low + high)
+            plan = self._descend(start, float(np.exp(middle)))
+            if self._feasible(plan):
+                best, high = plan, middle
+            else:
+                low = middle
+        return best
+
+    def _descend(self, start: IntArray, price: float) -> IntArray:
+        """Coordinate descent on ``loss + price * FLOPs / dense FLOPs``."""
+        kept = start.copy()
+        for _ in range(_DESCENT_SWEEPS):
+            before = kept.copy()
+            for layer, (counts, losses) in enumerate(zip(self.choices, self.losses, strict=True)):
+                flops = self.cost.flops_form.along(kept, layer, counts)
+                kept[layer] = counts[np.argmin(losses + price / self.cost.dense_flops * flops)]
+            if np.array_equal(kept, before):
+                break
+        return kept
+
+    def _repair(self, kept: IntArray) -> IntArray:
+        """Reach the target by the cheapest removals per FLOP, then give back what helps most per FLOP."""
+        kept = kept.copy()
+        while not self._feasible(kept):
+            fewer = self.limits.one_fewer(kept)
+            saved = -self.cost.flops_form.change(kept, fewer)
+            harm = np.where(fewer < kept, self._changes(kept, fewer) / np.maximum(saved, 1.0), np.inf)
+            layer = int(harm.argmin())
+            kept[layer] = fewer[layer]
+        while True:
+            more = self.limits.one_more(kept)
+            spent = self.cost.flops_form.change(kept, more)
+            after = 1.0 - (self.cost.flops_form(kept) + spent) / self.cost.dense_flops
+            gain = np.where((more > kept) & (after >= self.target), -self._changes(kept, more), -np.inf)
+            gain = gain / np.maximum(spent, 1.0)
+            if np.isneginf(gain).all():
+                return kept
+            layer = int(gain.argmax())
+            kept[layer] = more[layer]
+
+    def _changes(self, kept: IntArray, other: IntArray) -> FloatArray:
+        triples = zip(self.by_kept, kept, other, strict=True)
+        return np.array([curve[after] - curve[before] for curve, before, after in triples])
+
+    def _exchange(self, kept: IntArray) -> IntArray:
+        """Best pairs of counts under the budget until no pair of layers improves."""
+        for _ in range(_EXCHANGE_SWEEPS):
+            before = self.loss(kept)
+            for first in range(len(kept)):
+                for second in range(first + 1, len(kept)):
+                    kept = self._best_pair(kept, first, second)
+            if not self.loss(kept) < before:
+                break
+        return self._repair(kept)
+
+    def _window(self, kept: IntArray, layer: int) -> slice:
+        index = int(np.searchsorted(self.choices[layer], kept[layer]))
+        return slice(max(0, index - _EXCHANGE_WINDOW), index + _EXCHANGE_WINDOW + 1)
+
+    def _best_pair(self, kept: IntArray, first: int, second: int) -> IntArray:
+        windows = self._window(kept, first), self._window(kept, second)
+        rows, columns = self.choices[first][windows[0]], self.choices[second][windows[1]]
+        losses = self.losses[first][windows[0]][:, None] + self.losses[second][windows[1]][None, :]
+        form = self.cost.flops_form
+        neither = kept.copy()
+        neither[second] = 0
+        one = form.along(neither, first, rows)
+        neither[first] = 0
+        other = form.along(neither, second, columns) - form(neither)
+        flops = one[:, None] + other[None, :] + 2.0 * form.pairwise[first, second] * np.outer(rows, columns)
+        allowed = 1.0 - flops / self.cost.dense_flops >= self.target
+        row, column = np.unravel_index(np.argmin(np.where(allowed, losses, np.inf)), losses.shape)
+        current = self.by_kept[first][kept[first]] + self.by_kept[second][kept[second]]
+        if not losses[row, column] < current - 1e-12 * abs(current):
+            return kept
+        improved = kept.copy()
+        improved[first], improved[second] = rows[row], columns[column]
+        return improved

@@ -1,0 +1,228 @@
+"""FLOPs and parameters of a pruned network in closed form, and the nearest plan that meets a FLOPs target.
+
+A convolution costs ``2 * positions * k_h * k_w * (inputs / groups) * outputs`` FLOPs. Kept inputs and outputs are each
+affine in the kept counts of the layers they belong to (several layers may feed one module, a flattened channel owns
+several columns), so the cost of the whole network is a quadratic form ``c + b.k + k.Q.k`` in the vector ``k`` of kept
+counts. All entries are whole numbers far below 2**53, so float64 arithmetic on them is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+
+from hessian.channels.layer_calls import calls_of_one_input
+from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
+from prune_gym.cost.projection import project
+from prune_gym.cost.quadratic import FormBuilder
+
+if TYPE_CHECKING:
+    from hessian.channels.group import ChannelGroup, Member
+
+CONVOLUTIONS = nn.modules.conv._ConvNd
+
+
+class CostModel:
+    """FLOPs and parameters as functions of kept units.
+
+    FLOPs are 2 x MACs of convolutions and linear maps for one input, exactly what ``torch.utils.flop_counter`` counts;
+    parameters are all of the network's.
+
+    Args:
+        groups: prunable layers, from :func:`hessian.channels.find_channel_groups`.
+        model: the dense network; it runs once on the example, in evaluation mode, and is left as it was.
+        example_input: a tensor (or tuple of tensors) the model accepts; only its first sample is used.
+
+    Attributes:
+        units: int64 [L], units of every layer.
+        flops_form: the FLOPs as a :class:`QuadraticCost`.
+        params_form: the parameters as a :class:`QuadraticCost`.
+        input_shapes: shape of one input [C, ...] of every convolution and linear layer, by qualified name.
+        dense_flops: FLOPs of the dense network.
+        dense_params: parameters of the dense network.
+        positions: weighted module -> how often its kernel is applied to one input.
+
+    Raises:
+        ValueError: a layer's units own unequal numbers of positions, so that counts alone do not fix the cost.
+    """
+
+    def __init__(self, groups: Sequence[ChannelGroup], model: nn.Module, example_input: Any) -> None:
+        self.groups = tuple(groups)
+        self.units: IntArray = np.array([group.num_units for group in groups], dtype=np.int64)
+        widths = _PositionTable(self.groups)
+        calls = calls_of_one_input(model, example_input)
+        self.positions, self.input_shapes = calls.positions, calls.input_shapes
+        flops, params = FormBuilder(self.units), FormBuilder(self.units)
+        for name, module in model.named_modules():
+            _add_module(flops, params, name, module, self.positions.get(name, 0), widths)
+        self.flops_form, self.params_form = flops.form(), params.form()
+        self._extents = {
+            name: _ModuleExtents(*_extents(dict(model.named_modules())[name]), widths.rows(name), widths.columns(name))
+            for name in self.positions
+        }
+        self.dense_flops = int(self.flops(self.units))
+        self.dense_params = int(self.params(self.units))
+
+    def flops(self, kept: IntArray) -> IntArray:
+        """FLOPs of plans for one input: kept int [..., L] -> int64 [...]."""
+        return self.flops_form(kept).astype(np.int64)
+
+    def params(self, kept: IntArray) -> IntArray:
+        """Parameters of plans: kept int [..., L] -> int64 [...]."""
+        return self.params_form(kept).astype(np.int64)
+
+    def reduction(self, kept: IntArray) -> FloatArray:
+        """FLOPs reduction of plans, fraction in [0, 1): kept int [..., L] -> float64 [...]."""
+        return 1.0 - self.flops_form(kept) / self.dense_flops
+
+    def module_sizes(self, name: str, kept: IntArray) -> tuple[IntArray, IntArray]:
+        """Outputs and inputs a convolution or linear layer keeps: kept int [..., L] -> two int64 [...]."""
+        extents = self._extents[name]
+        removed = self.units - np.asarray(kept)
+        sizes = extents.outputs - removed @ extents.rows, extents.inputs - removed @ extents.columns
+        return sizes[0].astype(np.int64), sizes[1].astype(np.int64)
+
+    def module_flops(self, name: str, kept: IntArray) -> FloatArray:
+        """FLOPs of one convolution or linear layer: kept int [..., L] -> float64 [...]."""
+        outputs, inputs = self.module_sizes(name, kept)
+        extents = self._extents[name]
+        # A depthwise convolution counts all inputs as kept: it loses groups, and each output sees as many as before.
+        return 2.0 * self.positions[name] * extents.taps * outputs * inputs / extents.groups
+
+    def limits(self, max_ratio: float = 0.95, *, min_channels: int = 1, round_to: int = 1) -> CountLimits:
+        """Legal kept counts under the given bounds (see :meth:`prune_gym.cost.limits.CountLimits.of`)."""
+        return CountLimits.of(self.groups, max_ratio, min_channels=min_channels, round_to=round_to)
+
+    def largest_reduction(self, limits: CountLimits) -> float:
+        """The FLOPs reduction of the smallest legal network."""
+        return float(self.reduction(limits.minimum))
+
+    def check_target(self, target: float | FloatArray, limits: CountLimits) -> None:
+        """Raise ValueError, naming the reachable range, if a target FLOPs reduction is out of reach."""
+        low, high = float(np.min(target)), float(np.max(target))
+        reachable = self.largest_reduction(limits)
+        if not (low >= 0.0 and high <= reachable):
+            given = f"{low:g}" if low == high else f"[{low:g}, {high:g}]"
+            raise ValueError(
+                f"target FLOPs reduction {given} is out of reach: this network reaches [0, {reachable:.4f}] under "
+                "max_pruning_ratio (and round_to, min_channels); lower the target or raise max_pruning_ratio"
+            )
+
+    def project(
+        self,
+        ratios: FloatArray,
+        target: float | FloatArray,
+        max_ratio: float = 0.95,
+        *,
+        limits: CountLimits | None = None,
+    ) -> IntArray:
+        """Move plans onto a FLOPs target: one common shift of all ratios in logit space, then whole units.
+
+        The shift is the smallest one whose rounded plan reduces FLOPs by at least the target. What
+        rounding overshoots is given back, unit by unit, to the layer rounded down furthest among those that still fit;
+        so no single unit of the result can be given back, and projecting twice changes nothing.
+
+        Args:
+            ratios: float [..., L], pruning ratios in [0, 1].
+            target: FLOPs reduction to reach; a number or an array that broadcasts to the leading dimensions.
+            max_ratio: largest pruning ratio of a layer; ignored when ``limits`` are given.
+            limits: legal counts, if they are to be other than ``max_ratio`` alone says.
+
+        Returns:
+            int64 [..., L], kept units; ``reduction(kept) >= target`` holds exactly.
+
+        Raises:
+            ValueError: ratios outside [0, 1] or NaN, or a target out of reach (the reachable range is named).
+        """
+        ratios = np.asarray(ratios, dtype=np.float64)
+        if ratios.shape[-1:] != self.units.shape or not np.all((ratios >= 0.0) & (ratios <= 1.0)):
+            raise ValueError(
+                f"ratios are {len(self.units)} pruning ratios in [0, 1], one a layer; got an array of shape "
+                f"{ratios.shape}: {np.array2string(ratios, threshold=8, precision=4)}"
+            )
+        limits = self.limits(max_ratio) if limits is None else limits
+        self.check_target(target, limits)
+        return self.project_logits(limits.logits(self.units * (1.0 - ratios)), target, limits)
+
+    def project_logits(self, logits: FloatArray, target: float | FloatArray, limits: CountLimits) -> IntArray:
+        """:meth:`project` for ratios given in logit space [..., L], without checks."""
+        odds = np.exp(logits).reshape(-1, len(self.units))
+        targets = np.broadcast_to(np.asarray(target, dtype=np.float64), np.shape(logits)[:-1]).reshape(-1)
+        return project(odds, targets, self.flops_form, self.dense_flops, limits).reshape(np.shape(logits))
+
+
+@dataclass(frozen=True, eq=False)
+class _ModuleExtents:
+    """Sizes of a weighted module, and the positions a unit of every layer owns of them."""
+
+    outputs: int
+    inputs: int
+    taps: int
+    groups: int
+    rows: FloatArray
+    columns: FloatArray
+
+
+class _PositionTable:
+    """Positions one unit of every layer owns along module dimensions, and whole extents are left to the module."""
+
+    def __init__(self, groups: Sequence[ChannelGroup]) -> None:
+        self._count = len(groups)
+        self._rows: dict[str, FloatArray] = {}
+        self._columns: dict[str, FloatArray] = {}
+        for layer, group in enumerate(groups):
+            for member in (*group.producers, *group.carriers):
+                self._add(self._rows, member.parameter or member.module, layer, group, member)
+            for member in group.consumers:
+                self._add(self._columns, member.module, layer, group, member)
+
+    def _add(self, table: dict[str, FloatArray], key: str, layer: int, group: ChannelGroup, member: Member) -> None:
+        sizes = {len(unit) for unit in group.units}
+        if len(sizes) > 1:
+            raise ValueError(f"units of layer {group.name!r} have {sorted(sizes)} channels; their costs differ")
+        table.setdefault(key, np.zeros(self._count))[layer] += sizes.pop() * member.indices.shape[1]
+
+    def rows(self, name: str) -> FloatArray:
+        """Output positions a unit of every layer owns in a module (or bare parameter), [L]."""
+        return self._rows.get(name, np.zeros(self._count))
+
+    def columns(self, name: str) -> FloatArray:
+        """Input positions a unit of every layer owns in a module, [L]."""
+        return self._columns.get(name, np.zeros(self._count))
+
+
+def _add_module(
+    flops: FormBuilder,
+    params: FormBuilder,
+    name: str,
+    module: nn.Module,
+    positions: int,
+    widths: _PositionTable,
+) -> None:
+    """Add one module's own operations and parameters."""
+    rows, columns = widths.rows(name), widths.columns(name)
+    if isinstance(module, (CONVOLUTIONS, nn.Linear)):
+        outputs, inputs, taps, groups = _extents(module)
+        flops.add(2.0 * positions * taps, outputs, rows, inputs / groups, columns / groups)
+        params.add(taps, outputs, rows, inputs / groups, columns / groups)
+        if module.bias is not None:
+            params.add(1.0, outputs, rows)
+        return
+    for suffix, parameter in module.named_parameters(recurse=False):
+        qualified = f"{name}.{suffix}" if name else suffix
+        bare = widths.rows(qualified)
+        extents = [extent for extent in parameter.shape if extent > 1] or [1]
+        # A per-channel vector; a single shared entry (PReLU with one slope) stays whole.
+        owned = (rows if rows.any() else bare) * (parameter.numel() > 1)
+        params.add(parameter.numel() / extents[-1], extents[-1], owned)
+
+
+def _extents(module: Any) -> tuple[int, int, int, int]:
+    """Outputs, inputs, kernel taps and groups of a weighted module."""
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features, 1, 1
+    return module.out_channels, module.in_channels, int(np.prod(module.kernel_size)), module.groups

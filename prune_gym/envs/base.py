@@ -1,0 +1,319 @@
+"""What the pruning environments share: the problem, the target, lambda, measuring and looking at plans."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from hessian.support.names import unknown
+from prune_gym.cost.limits import FloatArray, IntArray
+from prune_gym.envs.constraint import TargetRange
+from prune_gym.envs.fidelity import Archive, Fidelity, MeasuredFidelity, make_fidelity
+from prune_gym.envs.observation import ObservationLayout, Observer
+from prune_gym.envs.render import RENDER_MODES, PlanPicture, caption_of
+from prune_gym.envs.reward import Reward, make_reward
+from prune_gym.envs.scoring import PlanState, Scorer
+from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.problem.features import BOUND, FeatureSet
+from prune_gym.problem.problem import START_NAMES, PruningProblem
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SHARED_SETTINGS = ("task", "repair", "device", "cache_dir", "task_options")
+"""Arguments that make the problem, which forks share."""
+
+Observation = NDArray[np.float32]
+Info = dict[str, Any]
+Self = TypeVar("Self", bound="PruningEnv")
+
+
+class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
+    """Base of the pruning environments; they add the actions.
+
+    Args:
+        layout: the observation's layout.
+        features: its features of the layers.
+        actions: number of entries of an action.
+        problem: what is pruned.
+        target_flops_reduction: required reduction, or a range sampled at reset; None means the task's default.
+        reward: name or object, see :mod:`prune_gym.envs.reward`.
+        fidelity: ``"measured"`` or ``"predicted"`` (:mod:`prune_gym.envs.fidelity`).
+        start: ``"knapsack"`` or ``"uniform"``.
+        max_pruning_ratio: largest pruning ratio of a layer.
+        min_channels: channels every layer keeps at least.
+        round_to: kept channels are a multiple of this (or all of them).
+        lambda_0: initial penalty weight.
+        tau: rate of its adaptation.
+        render_mode: ``"ansi"``, ``"rgb_array"`` or None.
+
+    Raises:
+        ValueError: an unknown name, a number out of its range, or a target out of reach.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        layout: ObservationLayout,
+        features: FeatureSet,
+        actions: int,
+        problem: PruningProblem,
+        target_flops_reduction: float | Sequence[float] | None,
+        reward: str | Reward,
+        fidelity: str | Fidelity,
+        start: str,
+        max_pruning_ratio: float,
+        min_channels: int,
+        round_to: int,
+        lambda_0: float,
+        tau: float,
+        render_mode: str | None,
+    ) -> None:
+        if start not in START_NAMES:
+            raise ValueError(unknown("start", start, START_NAMES))
+        if render_mode is not None and render_mode not in RENDER_MODES:
+            raise ValueError(unknown("render_mode", render_mode, RENDER_MODES))
+        self.problem = problem
+        self.reward = make_reward(reward, lambda_0, tau)
+        self.limits = problem.cost.limits(max_pruning_ratio, min_channels=min_channels, round_to=round_to)
+        self.targets = TargetRange.of(target_flops_reduction, problem.default_target)
+        problem.cost.check_target(np.array([self.targets.low, self.targets.high]), self.limits)
+        self._fidelity = make_fidelity(fidelity)
+        self.features = features
+        self.start = start
+        self.render_mode = render_mode
+        self.layout = layout
+        self._observer = Observer(layout, features, problem)
+        self._scorer = Scorer(problem, self.reward)
+        self.observation_space = spaces.Box(-BOUND, BOUND, (layout.size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
+        self.archive: Archive = {}
+        self._settings: dict[str, Any] = {}
+        self._lambda = self.reward.schedule.lambda_0
+        self._target = self.targets.low
+        self._steps = 0
+        self._state: PlanState | None = None
+        self._past: list[tuple[PlanState, IntArray]] = []
+        self._start_score = 0.0
+
+    # ------------------------------------------------------------------ episodes
+
+    def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
+        """Start an episode at the start plan of its target.
+
+        Args:
+            seed: seeds the targets' sampling and restores lambda to ``lambda_0``.
+            options: ``{"target": x}`` sets this episode's target FLOPs reduction.
+
+        Raises:
+            ValueError: an unknown option, or a target out of reach.
+        """
+        super().reset(seed=seed)
+        self.problem.load()
+        self._adapt_lambda(restart=seed is not None)
+        self._target = self.next_target(options or {}, self.np_random)
+        self._steps = 0
+        self._past = []
+        start = self.problem.start_plan(self.start, self._target, limits=self.limits)
+        self._state = self._visit(start)
+        self._start_score = self._state.score
+        return self._look_at(start.copy()), self._info({"accuracy": 0.0, "violation": 0.0})
+
+    # ------------------------------------------------------------------ plans
+
+    @property
+    def fidelity(self) -> str:
+        """``"measured"`` or ``"predicted"``."""
+        return self._fidelity.name
+
+    @property
+    def kept(self) -> IntArray:
+        """Kept units of every layer now, int64 [L], a copy."""
+        return self._current.kept.copy()
+
+    @property
+    def target(self) -> float:
+        """The current episode's target FLOPs reduction."""
+        return self._target
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Layer name -> pruning ratio now."""
+        ratios = 1.0 - self._current.kept / self.problem.cost.units
+        return dict(zip(self.problem.layer_names, ratios.tolist(), strict=True))
+
+    def plan(self) -> dict[str, list[int]]:
+        """The pruning plan now: layer name -> removed channel indices."""
+        return self.problem.hobs.plan(self._current.kept.tolist())
+
+    def export(self) -> nn.Module:
+        """The pruned network now: physically small, repaired, in evaluation mode."""
+        return self.problem.evaluator.export(self._current.kept.tolist())
+
+    def score_of(self, evaluations: FloatArray, reductions: FloatArray, kept: IntArray | None = None) -> FloatArray:
+        """Scores of plans under the current target and lambda.
+
+        Args:
+            evaluations: [...], what plans measure in the reward's metric (soft accuracy by default).
+            reductions: [...], their FLOPs reductions.
+            kept: int [..., L], the plans; only rewards that weigh latency need them.
+
+        Returns:
+            float64 [...].
+
+        Raises:
+            ValueError: the reward weighs latency and the plans are not given.
+        """
+        return self._scorer.scores(evaluations, reductions, self._target, self._lambda, kept)
+
+    def best_plan(self, tolerance: float = 0.02) -> tuple[IntArray, Evaluation]:
+        """The best measured plan that meets the current target.
+
+        All plans measured through this environment and its forks compete, whatever target they were made for; the
+        start plan of the current target is among them (and is measured if it was not).
+
+        Args:
+            tolerance: plans count whose FLOPs reduction is in ``[target, target + tolerance]``.
+
+        Returns:
+            Kept units int64 [L], and what they score.
+        """
+        self.problem.load()
+        start = self.problem.start_plan(self.start, self._target, limits=self.limits)
+        MeasuredFidelity().evaluate(self.problem, self.archive, start)
+        plans = np.array(list(self.archive))
+        reductions = self.problem.cost.reduction(plans)
+        meets = (reductions >= self._target) & (reductions <= self._target + tolerance)
+        # The start plan stays in the race where whole units cannot come within the tolerance.
+        meets |= (plans == start).all(axis=1)
+        qualities = np.array([getattr(evaluation, self.reward.metric) for evaluation in self.archive.values()])
+        best = int(np.where(meets, self.score_of(qualities, reductions, plans), -np.inf).argmax())
+        return plans[best].astype(np.int64), list(self.archive.values())[best]
+
+    def fork(self: Self, **overrides: Any) -> Self:
+        """An independent environment in the same state, on the same loaded problem.
+
+        The archive of measured plans is shared, so that what one measures is free for the other.
+
+        Args:
+            **overrides: arguments of the constructor to change, for example ``fidelity="predicted"``.
+
+        Raises:
+            ValueError: an override of what makes the problem (the task, its repair, its device).
+        """
+        shared = [name for name in overrides if name in SHARED_SETTINGS]
+        if shared:
+            raise ValueError(f"a fork shares the problem, so {shared[0]!r} cannot differ; make another environment")
+        other = type(self)(**{**self._settings, **overrides, "problem": self.problem})
+        other.archive = self.archive
+        other._lambda, other._target, other._steps = self._lambda, self._target, self._steps
+        other._start_score, other._state, other._past = self._start_score, self._state, list(self._past)
+        other.np_random.bit_generator.state = self.np_random.bit_generator.state
+        return other
+
+    def undo(self) -> tuple[Observation, Info]:
+        """Take back the last step of this episode; what was measured stays known.
+
+        Returns:
+            The observation and the information there were before that step.
+
+        Raises:
+            RuntimeError: no step was made since the last ``reset``.
+        """
+        if not self._past:
+            raise RuntimeError("there is no step to take back: none was made since the last reset()")
+        self._state, draft = self._past.pop()
+        self._steps -= 1
+        return self._look_at(draft), self._info({"accuracy": 0.0, "violation": 0.0})
+
+    def render(self) -> Any:
+        """The plan as a table of bars (text), or as a picture (uint8 [H, W, 3]), as ``render_mode`` says; else None."""
+        if self.render_mode is None:
+            return None
+        state = self._current
+        caption = caption_of(state.evaluation.accuracy, state.reduction, self._target, state.score)
+        return PlanPicture(self.problem.layer_names, state.kept, self.problem.cost.units, caption).drawn(
+            self.render_mode
+        )
+
+    # ------------------------------------------------------------------ for the environments
+
+    @abstractmethod
+    def _look_at(self, draft: IntArray) -> Observation:
+        """The observation at these counts after the steps made so far; the environment may keep the array."""
+
+    @property
+    def _current(self) -> PlanState:
+        if self._state is None:
+            raise RuntimeError("there is no plan yet; call reset() first")
+        return self._state
+
+    def _checked(self, action: NDArray[np.float32]) -> FloatArray:
+        moves = np.asarray(action, dtype=np.float64)
+        if moves.shape != self.action_space.shape:
+            raise ValueError(f"an action has shape {self.action_space.shape}; got {moves.shape}")
+        if not np.isfinite(moves).all():
+            raise ValueError(f"an action's entries are finite numbers in [-1, 1]; got {moves}")
+        return moves
+
+    def next_target(self, options: Mapping[str, Any], generator: np.random.Generator) -> float:
+        """The target of an episode: from the reset options, or drawn.
+
+        Raises:
+            ValueError: an unknown option, or a target out of reach.
+        """
+        target = self.targets.choose(options, generator)
+        if options:
+            self.problem.cost.check_target(target, self.limits)
+        return target
+
+    def _adapt_lambda(self, restart: bool) -> None:
+        """Set lambda for the coming episode, from the last plan of the one before."""
+        if restart or self._state is None:
+            self._lambda = self.reward.schedule.lambda_0
+        else:
+            self._lambda = self.reward.schedule(self._accuracy_drop)
+
+    @property
+    def _accuracy_drop(self) -> float:
+        return float(self._scorer.drop(getattr(self._current.evaluation, self.reward.metric)))
+
+    def _visit(self, kept: IntArray) -> PlanState:
+        evaluation = self._fidelity.evaluate(self.problem, self.archive, kept)
+        return self._scorer.state(kept, evaluation, self._target, self._lambda)
+
+    def _observation(self, kept: IntArray, progress: float) -> Observation:
+        """The observation of a plan, a fresh array."""
+        reduction = self.problem.cost.reduction(kept)
+        return self._observer(kept, self._accuracy_drop, reduction, self._target, self._lambda, progress)
+
+    def _gains(self, before: PlanState, after: PlanState) -> dict[str, float]:
+        """The parts of the reward of a move."""
+        return {
+            "accuracy": after.value - before.value,
+            "violation": self._lambda * (before.violation - after.violation),
+        }
+
+    def _info(self, rewards: dict[str, float]) -> Info:
+        state = self._current
+        return {
+            "accuracy": state.evaluation.accuracy,
+            "soft_accuracy": state.evaluation.soft_accuracy,
+            "loss": state.evaluation.loss,
+            "flops_reduction": state.reduction,
+            "target_flops_reduction": self._target,
+            "violation": state.violation,
+            "score": state.score,
+            "lambda": self._lambda,
+            "is_success": state.violation == 0.0 and state.score > self._start_score,
+            "measured_evaluations": len(self.archive),
+            "kept": state.kept.copy(),
+            "rewards": rewards,
+        }

@@ -1,0 +1,88 @@
+"""What plans are worth under a reward: their value, and the score that a missed target lowers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from prune_gym.cost.limits import FloatArray, IntArray
+from prune_gym.envs.reward import Reward, violation
+from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.problem.problem import PruningProblem
+
+
+@dataclass(frozen=True)
+class PlanState:
+    """A plan and what it is worth.
+
+    Attributes:
+        kept: int64 [L], kept units.
+        evaluation: what the plan scores.
+        reduction: its FLOPs reduction.
+        violation: relative shortfall of the reduction.
+        value: what the reward finds it worth, without penalty.
+        score: value minus the weighted violation.
+    """
+
+    kept: IntArray
+    evaluation: Evaluation
+    reduction: float
+    violation: float
+    value: float
+    score: float
+
+
+class Scorer:
+    """Values and scores of one problem's plans.
+
+    Args:
+        problem: what is pruned.
+        reward: what counts.
+    """
+
+    def __init__(self, problem: PruningProblem, reward: Reward) -> None:
+        self._problem = problem
+        self._reward = reward
+
+    def state(self, kept: IntArray, evaluation: Evaluation, target: float, weight: float) -> PlanState:
+        """A plan [L] with its score, where ``weight`` is lambda."""
+        reduction = float(self._problem.cost.reduction(kept))
+        short = float(violation(reduction, target))
+        value = float(self.values(getattr(evaluation, self._reward.metric), reduction, kept))
+        return PlanState(kept, evaluation, reduction, short, value, value - weight * short)
+
+    def values(self, qualities: Any, reductions: Any, kept: IntArray | None) -> Any:
+        """What plans are worth, without penalty, [...].
+
+        Args:
+            qualities: [...], what they measure in the reward's metric.
+            reductions: [...], their FLOPs reductions.
+            kept: int [..., L], the plans; only rewards that weigh latency need them.
+
+        Raises:
+            ValueError: the reward weighs latency and the plans are not given.
+        """
+        return self._reward.value(qualities, self._costs(reductions, kept))
+
+    def drop(self, quality: Any) -> Any:
+        """Accuracy lost against the dense network, of plans that measure so much in the reward's metric, [...]."""
+        return getattr(self._problem.dense, self._reward.metric) - quality
+
+    def scores(
+        self, qualities: FloatArray, reductions: FloatArray, target: float, weight: float, kept: IntArray | None = None
+    ) -> FloatArray:
+        """Scores float64 [...] of plans under a target and a lambda; arguments as for :meth:`values`."""
+        qualities, reductions = np.asarray(qualities, dtype=np.float64), np.asarray(reductions, dtype=np.float64)
+        return np.asarray(self.values(qualities, reductions, kept) - weight * violation(reductions, np.float64(target)))
+
+    def _costs(self, reductions: Any, kept: IntArray | None) -> Any:
+        """What the reward weighs accuracy against: FLOPs, or latency relative to the dense network's, [...]."""
+        if self._reward.cost == "flops":
+            return (1.0 - reductions) * self._problem.cost.dense_flops
+        if kept is None:
+            raise ValueError(
+                "this reward weighs latency, which needs the plans: score_of(evaluations, reductions, kept)"
+            )
+        return self._problem.latency_table.relative(kept)

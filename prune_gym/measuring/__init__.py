@@ -1,0 +1,1 @@
+"""What a plan scores: repair, run, predict, remember."""

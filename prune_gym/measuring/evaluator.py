@@ -1,0 +1,183 @@
+"""Accuracy of a candidate plan without rebuilding the model.
+
+A candidate's weights are slices of the dense ones, repaired (:mod:`prune_gym.measuring.repair`) and installed on a
+private copy of the network. The small network really runs small, and nothing is rebuilt. The physically pruned network
+gives the same outputs (tested).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hessian.channels.slicing import NetworkSlicer, Plan, installed
+from hessian.hobs import HOBSSensitivityAnalyzer
+from hessian.support.layout import layout_for
+from prune_gym.data.splits import equal_parts
+from prune_gym.measuring.folding import FoldedNetwork
+from prune_gym.measuring.repair import make_repair
+from prune_gym.support.device import module_device
+
+if TYPE_CHECKING:
+    from prune_gym.tasks.task import PruningTask
+
+Metric = Literal["soft_accuracy", "accuracy"]
+"""What is read off a measured plan: the mean probability of the true class, or top-1 accuracy."""
+
+CPU_BATCH_SIZE = 128
+"""Images a forward pass on a CPU: few enough for a layer's maps to stay in its cache."""
+
+BATCH_SIZE = 512
+"""Images a forward pass elsewhere."""
+
+RACE_BLOCK = 128
+"""Images between two looks at whether a plan can still reach its rival."""
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a plan scores on the reward split.
+
+    Attributes:
+        accuracy: top-1, fraction in [0, 1].
+        soft_accuracy: mean probability of the true class, in [0, 1].
+        loss: mean cross-entropy (nats).
+    """
+
+    accuracy: float
+    soft_accuracy: float
+    loss: float
+
+
+class Evaluator:
+    """Measures plans of one task; every distinct plan is measured once and remembered.
+
+    Args:
+        task: data and dense network; its model gives the device.
+        hobs: a finished analysis of the task's model.
+        repair: how surviving weights are repaired, a name in :data:`prune_gym.measuring.repair.REPAIRS`.
+
+    Attributes:
+        archive: kept vector -> :class:`Evaluation`, every distinct plan measured, in order.
+        batch_size: images a forward pass.
+        seconds: kept vector -> wall time its measuring took (s), of the plans :meth:`evaluate` measured here.
+
+    Raises:
+        ValueError: unknown repair.
+    """
+
+    def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer, repair: str = "sequential") -> None:
+        self.task = task
+        self.hobs = hobs
+        self.archive: dict[tuple[int, ...], Evaluation] = {}
+        self.seconds: dict[tuple[int, ...], float] = {}
+        self.device = module_device(task.model)
+        self.batch_size = CPU_BATCH_SIZE if self.device.type == "cpu" else BATCH_SIZE
+        self._repair = make_repair(repair, task, hobs)
+        self._slicer = NetworkSlicer(task.model, hobs.groups)
+        self._folded = FoldedNetwork(task.model, task.example_input)
+        self._layout = layout_for(task.model, task.example_input.to(self.device))
+        self._images = task.reward.images.to(self.device)
+        self._labels = task.reward.labels.to(self.device)
+
+    @property
+    def num_measured(self) -> int:
+        """Distinct plans measured so far."""
+        return len(self.archive)
+
+    def evaluate(self, kept: Sequence[int]) -> Evaluation:
+        """Score a plan on the reward split: repair and one forward pass. Revisits are free.
+
+        Args:
+            kept: kept units a layer, each in [1, num_units].
+        """
+        key = tuple(int(count) for count in kept)
+        if key not in self.archive:
+            started = time.perf_counter()
+            self.archive[key] = self._measure(key)
+            self.seconds[key] = time.perf_counter() - started
+        return self.archive[key]
+
+    def evaluate_many(self, candidates: Sequence[Sequence[int]]) -> list[Evaluation]:
+        """Score several plans, in order."""
+        return [self.evaluate(kept) for kept in candidates]
+
+    @torch.no_grad()
+    def race(self, kept: Sequence[int], rival: float, metric: Metric = "soft_accuracy") -> Evaluation | None:
+        """Score a plan, but stop as soon as it is certain to stay below a rival.
+
+        It is certain when even full marks on all images not seen yet would not reach the rival; no plan that does reach
+        it is ever stopped. A stopped plan has no score and enters no archive: evaluating it later measures it whole.
+
+        Args:
+            kept: kept units a layer.
+            rival: what the plan has to reach, in the metric.
+            metric: ``"soft_accuracy"`` or ``"accuracy"``.
+
+        Returns:
+            What :meth:`evaluate` returns, or None where the plan was stopped.
+        """
+        key = tuple(int(count) for count in kept)
+        if key in self.archive:
+            return self.archive[key]
+        plan = self.hobs.plan(key)
+        outputs: list[Tensor] = []
+        seen, total, images = 0, 0.0, len(self._labels)
+        with self._candidate(plan) as model:
+            for part, labels in zip(self._images.split(RACE_BLOCK), self._labels.split(RACE_BLOCK), strict=True):
+                outputs.append(model(part))
+                seen += len(part)
+                total += getattr(_evaluation(outputs[-1], labels), metric) * len(part)
+                if (total + images - seen) / images < rival - _ROUNDING:
+                    return None
+        self.archive[key] = _evaluation(torch.cat(outputs), self._labels)
+        return self.archive[key]
+
+    @torch.no_grad()
+    def logits(self, kept: Sequence[int], images: Tensor) -> Tensor:
+        """Outputs of the pruned and repaired network, [N, classes]."""
+        # Parts of one size: every size of a batch has kernels of its own, made at a plan's first pass.
+        parts = equal_parts(images.to(self.device), self.batch_size)
+        with self._candidate(self.hobs.plan(kept)) as model:
+            return torch.cat([model(part) for part in parts])
+
+    def export(self, kept: Sequence[int]) -> nn.Module:
+        """The same network physically small, in evaluation mode."""
+        from prune_gym.surgery.pruner import PhysicalPruner
+
+        plan = self.hobs.plan(kept)
+        small = PhysicalPruner(self.task.model, self.task.example_input, ignored_layers=self.task.ignored_layers).prune(
+            plan
+        )
+        small.load_state_dict(self._repair.state(self._slicer.cut(plan)))
+        return small.eval()
+
+    @contextmanager
+    def _candidate(self, plan: Plan) -> Iterator[nn.Module]:
+        """The pruned and repaired network, ready to run: batch norms folded, laid out as the device likes it."""
+        cut = self._slicer.cut(plan)
+        state = self._folded.fold(self._repair.state(cut))
+        state = {name: self._layout(tensor) for name, tensor in state.items()}
+        with installed(self._folded.model, state, cut.attributes):
+            yield self._folded.model
+
+    def _measure(self, kept: tuple[int, ...]) -> Evaluation:
+        return _evaluation(self.logits(kept, self._images), self._labels)
+
+
+def _evaluation(outputs: Tensor, labels: Tensor) -> Evaluation:
+    truth = F.log_softmax(outputs.double(), dim=1).gather(1, labels[:, None])[:, 0]
+    return Evaluation(
+        accuracy=float((outputs.argmax(dim=1) == labels).double().mean()),
+        soft_accuracy=float(truth.exp().mean()),
+        loss=float(-truth.mean()),
+    )

@@ -1,0 +1,228 @@
+"""Plans measured side by side: processes of this machine, or Ray actors, that hold a task and its curvature.
+
+A pool is attached to a problem. Whatever asks that problem to measure several plans at once then gets them measured on
+the pool: vector environments in every step, agents that choose plans in batches, and :meth:`PruningProblem.prefetch`
+directly. A plan measures the same to the bit on a process with as many threads, so a pool changes when results are
+there and never what they are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from prune_gym.support.child_process import end_with_parent
+
+if TYPE_CHECKING:
+    from prune_gym.measuring.evaluator import Evaluation, Evaluator
+    from prune_gym.problem.problem import PruningProblem
+
+Plan = tuple[int, ...]
+Timed = tuple["Evaluation", float]
+"""What a plan scores, and how long measuring it took (s)."""
+
+Self = TypeVar("Self", bound="PlanPool")
+
+
+class PoolError(RuntimeError):
+    """Plans could not be measured on a pool; none of the batch is known."""
+
+
+class PlanPool(ABC):
+    """Measures plans of one problem elsewhere; a context manager that attaches itself to the problem.
+
+    Args:
+        problem: what is pruned; loaded if it is not.
+
+    Raises:
+        ValueError: the problem has a pool already.
+    """
+
+    def __init__(self, problem: PruningProblem) -> None:
+        if problem.pool is not None:
+            raise ValueError("the problem has a pool already; close that one first")
+        self.problem = problem.load()
+        problem.pool = self
+
+    @abstractmethod
+    def measure(self, plans: Sequence[Plan]) -> list[Timed]:
+        """Measure distinct plans side by side.
+
+        Args:
+            plans: kept units a layer.
+
+        Raises:
+            PoolError: a process was lost.
+        """
+
+    def fill(self, evaluator: Evaluator, plans: Sequence[Sequence[int]]) -> None:
+        """Measure the plans an evaluator does not know yet, side by side, and put them into its archive.
+
+        Args:
+            evaluator: measures plans one by one.
+            plans: kept units a layer; repeated and known ones cost nothing.
+
+        Raises:
+            PoolError: a process was lost.
+        """
+        keys = dict.fromkeys(tuple(int(count) for count in plan) for plan in plans)
+        missing = [plan for plan in keys if plan not in evaluator.archive]
+        if missing:
+            for plan, (evaluation, seconds) in zip(missing, self.measure(missing), strict=True):
+                evaluator.archive[plan], evaluator.seconds[plan] = evaluation, seconds
+
+    def close(self) -> None:
+        """Detach from the problem and end the processes; what was measured stays known."""
+        if self.problem.pool is self:
+            self.problem.pool = None
+
+    def __enter__(self: Self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ProcessPool(PlanPool):
+    """Processes of this machine.
+
+    Args:
+        problem: what is pruned.
+        workers: processes.
+        threads: CPU threads of each; None: as many as here, which makes results equal to the bit.
+
+    Raises:
+        ValueError: fewer than one process or thread, the problem has a pool already, or it cannot be sent to others.
+    """
+
+    def __init__(self, problem: PruningProblem, workers: int = 2, threads: int | None = None) -> None:
+        threads = torch.get_num_threads() if threads is None else threads
+        check_sizes(workers, threads)
+        pickled = sendable(problem)  # first: a problem that cannot be sent is left without a pool
+        super().__init__(problem)
+        self._executor = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), _begin_process, (pickled, threads)
+        )
+
+    def measure(self, plans: Sequence[Plan]) -> list[Timed]:
+        """Measure distinct plans side by side; see :meth:`PlanPool.measure`."""
+        try:
+            return list(self._executor.map(_measure_here, plans))
+        except BrokenProcessPool as error:
+            self.close()
+            raise PoolError("a measuring process was lost (killed, or out of memory?); the pool is closed") from error
+
+    def close(self) -> None:
+        """Detach from the problem and end the processes; what was measured stays known."""
+        super().close()
+        self._executor.shutdown(cancel_futures=True)
+
+
+class RayPool(PlanPool):
+    """Actors of a Ray cluster (extra ``ray``): ``ray.init(...)`` first, with whatever your cluster needs.
+
+    Args:
+        problem: what is pruned.
+        workers: actors.
+        threads: CPU threads of each, as many CPUs it asks Ray for; None: as many as here.
+
+    Raises:
+        ImportError: Ray is not installed.
+        ValueError: fewer than one actor or thread, the problem has a pool already, or it cannot be sent to others.
+    """
+
+    def __init__(self, problem: PruningProblem, workers: int = 2, threads: int | None = None) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise ImportError("RayPool needs Ray: pip install 'prune-gym[ray]'") from error
+        threads = torch.get_num_threads() if threads is None else threads
+        check_sizes(workers, threads)
+        pickled = sendable(problem)
+        super().__init__(problem)
+        self._ray: Any = ray
+        gpus = int(problem.device.type == "cuda")
+        actor = ray.remote(num_cpus=threads, num_gpus=gpus)(Measurer)
+        stored = ray.put(pickled)
+        self._actors = [actor.remote(stored, threads) for _ in range(workers)]
+
+    def measure(self, plans: Sequence[Plan]) -> list[Timed]:
+        """Measure distinct plans side by side; see :meth:`PlanPool.measure`."""
+        from ray.util import ActorPool
+
+        try:
+            return list(ActorPool(self._actors).map(lambda actor, plan: actor.measure.remote(plan), list(plans)))
+        except self._ray.exceptions.RayError as error:
+            self.close()
+            raise PoolError(f"a measuring actor was lost ({error}); the pool is closed") from error
+
+    def close(self) -> None:
+        """Detach from the problem and end the actors; what was measured stays known."""
+        super().close()
+        for actor in self._actors:
+            self._ray.kill(actor)
+        self._actors = []
+
+
+class Measurer:
+    """A problem's evaluator in another process.
+
+    Args:
+        pickled: the problem.
+        threads: CPU threads.
+    """
+
+    def __init__(self, pickled: bytes, threads: int) -> None:
+        torch.set_num_threads(threads)
+        problem: PruningProblem = pickle.loads(pickled)
+        self._evaluator: Evaluator = problem.evaluator
+        self._evaluator.archive.clear()
+
+    def measure(self, plan: Plan) -> Timed:
+        """Measure one plan."""
+        return self._evaluator.evaluate(plan), self._evaluator.seconds[plan]
+
+
+def sendable(problem: PruningProblem) -> bytes:
+    """The loaded problem, pickled.
+
+    Raises:
+        ValueError: something in it cannot be pickled.
+    """
+    try:
+        return pickle.dumps(problem.load())
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"the task cannot be sent to another process ({error}); define its criterion and the classes of its "
+            "network at the top level of a module"
+        ) from error
+
+
+def check_sizes(workers: int, threads: int) -> None:
+    """Raise ValueError for fewer than one worker or thread."""
+    for name, value in (("workers", workers), ("threads", threads)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is a whole number, at least 1; got {value!r}")
+
+
+_measurer: list[Measurer] = []
+"""The measurer of this process, if it belongs to a pool."""
+
+
+def _begin_process(pickled: bytes, threads: int) -> None:
+    end_with_parent()
+    _measurer.append(Measurer(pickled, threads))
+
+
+def _measure_here(plan: Plan) -> Timed:
+    return _measurer[0].measure(plan)

@@ -1,0 +1,320 @@
+"""Everything about one pruning task that environments, agents and benchmarks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hessian.channels.find import find_channel_groups
+from hessian.channels.group import ChannelGroup
+from hessian.support.names import unknown
+from prune_gym.cost.knapsack import knapsack
+from prune_gym.cost.latency import LatencyTable, latency_table
+from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
+from prune_gym.cost.model import CostModel
+from prune_gym.measuring import magnitude, predicted
+from prune_gym.measuring.curvature_cache import CurvatureSettings, analyse
+from prune_gym.measuring.evaluator import Evaluation, Evaluator
+from prune_gym.measuring.measurement_key import measurement_key
+from prune_gym.measuring.repair import REPAIRS
+from prune_gym.problem.analysed import AnalysedTask
+from prune_gym.problem.features import FeatureSet
+from prune_gym.support.cache import cache_path, remember
+from prune_gym.support.device import module_device, resolve_device
+from prune_gym.support.files import cache_dir as default_cache_dir
+from prune_gym.tasks.registry import make_task, structure_of
+from prune_gym.tasks.task import PruningTask
+
+if TYPE_CHECKING:
+    from hessian import HOBSSensitivityAnalyzer
+    from prune_gym.problem.plan_pool import PlanPool
+
+START_NAMES = ("knapsack", "uniform")
+"""Start plans :meth:`PruningProblem.start_plan` knows."""
+
+SELECTIONS = {"hobs": analyse, "magnitude": magnitude.rank_by_magnitude}
+"""What decides which units of a layer leave first: the H-OBS elimination order, or the size of the filters."""
+
+
+class PruningProblem:
+    """A task with its structure, costs, predicted losses and measurements.
+
+    Only the network's structure is built at once; data, weights and curvature load at :meth:`load`, or when something
+    that needs them is first asked for.
+
+    Args:
+        task: a registered name, or a task object.
+        device: where everything is computed: ``"cpu"``, ``"cuda:0"``, a GPU index; None means the device a task object
+            is on, for a named task the GPU if there is exactly one, else the CPU.
+        cache_dir: folder for curvature and predictions; None means ``$PRUNE_GYM_CACHE`` or the user's cache.
+        progress: called with (description, done, total) during long steps.
+        curvature: how curvature is measured.
+        repair: how surviving weights are repaired before a plan is scored, a name in
+            :data:`prune_gym.measuring.repair.REPAIRS`.
+        selection: which units of a layer leave first, ``"hobs"`` or ``"magnitude"``
+            (:mod:`prune_gym.measuring.magnitude`; no curvature is measured then).
+        task_options: arguments for :func:`prune_gym.tasks.make_task`, for example ``{"data_dir": ...}``.
+
+    Attributes:
+        name: the task's name.
+        groups: the prunable layers, in execution order.
+        cost: the network's cost model.
+        default_target: the task's default FLOPs reduction.
+        pool: where several plans are measured side by side (:mod:`prune_gym.problem.plan_pool`); None: here, one by
+        one.
+
+    Raises:
+        KeyError: unknown task; the message names the nearest.
+        TypeError: ``task`` is neither a name nor a task.
+        ValueError: no such device, or a network that cannot be pruned.
+    """
+
+    def __init__(
+        self,
+        task: str | PruningTask = "digits-resnet20",
+        *,
+        device: str | int | torch.device | None = None,
+        cache_dir: str | Path | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+        curvature: CurvatureSettings | None = None,
+        repair: str = "sequential",
+        selection: str = "hobs",
+        task_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if repair not in REPAIRS:
+            raise ValueError(unknown("repair", repair, tuple(REPAIRS)))
+        if selection not in SELECTIONS:
+            raise ValueError(unknown("selection", selection, tuple(SELECTIONS)))
+        if selection == "magnitude" and repair == "closed_form":
+            raise ValueError("the closed-form repair needs curvature, and selection='magnitude' measures none")
+        if not isinstance(task, (str, PruningTask)):
+            raise TypeError(f"task is a registered name or a PruningTask; got {type(task).__name__}")
+        structure = structure_of(task)
+        own_device = module_device(structure.model) if isinstance(task, PruningTask) else None
+        self.device = own_device if device is None and own_device is not None else resolve_device(device)
+        self.name = task if isinstance(task, str) else task.name
+        self.default_target = structure.default_target
+        self.groups: list[ChannelGroup] = find_channel_groups(
+            structure.model, structure.example_input[:1], structure.ignored_layers
+        )
+        self.cost = CostModel(self.groups, structure.model, structure.example_input)
+        self._input_shape = tuple(structure.example_input.shape[1:])
+        self.curvature = curvature if curvature is not None else CurvatureSettings()
+        self.repair = repair
+        self.selection = selection
+        self.progress = progress
+        self.pool: PlanPool | None = None
+        self._given = task
+        self._task_options = dict(task_options or {})
+        self._cache_dir = Path(cache_dir) if cache_dir is not None else None
+        self._loaded: AnalysedTask | None = None
+        self._predictor: predicted.PredictedMetrics | None = None
+        self._latency: LatencyTable | None = None
+        self._starts: dict[tuple[Any, ...], IntArray] = {}
+
+    # ------------------------------------------------------------------ structure
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the layers, in execution order."""
+        return [group.name for group in self.groups]
+
+    @property
+    def num_layers(self) -> int:
+        """Number of prunable layers L."""
+        return len(self.groups)
+
+    # ------------------------------------------------------------------ data, weights, curvature
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether data, weights and curvature are there."""
+        return self._loaded is not None
+
+    def load(self) -> PruningProblem:
+        """Build the task, analyse it (from the cache where possible) and measure the dense network; returns itself.
+
+        Raises:
+            FileNotFoundError: the task's data or weights are missing.
+            ValueError: the task's network is not the one its structure showed.
+        """
+        if self._loaded is None:
+            task = self._build_task().to(self.device)
+            hobs = SELECTIONS[self.selection](task, self.curvature, self._folder, self.progress)
+            self._check_structure(hobs.groups, task)
+            self._loaded = AnalysedTask(task, hobs, self.cost, self.repair)
+        return self
+
+    def _build_task(self) -> PruningTask:
+        return make_task(self._given, **self._task_options) if isinstance(self._given, str) else self._given
+
+    @property
+    def _folder(self) -> Path:
+        return self._cache_dir if self._cache_dir is not None else default_cache_dir()
+
+    def _check_structure(self, groups: list[ChannelGroup], task: PruningTask) -> None:
+        expected, found = ([(group.name, group.num_units) for group in side] for side in (self.groups, groups))
+        if expected != found:
+            raise ValueError(f"task {self.name!r} promised layers {expected} but its network has {found}")
+        promised, shape = self._input_shape, tuple(task.example_input.shape[1:])
+        if promised != shape:
+            raise ValueError(
+                f"FLOPs were counted for inputs {list(promised)}, but with its options task {self.name!r} has "
+                f"{list(shape)}; pass the built task instead of its name"
+            )
+
+    @property
+    def _parts(self) -> AnalysedTask:
+        self.load()
+        assert self._loaded is not None
+        return self._loaded
+
+    @property
+    def task(self) -> PruningTask:
+        """The task, on :attr:`device`."""
+        return self._parts.task
+
+    @property
+    def hobs(self) -> HOBSSensitivityAnalyzer:
+        """The analysis of the task's network."""
+        return self._parts.hobs
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Measures plans on the reward split."""
+        return self._parts.evaluator
+
+    def prefetch(self, plans: Sequence[Sequence[int]]) -> None:
+        """Measure plans side by side, so that asking for them is free; without a :attr:`pool` nothing happens.
+
+        Prefetched plans count as measured evaluations of an environment only when it asks for them.
+
+        Args:
+            plans: kept units a layer.
+
+        Raises:
+            PoolError: a process of the pool was lost.
+        """
+        if self.pool is not None:
+            self.pool.fill(self.evaluator, plans)
+
+    @property
+    def dense(self) -> Evaluation:
+        """What the unpruned network scores on the reward split."""
+        return self._parts.dense
+
+    @property
+    def features(self) -> FloatArray:
+        """The default features of the layers, standardised, float64 [L, F] (:mod:`prune_gym.problem.features`)."""
+        return self.features_of(FeatureSet())
+
+    def features_of(self, features: FeatureSet) -> FloatArray:
+        """Features of the layers that no plan changes, float64 [L, F]; not to be modified."""
+        return self._parts.features_of(features)
+
+    @property
+    def latency_table(self) -> LatencyTable:
+        """Latencies of plans on :attr:`device`, measured once (seconds) and kept on disk."""
+        if self._latency is None:
+            task = self.task
+            self._latency = latency_table(
+                task.model, task.example_input, self.cost, self.name, self._folder, self.progress
+            )
+        return self._latency
+
+    # ------------------------------------------------------------------ predictions
+
+    @property
+    def curves(self) -> list[FloatArray]:
+        """Predicted loss curves: a float64 array [num_units] a layer, nats, non-decreasing, [0] = 0."""
+        return self._parts.losses.curves
+
+    @property
+    def log_curves(self) -> list[FloatArray]:
+        """Logarithms of :attr:`curves`, finite: losses below a thousandth of the median layer's at 50 % count alike."""
+        return self._parts.losses.log_curves
+
+    def layer_losses(self, kept: IntArray) -> FloatArray:
+        """Predicted loss increase of every layer, nats: kept int [..., L] -> float64 [..., L]."""
+        return self._parts.losses.of_layers(kept)
+
+    def predicted_loss(self, kept: IntArray) -> FloatArray:
+        """Predicted loss increase of plans, nats, summed over layers: kept int [..., L] -> float64 [...]."""
+        return self._parts.losses.of_plans(kept)
+
+    def log_predicted_loss(self, kept: IntArray) -> FloatArray:
+        """Finite logarithm of :meth:`predicted_loss`, float64 [...]."""
+        return self._parts.losses.log_of_plans(kept)
+
+    def predicted_metrics(self, kept: IntArray) -> FloatArray:
+        """Accuracy, soft accuracy and loss expected on the reward split: kept int [..., L] -> float64 [..., 3]."""
+        return self.predictor(self.log_predicted_loss(kept))
+
+    def predicted_score(self, kept: IntArray) -> FloatArray:
+        """Soft accuracy expected on the reward split: kept int [..., L] -> float64 [...]."""
+        return self.predicted_metrics(kept)[..., 1]
+
+    @property
+    def measurement_key(self) -> str:
+        """Digest of all that decides what a plan measures: network, data, selection, repair and code."""
+        return measurement_key(self.task, self.curvature, self.repair, self.selection)
+
+    @property
+    def network_key(self) -> str:
+        """Digest of the dense network and its calibration, reward and test images, whatever code measures them."""
+        return self._parts.network_key
+
+    @property
+    def predictor(self) -> predicted.PredictedMetrics:
+        """The fitted map from log predicted losses to metrics; fitting measures about 20 plans, once a task.
+
+        These measurements are kept apart from :attr:`evaluator`: they are in no archive and in no agent's count.
+        """
+        if self._predictor is None:
+            path = cache_path(self._folder, self.name, "predictor", self.measurement_key)
+            self._predictor = remember(
+                path, lambda: self._parts.fit_predictor(self.progress).tensors(), predicted.PredictedMetrics.restore
+            )
+        return self._predictor
+
+    # ------------------------------------------------------------------ start plans
+
+    def start_plan(
+        self, start: str, target: float, max_ratio: float = 0.95, *, limits: CountLimits | None = None
+    ) -> IntArray:
+        """Where a search begins: a plan on the target.
+
+        Args:
+            start: ``"knapsack"`` (least summed predicted loss) or ``"uniform"`` (equal ratios).
+            target: FLOPs reduction.
+            max_ratio: largest pruning ratio of a layer; ignored when ``limits`` are given.
+            limits: legal counts.
+
+        Returns:
+            int64 [L] kept units; ``cost.reduction(kept) >= target``.
+
+        Raises:
+            ValueError: unknown start, or a target out of reach.
+        """
+        if start not in START_NAMES:
+            raise ValueError(unknown("start", start, START_NAMES))
+        limits = self.cost.limits(max_ratio) if limits is None else limits
+        key = (start, float(target), limits.minimum.tobytes(), limits.step.tobytes())
+        if key not in self._starts:
+            if start == "knapsack":
+                self._starts[key] = knapsack(self.curves, self.cost, target, limits=limits)
+            else:
+                self._starts[key] = self.cost.project(np.full(self.num_layers, 0.5), target, limits=limits)
+        return self._starts[key].copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
+        """Itself: what it computes never changes, so copies of an environment go on sharing one loaded problem."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the progress callback and the pool, which belong to this process."""
+        return {**self.__dict__, "progress": None, "pool": None}

@@ -1,0 +1,1 @@
+"""Devices, files, caches, clocks."""

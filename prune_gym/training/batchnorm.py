@@ -1,0 +1,89 @@
+"""Batch-norm statistics of a network that has changed since they were taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hessian.channels.layer_calls import layer_input
+from hessian.support.modes import modes_restored
+from prune_gym.data.splits import TensorSplit, equal_parts
+from prune_gym.support.device import module_device
+
+BN_BATCH_SIZE = 512
+"""Largest batch of a recalibration pass when none is asked for."""
+
+
+@torch.no_grad()
+def recalibrate_bn(model: nn.Module, split: TensorSplit, batch_size: int | None = None) -> None:
+    """Replace the running statistics of every batch norm by those of the split, in place.
+
+    Only the batch norms see batch statistics; dropout stays off. Statistics are averaged over batches, each counting
+    the same, so the split is cut into batches of nearly equal size.
+
+    Args:
+        model: On any device; modes and momenta are left as they were. Without batch norms nothing happens.
+        split: Images to take the statistics from; the labels are not used.
+        batch_size: At most this many images a batch (512 if None).
+
+    Raises:
+        ValueError: If the split is empty, or a batch gives a batch norm a single value a channel, which has no
+            variance; the statistics are then as they were.
+    """
+    norms = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
+    if not norms:
+        return
+    if len(split) == 0:
+        raise ValueError("cannot recalibrate batch norms on an empty split")
+    device = module_device(model)
+    with modes_restored(model), _cumulative_statistics(norms):
+        model.eval()
+        for norm in norms.values():
+            norm.train()
+        for part in equal_parts(torch.arange(len(split)), BN_BATCH_SIZE if batch_size is None else batch_size):
+            model(split.images[part].to(device))
+
+
+@contextmanager
+def _cumulative_statistics(norms: dict[str, _BatchNorm]) -> Iterator[None]:
+    """Batch norms start afresh and average over batches; on an error they get their statistics back."""
+    momenta = {name: norm.momentum for name, norm in norms.items()}
+    saved = {name: {key: value.clone() for key, value in norm.named_buffers()} for name, norm in norms.items()}
+    hooks = [norm.register_forward_pre_hook(_variance_check(name), with_kwargs=True) for name, norm in norms.items()]
+    try:
+        for norm in norms.values():
+            norm.reset_running_stats()
+            norm.momentum = None
+        yield
+    except BaseException:
+        for name, norm in norms.items():
+            for key, value in saved[name].items():
+                norm.get_buffer(key).copy_(value)
+        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for name, norm in norms.items():
+            norm.momentum = momenta[name]
+
+
+def _variance_check(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def check(module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = layer_input(args, kwargs)
+        values = given.numel() // given.shape[1]
+        if values < 2:
+            raise ValueError(
+                f"batch norm {name!r} gets {values} value a channel from a batch, which has no variance; "
+                "use more images or a larger batch_size"
+            )
+
+    return check
