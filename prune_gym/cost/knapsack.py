@@ -5,7 +5,8 @@ Minimise ``sum_l curve_l[removed_l]`` subject to ``FLOPs(kept) <= budget``. Thre
 1. For a price ``mu`` on FLOPs, coordinate descent: with all other layers fixed, FLOPs are quadratic in one layer's
    count, so its best count is found by looking at all of them. Bisection on ``mu`` brackets the budget.
 2. Repair to the budget: give back what helps most per FLOP, or take away what costs least per FLOP.
-3. Exchange: two layers at a time are set to their best pair of counts under the budget, until no pair improves.
+3. Exchange: two layers at a time are set to their best pair of counts under the budget, until no pair improves
+   (:mod:`prune_gym.cost.exchange`).
 
 Lagrangian relaxation alone leaves a gap when curves are not convex; the exchanges close most of it.
 """
@@ -17,14 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from prune_gym.cost.exchange import Exchange, LossTable
 from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
 from prune_gym.cost.model import CostModel
 
 _PRICE_STEPS = 40
 _DESCENT_SWEEPS = 20
-_EXCHANGE_SWEEPS = 20
-_EXCHANGE_WINDOW = 48
-"""Counts considered on either side of a layer's own in an exchange, so that wide layers stay affordable."""
 
 
 def knapsack(
@@ -76,25 +75,29 @@ class _Search:
         self.cost = cost
         self.limits = limits
         self.target = target
-        self.choices = [limits.choices(layer) for layer in range(len(curves))]
-        self.losses = [curve[len(curve) - counts] for curve, counts in zip(curves, self.choices, strict=True)]
-        self.by_kept = [np.append(np.inf, curve[::-1]) for curve in curves]
+        self.table = LossTable.of(curves, limits)
+        self.by_kept = np.full((len(curves), int(limits.units.max()) + 1), np.inf)
+        for row, curve in zip(self.by_kept, curves, strict=True):
+            row[1 : len(curve) + 1] = curve[::-1]
 
     def run(self) -> IntArray:
-        uniform = self.cost.project(np.full(len(self.choices), max(self.target, 0.01)), self.target, limits=self.limits)
+        uniform = self.cost.project(np.full(len(self.by_kept), max(self.target, 0.01)), self.target, limits=self.limits)
         plans = [uniform, *(self._priced(start) for start in (uniform, self.limits.units))]
-        plans = [self._exchange(self._repair(plan)) for plan in plans]
+        plans = [self._repair(self._exchange(self._repair(plan))) for plan in plans]
         return min(plans, key=lambda plan: (self.loss(plan), float(self.cost.reduction(plan)), plan.tolist()))
 
     def loss(self, kept: IntArray) -> float:
-        return float(sum(curve[count] for curve, count in zip(self.by_kept, kept, strict=True)))
+        return float(sum(self._losses(kept).tolist()))
+
+    def _losses(self, kept: IntArray) -> FloatArray:
+        return np.asarray(self.by_kept[np.arange(len(kept)), kept])
 
     def _feasible(self, kept: IntArray) -> bool:
         return bool(self.cost.reduction(kept) >= self.target)
 
     def _priced(self, start: IntArray) -> IntArray:
         """Descent at the smallest FLOPs price whose plan meets the target, found by bisection on its logarithm."""
-        largest = max(losses[0] for losses in self.losses) + 1e-300
+        largest = float(self.table.losses[:, 0].max()) + 1e-300
         low, high = np.log(largest) - 30.0, np.log(largest) + 15.0
         best = self.limits.minimum
         for _ in range(_PRICE_STEPS):
@@ -108,15 +111,26 @@ class _Search:
 
     def _descend(self, start: IntArray, price: float) -> IntArray:
         """Coordinate descent on ``loss + price * FLOPs / dense FLOPs``."""
-        kept = start.copy()
+        form, kept = self.cost.flops_form, start.astype(np.float64)
+        slope, square, price = (
+            2.0 * (kept @ form.pairwise) + form.linear,
+            form.pairwise.diagonal(),
+            price / self.cost.dense_flops,
+        )
+        sizes = self.table.sizes.tolist()
         for _ in range(_DESCENT_SWEEPS):
-            before = kept.copy()
-            for layer, (counts, losses) in enumerate(zip(self.choices, self.losses, strict=True)):
-                flops = self.cost.flops_form.along(kept, layer, counts)
-                kept[layer] = counts[np.argmin(losses + price / self.cost.dense_flops * flops)]
-            if np.array_equal(kept, before):
+            moved = False
+            for layer, size in enumerate(sizes):
+                counts = self.table.counts[layer, :size]
+                bend = square[layer]
+                flops = counts * (slope[layer] - 2.0 * bend * kept[layer] + counts * bend)
+                count = counts[np.argmin(self.table.losses[layer, :size] + price * flops)]
+                if count != kept[layer]:
+                    slope += 2.0 * (count - kept[layer]) * form.pairwise[layer]
+                    kept[layer], moved = count, True
+            if not moved:
                 break
-        return kept
+        return kept.astype(np.int64)
 
     def _repair(self, kept: IntArray) -> IntArray:
         """Reach the target by the cheapest removals per FLOP, then give back what helps most per FLOP."""
@@ -139,40 +153,9 @@ class _Search:
             kept[layer] = more[layer]
 
     def _changes(self, kept: IntArray, other: IntArray) -> FloatArray:
-        triples = zip(self.by_kept, kept, other, strict=True)
-        return np.array([curve[after] - curve[before] for curve, before, after in triples])
+        return self._losses(other) - self._losses(kept)
 
     def _exchange(self, kept: IntArray) -> IntArray:
         """Best pairs of counts under the budget until no pair of layers improves."""
-        for _ in range(_EXCHANGE_SWEEPS):
-            before = self.loss(kept)
-            for first in range(len(kept)):
-                for second in range(first + 1, len(kept)):
-                    kept = self._best_pair(kept, first, second)
-            if not self.loss(kept) < before:
-                break
-        return self._repair(kept)
-
-    def _window(self, kept: IntArray, layer: int) -> slice:
-        index = int(np.searchsorted(self.choices[layer], kept[layer]))
-        return slice(max(0, index - _EXCHANGE_WINDOW), index + _EXCHANGE_WINDOW + 1)
-
-    def _best_pair(self, kept: IntArray, first: int, second: int) -> IntArray:
-        windows = self._window(kept, first), self._window(kept, second)
-        rows, columns = self.choices[first][windows[0]], self.choices[second][windows[1]]
-        losses = self.losses[first][windows[0]][:, None] + self.losses[second][windows[1]][None, :]
-        form = self.cost.flops_form
-        neither = kept.copy()
-        neither[second] = 0
-        one = form.along(neither, first, rows)
-        neither[first] = 0
-        other = form.along(neither, second, columns) - form(neither)
-        flops = one[:, None] + other[None, :] + 2.0 * form.pairwise[first, second] * np.outer(rows, columns)
-        allowed = 1.0 - flops / self.cost.dense_flops >= self.target
-        row, column = np.unravel_index(np.argmin(np.where(allowed, losses, np.inf)), losses.shape)
-        current = self.by_kept[first][kept[first]] + self.by_kept[second][kept[second]]
-        if not losses[row, column] < current - 1e-12 * abs(current):
-            return kept
-        improved = kept.copy()
-        improved[first], improved[second] = rows[row], columns[column]
-        return improved
+        cost = self.cost
+        return Exchange(self.table, cost.flops_form, cost.dense_flops, self.target, kept).run()

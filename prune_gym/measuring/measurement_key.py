@@ -18,6 +18,7 @@ MEASURING_CODE = (
     "training.batchnorm",
     "data.splits",
     "cost.knapsack",
+    "cost.exchange",
     "cost.model",
     "cost.quadratic",
     "cost.limits",
