@@ -32,7 +32,8 @@ from hessian.channels.group import ChannelGroup, Member
 from hessian.channels.slicing import Cut, ModuleSlice, installed
 from hessian.obs.algebra import damped, inverse, output_gram, refit_columns
 from hessian.obs.moments import KroneckerFactors, Moment, RowMoment
-from hessian.obs.sweep import ConsumerQuadratic, greedy_sweep
+from hessian.obs.primal import ConsumerQuadratic
+from hessian.obs.sweep import greedy_sweep
 from hessian.patches.filter_norms import filter_norms
 from hessian.patches.matrices import from_matrix, num_groups, weight_matrix
 

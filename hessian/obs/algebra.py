@@ -55,7 +55,8 @@ def inverse(matrix: Tensor) -> Tensor:
     Raises:
         DegenerateFactorError: the matrix is not positive definite; more damping is needed.
     """
-    return torch.cholesky_inverse(cholesky(matrix))
+    factor = cholesky(matrix)
+    return torch.cholesky_inverse(factor, out=factor)
 
 
 def output_gram(weight: Tensor, G: Tensor) -> Tensor:

@@ -175,11 +175,11 @@ class DualElimination:
         self._gone_V = self._V[:, :0]
 
     def prices(self) -> Tensor:
-        """Price of every unit still present (and garbage for those removed in this panel): [n]."""
+        """Price of the unit in every slot (and garbage for those removed in this panel): [slots]."""
         return block_prices(self._R_blocks, self._M_blocks) + self._constant
 
     def eliminate(self, slot: int) -> None:
-        """Condition on the removal of the unit at a slot."""
+        """Condition on the removal of the unit in a slot."""
         columns = slice(slot * self.c, (slot + 1) * self.c)
         R = -(self._X @ self._solved[:, :, columns])
         R[:, columns].diagonal(dim1=1, dim2=2).add_(1.0)
@@ -197,12 +197,12 @@ class DualElimination:
         self._P = torch.cat([self._P, P], dim=2)
         self._gone_V = torch.cat([self._gone_V, V], dim=1)
 
-    def finish_panel(self, alive: Tensor) -> None:
-        """Apply the pending updates to the surviving slots and drop the rest."""
-        columns = _columns(alive, self.c)
+    def finish_panel(self, slots: Tensor) -> None:
+        """Apply the pending updates to the remaining slots, in this order, and drop the rest."""
+        columns = _columns(slots, self.c)
         self._V = self._V[:, columns] - self._P[:, columns] @ self._gone_V
         self._X = self._X[:, columns]
-        self._constant = self._constant[alive]
+        self._constant = self._constant[slots]
         self._start_panel()
 
 

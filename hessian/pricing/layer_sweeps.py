@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from hessian.channels.group import ChannelGroup, Member
 from hessian.obs.dual import DampedRows
-from hessian.obs.elimination import eliminate
 from hessian.obs.moments import Consumer, KroneckerFactors
 from hessian.obs.primal import DampedMatrix
+from hessian.obs.sweep import greedy_sweep
 from hessian.patches.matrices import matrix_columns, num_groups, weight_matrix
 from hessian.support.batches import model_device
 from hessian.support.distributed import Workers, shares
@@ -93,7 +93,7 @@ def sweep_layers(
 def sweep_layer(consumers: Sequence[Consumer]) -> LayerCurves:
     """Greedy elimination of one layer, given what its consumers contribute."""
     prices = torch.stack([consumer.single_prices() for consumer in consumers]).sum(dim=0)
-    sweep = eliminate(consumers)
+    sweep = greedy_sweep(consumers)
     zeroed = torch.stack([consumer.zeroing_curve(sweep.order) for consumer in consumers]).sum(dim=0)
     repaired = torch.cat([torch.zeros(1, dtype=torch.float64), sweep.increments.cumsum(0)[:-1]])
     return LayerCurves(prices.cpu(), sweep.order, repaired, zeroed.cpu().clamp_min(0))

@@ -9,7 +9,6 @@ from torch.utils._pytree import tree_leaves
 from hessian import HOBSSensitivityAnalyzer, KFACHessianApproximator, KroneckerFactors
 from hessian.kfac.accumulation import InputVectors, MomentSum
 from hessian.obs import DegenerateFactorError
-from hessian.obs.elimination import eliminate
 from hessian.obs.moments import DenseMoment, RowMoment
 from hessian.obs.sweep import greedy_sweep
 from hessian.pricing.layer_sweeps import sweep_layers
@@ -74,10 +73,10 @@ BLOCKS = {
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("blocks", BLOCKS.values(), ids=BLOCKS)
 def test_prices_order_and_curves_are_those_of_the_dense_factor(monkeypatch, blocks, groups, panel):
-    monkeypatch.setattr("hessian.obs.elimination.PANEL_COLUMNS", panel)
+    monkeypatch.setattr("hessian.obs.sweep.PANEL_COLUMNS", panel)
     dual, dense = both_consumers(blocks, groups=groups)
     torch.testing.assert_close(dual.single_prices(), dense.single_prices(), **TIGHT)
-    ours, theirs = eliminate([dual]), greedy_sweep([dense.quadratic])
+    ours, theirs = greedy_sweep([dual]), greedy_sweep([dense])
     assert torch.equal(ours.order, theirs.order)
     torch.testing.assert_close(ours.increments, theirs.increments, **TIGHT)
     torch.testing.assert_close(dual.zeroing_curve(ours.order), dense.zeroing_curve(ours.order), **TIGHT)
@@ -86,9 +85,9 @@ def test_prices_order_and_curves_are_those_of_the_dense_factor(monkeypatch, bloc
 def test_a_layer_with_consumers_of_both_forms_is_swept_as_if_all_were_dense():
     blocks = torch.arange(24).view(12, 2)
     duals, denses = zip(*(both_consumers(blocks, seed=seed) for seed in (0, 10)), strict=True)
-    expected = greedy_sweep([dense.quadratic for dense in denses])
+    expected = greedy_sweep(denses)
     for consumers in ([duals[0], denses[1]], [denses[0], duals[1]], list(duals), list(denses)):
-        sweep = eliminate(consumers)
+        sweep = greedy_sweep(consumers)
         assert torch.equal(sweep.order, expected.order)
         torch.testing.assert_close(sweep.increments, expected.increments, **TIGHT)
 
@@ -219,7 +218,7 @@ def test_dead_inputs_beside_a_constant_cost_nothing_in_either_form(scale):
         kept = torch.tensor([0, 5, 23])
         torch.testing.assert_close(damped.refit(weight, kept), weight[..., kept], **TIGHT)
         prices += [factors.consumer(damped, weight, blocks).single_prices()]
-        assert eliminate([factors.consumer(damped, weight, blocks)]).increments.sum() < 1e-9
+        assert greedy_sweep([factors.consumer(damped, weight, blocks)]).increments.sum() < 1e-9
     assert all((found >= 0).all() and (found < 1e-9).all() for found in prices)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from hessian import obs
-from hessian.obs.sweep import ConsumerQuadratic, greedy_sweep
+from hessian.obs.primal import ConsumerQuadratic
+from hessian.obs.sweep import greedy_sweep
 
 GEN = torch.Generator().manual_seed(0)
 
