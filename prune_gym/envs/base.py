@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from hessian.support.names import unknown
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.envs.constraint import TargetRange
-from prune_gym.envs.fidelity import Archive, Fidelity, MeasuredFidelity, make_fidelity
+from prune_gym.envs.fidelity import Archive, MeasuredFidelity, make_fidelity
 from prune_gym.envs.observation import ObservationLayout, Observer
 from prune_gym.envs.render import RENDER_MODES, PlanPicture, caption_of
-from prune_gym.envs.reward import Reward, make_reward
+from prune_gym.envs.reward import make_reward
 from prune_gym.envs.scoring import PlanState, Scorer
+from prune_gym.envs.settings import EnvSettings
 from prune_gym.measuring.evaluator import Evaluation
 from prune_gym.problem.features import BOUND, FeatureSet
-from prune_gym.problem.problem import START_NAMES, PruningProblem
+from prune_gym.problem.problem import PruningProblem
 
 if TYPE_CHECKING:
     from torch import nn
 
-SHARED_SETTINGS = ("task", "repair", "device", "cache_dir", "task_options")
-"""Arguments that make the problem, which forks share."""
+    from prune_gym.tasks.task import PruningTask
 
 Observation = NDArray[np.float32]
 Info = dict[str, Any]
@@ -38,64 +37,57 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
     """Base of the pruning environments; they add the actions.
 
     Args:
-        layout: the observation's layout.
-        features: its features of the layers.
-        actions: number of entries of an action.
-        problem: what is pruned.
+        task: what is pruned.
         target_flops_reduction: required reduction, or a range sampled at reset; None means the task's default.
-        reward: name or object, see :mod:`prune_gym.envs.reward`.
-        fidelity: ``"measured"`` or ``"predicted"`` (:mod:`prune_gym.envs.fidelity`).
-        start: ``"knapsack"`` or ``"uniform"``.
-        max_pruning_ratio: largest pruning ratio of a layer.
-        min_channels: channels every layer keeps at least.
-        round_to: kept channels are a multiple of this (or all of them).
-        lambda_0: initial penalty weight.
-        tau: rate of its adaptation.
-        render_mode: ``"ansi"``, ``"rgb_array"`` or None.
+        problem: a loaded problem to share; overrules the settings that make one.
+        **settings: the other fields of :attr:`SETTINGS`.
+
+    Attributes:
+        SETTINGS: what the environment is told, see :class:`prune_gym.envs.settings.EnvSettings`.
+        OWN_FEATURES: features of a layer that the environment adds to the chosen ones.
 
     Raises:
+        TypeError: an argument there is none of.
         ValueError: an unknown name, a number out of its range, or a target out of reach.
     """
 
     metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}  # noqa: RUF012
+    SETTINGS: ClassVar[type[EnvSettings]] = EnvSettings
+    OWN_FEATURES: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # What help() and editors show instead of **settings.
+        setattr(cls, "__signature__", cls.SETTINGS.signature())  # noqa: B010
 
     def __init__(
         self,
-        layout: ObservationLayout,
-        features: FeatureSet,
-        actions: int,
-        problem: PruningProblem,
-        target_flops_reduction: float | Sequence[float] | None,
-        reward: str | Reward,
-        fidelity: str | Fidelity,
-        start: str,
-        max_pruning_ratio: float,
-        min_channels: int,
-        round_to: int,
-        lambda_0: float,
-        tau: float,
-        render_mode: str | None,
+        task: str | PruningTask = "digits-resnet20",
+        target_flops_reduction: float | Sequence[float] | None = None,
+        *,
+        problem: PruningProblem | None = None,
+        **settings: Any,
     ) -> None:
-        if start not in START_NAMES:
-            raise ValueError(unknown("start", start, START_NAMES))
-        if render_mode is not None and render_mode not in RENDER_MODES:
-            raise ValueError(unknown("render_mode", render_mode, RENDER_MODES))
-        self.problem = problem
-        self.reward = make_reward(reward, lambda_0, tau)
-        self.limits = problem.cost.limits(max_pruning_ratio, min_channels=min_channels, round_to=round_to)
+        given = {"task": task, "target_flops_reduction": target_flops_reduction, **settings}
+        self.settings = self.SETTINGS.of(given)
+        self.features = FeatureSet.of(self.settings.features)
+        self.problem = problem = self.settings.make_problem() if problem is None else problem
+        self.reward = make_reward(self.settings.reward, self.settings.lambda_0, self.settings.tau)
+        self.limits = problem.cost.limits(
+            self.settings.max_pruning_ratio,
+            min_channels=self.settings.min_channels,
+            round_to=self.settings.round_to,
+        )
         self.targets = TargetRange.of(target_flops_reduction, problem.default_target)
         problem.cost.check_target(np.array([self.targets.low, self.targets.high]), self.limits)
-        self._fidelity = make_fidelity(fidelity)
-        self.features = features
-        self.start = start
-        self.render_mode = render_mode
-        self.layout = layout
-        self._observer = Observer(layout, features, problem)
+        self._fidelity = make_fidelity(self.settings.fidelity)
+        self.render_mode = self.settings.render_mode
+        self.layout = ObservationLayout(problem.num_layers, (*self.features.names, *self.OWN_FEATURES))
+        self._observer = Observer(self.layout, self.features, problem)
         self._scorer = Scorer(problem, self.reward)
-        self.observation_space = spaces.Box(-BOUND, BOUND, (layout.size,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
+        self.observation_space = spaces.Box(-BOUND, BOUND, (self.layout.size,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (self._action_entries(),), np.float32)
         self.archive: Archive = {}
-        self._settings: dict[str, Any] = {}
         self._lambda = self.reward.schedule.lambda_0
         self._target = self.targets.low
         self._steps = 0
@@ -121,7 +113,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self._target = self.next_target(options or {}, self.np_random)
         self._steps = 0
         self._past = []
-        start = self.problem.start_plan(self.start, self._target, limits=self.limits)
+        start = self.problem.start_plan(self.settings.start, self._target, limits=self.limits)
         self._state = self._visit(start)
         self._start_score = self._state.score
         return self._look_at(start.copy()), self._info({"accuracy": 0.0, "violation": 0.0})
@@ -186,7 +178,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             Kept units int64 [L], and what they score.
         """
         self.problem.load()
-        start = self.problem.start_plan(self.start, self._target, limits=self.limits)
+        start = self.problem.start_plan(self.settings.start, self._target, limits=self.limits)
         MeasuredFidelity().evaluate(self.problem, self.archive, start)
         plans = np.array(list(self.archive))
         reductions = self.problem.cost.reduction(plans)
@@ -208,10 +200,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         Raises:
             ValueError: an override of what makes the problem (the task, its repair, its device).
         """
-        shared = [name for name in overrides if name in SHARED_SETTINGS]
-        if shared:
-            raise ValueError(f"a fork shares the problem, so {shared[0]!r} cannot differ; make another environment")
-        other = type(self)(**{**self._settings, **overrides, "problem": self.problem})
+        other = type(self)(**self.settings.arguments(**overrides), problem=self.problem)
         other.archive = self.archive
         other._lambda, other._target, other._steps = self._lambda, self._target, self._steps
         other._start_score, other._state, other._past = self._start_score, self._state, list(self._past)
@@ -244,6 +233,10 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         )
 
     # ------------------------------------------------------------------ for the environments
+
+    @abstractmethod
+    def _action_entries(self) -> int:
+        """Number of entries of an action."""
 
     @abstractmethod
     def _look_at(self, draft: IntArray) -> Observation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +10,8 @@ from numpy.typing import NDArray
 
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.envs.base import Info, Observation, PruningEnv
-from prune_gym.envs.constraint import Constraint, make_constraint
-from prune_gym.envs.fidelity import Fidelity
-from prune_gym.envs.observation import ObservationLayout
-from prune_gym.envs.reward import LAMBDA_0, TAU, Reward
-from prune_gym.problem.features import FeatureSet
+from prune_gym.envs.constraint import make_constraint
+from prune_gym.envs.settings import MoveSettings
 from prune_gym.problem.problem import PruningProblem
 
 if TYPE_CHECKING:
@@ -118,61 +115,28 @@ class HOBSPruneEnv(PruningEnv):
     * v0: initial version.
     """
 
+    SETTINGS = MoveSettings
+    settings: MoveSettings
+
     def __init__(
         self,
         task: str | PruningTask = "digits-resnet20",
         target_flops_reduction: float | Sequence[float] | None = None,
-        constraint: str | Constraint = "soft",
-        reward: str | Reward = "accuracy_flops",
-        fidelity: str | Fidelity = "measured",
-        repair: str = "sequential",
-        features: str | Sequence[str] | FeatureSet = "kfac",
-        horizon: int = 1,
-        start: str = "knapsack",
-        action_scale: float = 2.0,
-        max_pruning_ratio: float = 0.95,
-        min_channels: int = 1,
-        round_to: int = 1,
-        lambda_0: float = LAMBDA_0,
-        tau: float = TAU,
-        device: str | int | None = None,
-        cache_dir: str | None = None,
-        task_options: Mapping[str, Any] | None = None,
+        *,
         problem: PruningProblem | None = None,
-        render_mode: str | None = None,
+        **settings: Any,
     ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__", "problem")}
-        if isinstance(horizon, bool) or not isinstance(horizon, (int, np.integer)) or horizon < 1:
-            raise ValueError(f"horizon is a number of moves, at least 1; got {horizon!r}")
-        if not (np.isfinite(action_scale) and action_scale > 0.0):
-            raise ValueError(f"action_scale is a positive number of logits; got {action_scale!r}")
-        chosen = FeatureSet.of(features)
-        if problem is None:
-            problem = PruningProblem(task, device=device, cache_dir=cache_dir, repair=repair, task_options=task_options)
-        super().__init__(
-            ObservationLayout(problem.num_layers, chosen.names),
-            chosen,
-            problem.num_layers,
-            problem,
-            target_flops_reduction,
-            reward,
-            fidelity,
-            start,
-            max_pruning_ratio,
-            min_channels,
-            round_to,
-            lambda_0,
-            tau,
-            render_mode,
-        )
-        self._settings = settings
-        self.constraint = make_constraint(constraint)
-        self.horizon = horizon
-        self.action_scale = float(action_scale)
+        super().__init__(task, target_flops_reduction, problem=problem, **settings)
+        self.constraint = make_constraint(self.settings.constraint)
+        self.horizon = int(self.settings.horizon)
+        self.action_scale = float(self.settings.action_scale)
         if self.reward.needs_hard_constraint and not self.constraint.projects:
             raise ValueError(
                 "reward 'amc_accuracy' does not count FLOPs, so the dense network would win: use constraint='hard'"
             )
+
+    def _action_entries(self) -> int:
+        return self.problem.num_layers
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, Info]:
         """Move every layer's pruning ratio and look at the plan reached.

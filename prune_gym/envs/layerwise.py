@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +10,6 @@ from numpy.typing import NDArray
 
 from prune_gym.cost.limits import IntArray
 from prune_gym.envs.base import Info, Observation, PruningEnv
-from prune_gym.envs.fidelity import Fidelity
-from prune_gym.envs.observation import ObservationLayout
-from prune_gym.envs.reward import LAMBDA_0, TAU, Reward
-from prune_gym.problem.features import FeatureSet
 from prune_gym.problem.problem import PruningProblem
 
 if TYPE_CHECKING:
@@ -70,48 +66,21 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
     * v0: initial version.
     """
 
+    OWN_FEATURES = ("current",)
+
     def __init__(
         self,
         task: str | PruningTask = "digits-resnet20",
         target_flops_reduction: float | Sequence[float] | None = None,
-        reward: str | Reward = "accuracy_flops",
-        fidelity: str | Fidelity = "measured",
-        repair: str = "sequential",
-        features: str | Sequence[str] | FeatureSet = "kfac",
-        start: str = "knapsack",
-        max_pruning_ratio: float = 0.95,
-        min_channels: int = 1,
-        round_to: int = 1,
-        lambda_0: float = LAMBDA_0,
-        tau: float = TAU,
-        device: str | int | None = None,
-        cache_dir: str | None = None,
-        task_options: Mapping[str, Any] | None = None,
+        *,
         problem: PruningProblem | None = None,
-        render_mode: str | None = None,
+        **settings: Any,
     ) -> None:
-        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__", "problem")}
-        chosen = FeatureSet.of(features)
-        if problem is None:
-            problem = PruningProblem(task, device=device, cache_dir=cache_dir, repair=repair, task_options=task_options)
-        super().__init__(
-            ObservationLayout(problem.num_layers, (*chosen.names, "current")),
-            chosen,
-            1,
-            problem,
-            target_flops_reduction,
-            reward,
-            fidelity,
-            start,
-            max_pruning_ratio,
-            min_channels,
-            round_to,
-            lambda_0,
-            tau,
-            render_mode,
-        )
-        self._settings = settings
-        self._draft: IntArray = problem.cost.units
+        super().__init__(task, target_flops_reduction, problem=problem, **settings)
+        self._draft: IntArray = self.problem.cost.units
+
+    def _action_entries(self) -> int:
+        return 1
 
     def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, Info]:
         """Set the pruning ratio of the current layer; after the last one, look at the plan.

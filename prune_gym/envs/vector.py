@@ -181,7 +181,7 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         )
         for index in np.flatnonzero(mask):
             self._targets[index] = single.next_target(options, self._generators[index])
-            kept[index] = single.problem.start_plan(single.start, self._targets[index], limits=single.limits)
+            kept[index] = single.problem.start_plan(single.settings.start, self._targets[index], limits=single.limits)
         everyone = mask if self._plans is not None else np.ones_like(mask)
         self._plans = self._visit(kept, everyone)
         self._start_scores = np.where(mask, self._plans.scores, self._start_scores)

@@ -97,7 +97,7 @@ def plans_around(problem: PruningProblem, target: float, count: int, size: float
         ValueError: so many different plans are not found.
     """
     env = HOBSPruneEnv(problem=problem, constraint="hard", target_flops_reduction=target)
-    start = problem.start_plan(env.start, target, limits=env.limits)
+    start = problem.start_plan(env.settings.start, target, limits=env.limits)
     moves = np.random.default_rng(seed).uniform(-size, size, (40 * count, problem.num_layers))
     found = list(dict.fromkeys(map(tuple, [start.tolist(), *env.decode(moves, start).tolist()])))
     if len(found) <= count:
