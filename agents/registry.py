@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 
-from agents.interface.monitor import Callback, Record
+from agents.interface.learner import Learner
 from agents.rspar.agent import RSPARAgent
 from agents.sb3 import DEFAULTS, PRESETS, make_agent
 from agents.search.annealing import AnnealingSearch
@@ -19,23 +18,6 @@ from agents.search.evolution import CEMSearch, CMAESSearch
 from agents.search.gaussian_process import GPSearch
 from agents.search.start_plans import KnapsackSearch, UniformSearch
 from hessian.support.names import unknown
-
-
-class Agent(Protocol):
-    """What all agents share."""
-
-    history: list[Record]
-
-    def learn(
-        self,
-        env: gym.Env,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> Any:
-        """Learn on an environment; see :meth:`agents.rspar.agent.RSPARAgent.learn`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -48,21 +30,21 @@ class AgentKind:
         serves_targets: whether one run learns for several targets.
     """
 
-    build: Callable[[gym.Env, int, Mapping[str, Any]], Agent]
+    build: Callable[[gym.Env, int, Mapping[str, Any]], Learner]
     options: Callable[..., Any] | None
     serves_targets: bool = False
 
 
-def _rspar(env: gym.Env, seed: int, options: Mapping[str, Any]) -> Agent:
+def _rspar(env: gym.Env, seed: int, options: Mapping[str, Any]) -> Learner:
     layout = env.unwrapped.layout  # type: ignore[attr-defined]
     return RSPARAgent(layout.num_layers, layout.feature_dim, seed=seed, **options)
 
 
-def _seeded(search: Callable[..., Agent]) -> AgentKind:
+def _seeded(search: Callable[..., Learner]) -> AgentKind:
     return AgentKind(lambda env, seed, options: search(seed=seed, **options), search)
 
 
-def _unseeded(search: Callable[..., Agent]) -> AgentKind:
+def _unseeded(search: Callable[..., Learner]) -> AgentKind:
     return AgentKind(lambda env, seed, options: search(**options), search)
 
 
@@ -84,7 +66,7 @@ AGENTS: dict[str, AgentKind] = {
 """Agents of ``HOBSPrune-v0`` by name (the preset ``amc`` is made for one layer a step)."""
 
 
-def create(name: str, env: gym.Env, seed: int = 0, **options: Any) -> Agent:
+def create(name: str, env: gym.Env, seed: int = 0, **options: Any) -> Learner:
     """Make an agent.
 
     Args:

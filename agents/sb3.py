@@ -21,7 +21,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from agents.interface.monitor import Callback, Monitor, Record, best_feasible
+from agents.interface.learner import Environment, Learner
+from agents.interface.monitor import Monitor, Record
 from agents.interface.protocol import finite_reward
 from hessian.support.names import unknown
 from prune_gym.support.files import write_json_atomic
@@ -99,7 +100,7 @@ def make_agent(name: str, env: gym.Env, seed: int = 0, **kwargs: Any) -> SB3Agen
     return SB3Agent(name, model, randomness)
 
 
-class SB3Agent:
+class SB3Agent(Learner):
     """An algorithm, the history of its episodes and the best measured plan.
 
     Attributes:
@@ -119,29 +120,20 @@ class SB3Agent:
         """Environment steps so far."""
         return int(self.model.num_timesteps)
 
-    @property
-    def best(self) -> Record | None:
-        """Record of the best measured plan that meets the latest target; None before any."""
-        return best_feasible(self.history)
+    def _meet(self, env: Environment, batch_size: int) -> None:
+        if not isinstance(env, gym.Env):
+            raise TypeError(f"an agent of stable-baselines3 learns on one environment; got {type(env).__name__}")
+        if batch_size > 1:
+            raise ValueError(f"an agent of stable-baselines3 measures one plan at a time; got batch_size={batch_size}")
 
-    def learn(
-        self,
-        env: gym.Env,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> SB3Agent:
-        """Train; the arguments are those of :meth:`agents.rspar.agent.RSPARAgent.learn`.
+    def _run(self, env: Environment, total_timesteps: int, monitor: Monitor, batch_size: int) -> None:
+        """Train; a rollout that the last step cuts short is not learned from.
 
         A step that leads to a plan measured before is free, so a budget of evaluations is set with
-        ``callback=agents.interface.monitor.until(evaluations)`` and enough `total_timesteps`. A rollout that the last
-        step cuts short is not learned from.
-
-        Raises:
-            ValueError: the spaces are not those the agent was made for, or a reward is not finite.
+        ``callback=agents.until(evaluations)`` and enough `total_timesteps`.
         """
-        with Monitor(self.history, total_timesteps, callback, progress_bar, log_dir) as monitor, self._randomness:
+        with self._randomness:
+            assert isinstance(env, gym.Env)
             lanes: Any = self.model.get_env()
             if lanes is None or lanes.unwrapped.envs[0].unwrapped is not env.unwrapped:
                 self.model.set_env(env)
@@ -151,7 +143,6 @@ class SB3Agent:
                     callback=_reporter(monitor, self.num_timesteps + total_timesteps),
                     reset_num_timesteps=False,
                 )
-        return self
 
     def predict(
         self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -92,7 +92,7 @@ class PlannableEnv(Protocol):
         ...
 
 
-def plannable(env: gym.Env) -> PlannableEnv:
+def plannable(env: gym.Env | gym.vector.VectorEnv) -> PlannableEnv:
     """The pruning environment inside `env`.
 
     Raises:

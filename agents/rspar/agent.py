@@ -8,32 +8,25 @@ a model of the reward in this way follows DyNA-PPO (Angermueller et al. 2020).
 
 from __future__ import annotations
 
-import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import gymnasium as gym
-import numpy as np
 import torch
 
-from agents.interface.monitor import Callback, Monitor, Record, best_feasible
-from agents.interface.protocol import PlannableEnv, check_batch_size
+from agents.interface.learner import Environment, Learner
+from agents.interface.monitor import Monitor
+from agents.interface.protocol import PlannableEnv
 from agents.model.acquisition import ExpectedImprovement, Proposer
-from agents.model.experience import Experience
-from agents.ppo.agent import AgentConfig, PPOAgent
+from agents.ppo.agent import AgentConfig
 from agents.ppo.vectorised import check_spaces
 from agents.rspar.checkpoint import read_document, restore, write_checkpoint
-from agents.rspar.learning import (
-    DEFAULT_IMAGINATION,
-    ImaginationSettings,
-    learn_from_rollouts,
-    learn_with_imagination,
-)
+from agents.rspar.learning import learn_from_rollouts, learn_with_imagination
+from agents.rspar.state import DEFAULT_IMAGINATION, ImaginationSettings, LearnerState
 
 
-class RSPARAgent(PPOAgent):
+class RSPARAgent(LearnerState, Learner):
     """A policy over pruning budgets.
 
     Observations are ``[layer features L*F | current ratios L | 5 globals]``, actions (L,) in [-1, 1]. The networks
@@ -108,96 +101,24 @@ class RSPARAgent(PPOAgent):
             initial_std=initial_std,
             seed=seed,
         )
-        super().__init__(config, device)
-        self.rng = np.random.default_rng(seed)
-        self.imagination = imagination
-        self.proposer = proposer or Proposer(ExpectedImprovement())
-        self.experience: Experience | None = None
-        self.history: list[Record] = []
-        self.reset_seed: int | None = seed
-        self._env: gym.Env | gym.vector.VectorEnv | None = None
-        self._env_state: Mapping[str, Any] | None = None
-
-    @property
-    def best(self) -> Record | None:
-        """Record of the best feasible measured plan for the latest target; None before any."""
-        return best_feasible(self.history)
+        super().__init__(config, imagination, proposer or Proposer(ExpectedImprovement()), device)
 
     # Learning
 
-    def learn(
-        self,
-        env: gym.Env | gym.vector.VectorEnv,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-        *,
-        batch_size: int = 1,
-    ) -> RSPARAgent:
-        """Train on an environment; may be called again to go on.
-
-        A single pruning environment at measured fidelity is learned with the reward model, any other environment (and
-        any vector environment) by plain PPO. Every call starts with a reset, the first one seeded.
-
-        Args:
-            env: observations and actions of this agent's shapes.
-            total_timesteps: environment steps of this call. Where moves are imagined, every step measures a new plan.
-            callback: called with every new record of :attr:`history`; returning False ends the training.
-            progress_bar: draw one.
-            log_dir: folder for TensorBoard files.
-            batch_size: plans chosen before the first of them is measured, where moves are imagined and episodes have
-                one move; measured side by side where the problem has a pool (:mod:`prune_gym.problem.plan_pool`). A
-                larger batch is another, less informed search; with a pool or without one it comes out the same.
-
-        Returns:
-            The agent.
-
-        Raises:
-            ValueError: a batch size below 1, the spaces do not fit, or a reward is not finite.
-        """
-        check_batch_size(batch_size)
+    def _meet(self, env: Environment, batch_size: int) -> None:
         check_spaces(env, self.observation_size, self.num_layers)
-        self._meet(env)
-        with Monitor(self.history, total_timesteps, callback, progress_bar, log_dir) as monitor:
-            if self.imagination is not None and _can_be_imagined(env):
-                learn_with_imagination(self, self.imagination, env, total_timesteps, monitor, batch_size)
-            else:
-                learn_from_rollouts(self, env, total_timesteps, monitor)
-        return self
+        self.begin(env)
 
-    def _meet(self, env: gym.Env | gym.vector.VectorEnv) -> None:
-        """Decide how the next reset of `env` is seeded.
+    def _run(self, env: Environment, total_timesteps: int, monitor: Monitor, batch_size: int) -> None:
+        """Learn with the reward model on a single pruning environment at measured fidelity, else by plain PPO.
 
-        A new environment is seeded, the one learned on before goes on with its own stream, and after a restart a new
-        one goes on with the stream of the old.
+        Every call starts with a reset, the first one seeded. Where moves are imagined, every step measures a new plan,
+        and a larger batch is another, less informed search.
         """
-        single = isinstance(env, gym.Env)
-        self.reset_seed = None if env is self._env else self.config.seed + self.num_timesteps
-        if single and self._env_state is not None:
-            generator = np.random.default_rng()
-            generator.bit_generator.state = self._env_state
-            env.unwrapped.np_random = generator
-            self.reset_seed = None
-        self._env, self._env_state = env, None
-
-    @property
-    def environment_state(self) -> Mapping[str, Any] | None:
-        """Random state of the environment last learned on, if it is a single one."""
-        if isinstance(self._env, gym.Env):
-            return self._env.unwrapped.np_random.bit_generator.state
-        return self._env_state
-
-    @environment_state.setter
-    def environment_state(self, state: Mapping[str, Any] | None) -> None:
-        self._env_state = state
-
-    def reseed(self, seed: int) -> None:
-        """Begin new random streams; what was learned stays."""
-        self.config = dataclasses.replace(self.config, seed=seed)
-        self.generator.manual_seed(seed)
-        self.rng = np.random.default_rng(seed)
-        self._env, self._env_state = None, None
+        if self.imagination is not None and _can_be_imagined(env):
+            learn_with_imagination(self, self.imagination, env, total_timesteps, monitor, batch_size)
+        else:
+            learn_from_rollouts(self, env, total_timesteps, monitor)
 
     # Persistence
 
@@ -257,7 +178,7 @@ class RSPARAgent(PPOAgent):
         return agent
 
 
-def _can_be_imagined(env: gym.Env | gym.vector.VectorEnv) -> TypeGuard[gym.Env]:
+def _can_be_imagined(env: Environment) -> TypeGuard[gym.Env]:
     """Whether this is a single pruning environment whose steps measure plans."""
     if isinstance(env, gym.vector.VectorEnv) or not isinstance(env.unwrapped, PlannableEnv):
         return False

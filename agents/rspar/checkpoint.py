@@ -7,22 +7,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from agents.model.experience import Experience
 from agents.model.reward_model import RewardModel
+from agents.rspar.state import LearnerState
 from prune_gym.support.files import load_safetensors, save_safetensors_atomic
-
-if TYPE_CHECKING:
-    from agents.rspar.agent import RSPARAgent
 
 FORMAT = "rspar-agent-1"
 
 
-def write_checkpoint(agent: RSPARAgent, path: str | os.PathLike[str]) -> Path:
+def write_checkpoint(agent: LearnerState, path: str | os.PathLike[str]) -> Path:
     """Write everything `agent` needs to go on; see :meth:`agents.rspar.agent.RSPARAgent.save`."""
     tensors = {f"network.{name}": tensor for name, tensor in agent.network.state_dict().items()}
     for index, moments in agent.optimizer.state_dict()["state"].items():
@@ -74,7 +72,7 @@ def read_document(
     return tensors, document
 
 
-def restore(agent: RSPARAgent, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) -> None:
+def restore(agent: LearnerState, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) -> None:
     """Bring a fresh agent to the state of a file; measurements only if it is about as many layers."""
     agent.network.load_state_dict(_part(tensors, "network."))
     optimizer = agent.optimizer.state_dict()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,43 +20,13 @@ from agents.ppo.rollout import Batch, Decision, joined
 from agents.ppo.update import normalise
 from agents.ppo.vectorised import lanes_of
 from agents.rspar.other_targets import State, states_at_other_targets
-
-if TYPE_CHECKING:
-    from agents.rspar.agent import RSPARAgent
+from agents.rspar.state import ImaginationSettings, LearnerState
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ImaginationSettings:
-    """Sizes of the imagined part.
-
-    Attributes:
-        moves: imagined moves for every measured plan.
-        batch_size: of them a minibatch.
-        other_targets: where episodes ask for several targets, imagined moves are shared between the current state and
-            so many first states at other targets.
-        epochs: passes over them.
-        proposals: policy samples considered for measuring.
-        broad: normal moves as wide as the first ones, considered as well where all episodes ask for one target: a
-            policy that has learned proposes much of the same. Over many targets a budget is too small for exploring.
-        refit_every: measurements between two fits of the reward model's hyper-parameters.
-    """
-
-    moves: int = 512
-    batch_size: int = 512
-    other_targets: int = 7
-    epochs: int = 8
-    proposals: int = 256
-    broad: int = 256
-    refit_every: int = 8
-
-
-DEFAULT_IMAGINATION = ImaginationSettings()
-
-
 def learn_from_rollouts(
-    agent: RSPARAgent, env: gym.Env | gym.vector.VectorEnv, total_timesteps: int, monitor: Monitor
+    agent: LearnerState, env: gym.Env | gym.vector.VectorEnv, total_timesteps: int, monitor: Monitor
 ) -> None:
     """Plain PPO: act `n_steps` in every lane, update, repeat."""
     lanes = lanes_of(env)
@@ -83,7 +52,7 @@ def learn_from_rollouts(
 
 
 def learn_with_imagination(
-    agent: RSPARAgent,
+    agent: LearnerState,
     settings: ImaginationSettings,
     env: gym.Env,
     total_timesteps: int,
@@ -135,7 +104,7 @@ def learn_with_imagination(
     experience.absorb(plans)
 
 
-def carried_over(agent: RSPARAgent, imagination: Imagination, observation: np.ndarray) -> list[np.ndarray]:
+def carried_over(agent: LearnerState, imagination: Imagination, observation: np.ndarray) -> list[np.ndarray]:
     """The first move of a policy that was trained elsewhere: its own, before learning here changes it.
 
     Args:
@@ -150,13 +119,13 @@ def carried_over(agent: RSPARAgent, imagination: Imagination, observation: np.nd
     return list(eligible(imagination, action[None]).actions)
 
 
-def broad_moves(agent: RSPARAgent, count: int) -> np.ndarray:
+def broad_moves(agent: LearnerState, count: int) -> np.ndarray:
     """Normal moves as wide as the agent's first ones, whatever its policy has learned: float32 [count, L]."""
     moves = agent.rng.normal(0.0, agent.config.initial_std, (count, agent.num_layers))
     return np.clip(moves, -1.0, 1.0).astype(np.float32)
 
 
-def choose_batch(agent: RSPARAgent, imagination: Imagination, samples: np.ndarray, count: int) -> list[np.ndarray]:
+def choose_batch(agent: LearnerState, imagination: Imagination, samples: np.ndarray, count: int) -> list[np.ndarray]:
     """Moves to measure side by side: each is chosen as if those before it had scored what the reward model believes.
 
     This is the kriging believer of Ginsbourger, Le Riche & Carraro (2010).
@@ -186,7 +155,7 @@ def choose_batch(agent: RSPARAgent, imagination: Imagination, samples: np.ndarra
     return actions
 
 
-def practise(agent: RSPARAgent, settings: ImaginationSettings, states: Sequence[State]) -> dict[str, float]:
+def practise(agent: LearnerState, settings: ImaginationSettings, states: Sequence[State]) -> dict[str, float]:
     """A PPO update on imagined one-move episodes, rewarded with the believed change of the score.
 
     Advantages are brought to the same scale in every state: what a move can gain differs greatly between targets.
@@ -205,7 +174,7 @@ def practise(agent: RSPARAgent, settings: ImaginationSettings, states: Sequence[
     return diagnostics | {"imagined/reward_mean": float(batches[0].returns.mean())}
 
 
-def _imagined_batch(agent: RSPARAgent, state: State, count: int) -> Batch:
+def _imagined_batch(agent: LearnerState, state: State, count: int) -> Batch:
     """Imagined moves from one state."""
     decisions = imagined_decisions(agent, state.observation, count)
     moves = state.imagination.moves(np.tanh(decisions.pre_squash))
@@ -220,7 +189,7 @@ def _imagined_batch(agent: RSPARAgent, state: State, count: int) -> Batch:
 
 
 @torch.no_grad()
-def imagined_decisions(agent: RSPARAgent, observation: np.ndarray, count: int) -> Decision:
+def imagined_decisions(agent: LearnerState, observation: np.ndarray, count: int) -> Decision:
     """Many samples of the policy in one state; the networks run once.
 
     Args:
@@ -243,7 +212,7 @@ def imagined_decisions(agent: RSPARAgent, observation: np.ndarray, count: int) -
     )
 
 
-def _experience(agent: RSPARAgent, plans: PlannableEnv, settings: ImaginationSettings) -> Experience:
+def _experience(agent: LearnerState, plans: PlannableEnv, settings: ImaginationSettings) -> Experience:
     """The agent's measurements of this problem; of another one's, what the reward model learned from them stays."""
     identity, before = fingerprint(plans), agent.experience
     if before is not None and before.fingerprint == identity:
@@ -257,7 +226,7 @@ def _experience(agent: RSPARAgent, plans: PlannableEnv, settings: ImaginationSet
     return agent.experience
 
 
-def _first_reset(agent: RSPARAgent, env: gym.Env) -> tuple[np.ndarray, dict[str, Any]]:
+def _first_reset(agent: LearnerState, env: gym.Env) -> tuple[np.ndarray, dict[str, Any]]:
     """Begin, or go on where an earlier process stopped.
 
     An environment that does not know the plans measured before is told them, and repeats the last move (which is then

@@ -11,14 +11,13 @@ from __future__ import annotations
 import copy
 import logging
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from agents.interface.monitor import Callback, Monitor
-from agents.interface.protocol import PlannableEnv, check_batch_size, finite_reward, plannable, positive
+from agents.interface.learner import Environment
+from agents.interface.monitor import Monitor
+from agents.interface.protocol import PlannableEnv, finite_reward, plannable, positive
 from agents.model.acquisition import eligible
 from agents.model.experience import Experience, Move, Plan, as_plan, fingerprint
 from agents.model.imagination import Imagination
@@ -78,65 +77,43 @@ class Search(PlanChooser):
     def restart(self) -> None:
         """Look further away: the last :attr:`patience` proposals held no new plan, and a random one is measured."""
 
-    def learn(
-        self,
-        env: gym.Env,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-        *,
-        batch_size: int = 1,
-    ) -> Search:
-        """Measure a new plan in each of `total_timesteps` steps; may be called again to go on.
+    def _meet(self, env: Environment, batch_size: int) -> None:
+        plannable(env)
 
-        Stops earlier, with a logged warning, when no plan on the target is found that was not measured yet.
+    def _run(self, env: Environment, total_timesteps: int, monitor: Monitor, batch_size: int) -> None:
+        """Measure a new plan in each step, until no plan on the target is found that was not measured (a warning).
 
-        Args:
-            env: a pruning environment.
-            total_timesteps: environment steps of this call.
-            callback: called with every new record of :attr:`history`; returning False ends the search.
-            progress_bar: draw one.
-            log_dir: folder for TensorBoard files.
-            batch_size: plans measured side by side where the problem has a pool (:mod:`prune_gym.problem.plan_pool`):
-                those the search would propose next if the scores in between did not matter, as within a population they
-                do not. The search itself goes on one by one, so this changes its speed and never its result.
-
-        Raises:
-            TypeError: `env` is no pruning environment.
-            ValueError: a batch size below 1, another problem or target than before, or a reward that is not finite.
+        Where plans are measured side by side, they are those the search would propose next if the scores in between
+        did not matter. The search itself goes on one by one, so a batch changes its speed and never its result.
         """
         plans = plannable(env)
-        check_batch_size(batch_size)
         expected: set[Plan] = set()
-        with Monitor(self.history, total_timesteps, callback, progress_bar, log_dir) as monitor:
-            info = self._reset(env, plans)
-            if not self.history:
-                self._actions.append(None)
-                monitor.episode(0.0, info, self.num_timesteps)
-            for step in range(total_timesteps):
-                if monitor.stopped:
-                    break
-                info = self._reset(env, plans) if step else info
-                view = self._view(plans, info)
-                if batch_size > 1 and not expected:
-                    expected = self._prefetch(view, min(batch_size, total_timesteps - step))
-                action = self._next(view)
-                if action is None:
-                    logger.warning("no plan in reach is left to measure after %d steps", self.num_timesteps)
-                    break
-                _, reward, _, _, info = env.step(action)
-                self.num_timesteps += 1
-                gain = finite_reward(reward)
-                reached = as_plan(info["kept"])
-                view.experience.moves.append(Move(as_plan(view.start), action, reached))
-                expected = expected - {reached} if reached in expected else set()
-                view.experience.absorb(plans)
-                self.observe(action, float(info["score"]))
-                self._actions.append(action)
-                monitor.episode(gain, info, self.num_timesteps)
-                monitor.advance()
-        return self
+        info = self._reset(env, plans)
+        if not self.history:
+            self._actions.append(None)
+            monitor.episode(0.0, info, self.num_timesteps)
+        for step in range(total_timesteps):
+            if monitor.stopped:
+                break
+            info = self._reset(env, plans) if step else info
+            view = self._view(plans, info)
+            if batch_size > 1 and not expected:
+                expected = self._prefetch(view, min(batch_size, total_timesteps - step))
+            action = self._next(view)
+            if action is None:
+                logger.warning("no plan in reach is left to measure after %d steps", self.num_timesteps)
+                break
+            _, reward, _, _, info = env.step(action)
+            self.num_timesteps += 1
+            gain = finite_reward(reward)
+            reached = as_plan(info["kept"])
+            view.experience.moves.append(Move(as_plan(view.start), action, reached))
+            expected = expected - {reached} if reached in expected else set()
+            view.experience.absorb(plans)
+            self.observe(action, float(info["score"]))
+            self._actions.append(action)
+            monitor.episode(gain, info, self.num_timesteps)
+            monitor.advance()
 
     def _prefetch(self, view: Imagination, count: int) -> set[Plan]:
         """Have the next plans measured side by side, as far as they can be foreseen; returns them."""
@@ -155,7 +132,7 @@ class Search(PlanChooser):
         view.env.problem.prefetch(plans)
         return set(plans)
 
-    def _reset(self, env: gym.Env, plans: PlannableEnv) -> dict[str, Any]:
+    def _reset(self, env: Environment, plans: PlannableEnv) -> dict[str, Any]:
         """Start an episode; make sure that it is about the same question as those before."""
         first = self._experience is None
         _, info = env.reset(seed=self.seed if first else None)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 
-from agents.interface.monitor import Callback, Record, best_feasible
+from agents.interface.learner import Learner
+from agents.interface.monitor import Record
 
 
-class PlanChooser(ABC):
+class PlanChooser(Learner):
     """Chooses plans without a policy: what is observed does not matter.
 
     Attributes:
@@ -24,22 +22,6 @@ class PlanChooser(ABC):
         self.history: list[Record] = []
         self.num_timesteps = 0
         self._actions: list[np.ndarray | None] = []
-
-    @property
-    def best(self) -> Record | None:
-        """Record of the best measured plan that meets the latest target; None before any."""
-        return best_feasible(self.history)
-
-    @abstractmethod
-    def learn(
-        self,
-        env: gym.Env,
-        total_timesteps: int,
-        callback: Callback | None = None,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> PlanChooser:
-        """Search; the arguments are those of :meth:`agents.rspar.agent.RSPARAgent.learn`."""
 
     def predict(
         self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False

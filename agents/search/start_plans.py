@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import gymnasium as gym
-
-from agents.interface.monitor import Callback, Monitor
+from agents.interface.learner import Environment
+from agents.interface.monitor import Monitor
 from agents.interface.protocol import plannable
 from agents.search.plan_chooser import PlanChooser
 
@@ -16,25 +13,15 @@ class StartPlanSearch(PlanChooser):
 
     start: str
 
-    def learn(
-        self,
-        env: gym.Env,
-        total_timesteps: int = 0,
-        callback: Callback | None = None,
-        progress_bar: bool = False,
-        log_dir: str | Path | None = None,
-    ) -> StartPlanSearch:
-        """Measure the plan in `env`'s archive; `total_timesteps` is not used.
+    def _meet(self, env: Environment, batch_size: int) -> None:
+        plannable(env)
 
-        Raises:
-            TypeError: `env` is no pruning environment.
-        """
-        with Monitor(self.history, 1, callback, progress_bar, log_dir) as monitor:
-            _, info = plannable(env).fork(start=self.start).reset(seed=0)
-            self._actions.append(None)
-            monitor.episode(0.0, info, self.num_timesteps)
-            monitor.advance()
-        return self
+    def _run(self, env: Environment, total_timesteps: int, monitor: Monitor, batch_size: int) -> None:
+        """Measure the plan in `env`'s archive; no step is taken."""
+        _, info = plannable(env).fork(start=self.start).reset(seed=0)
+        self._actions.append(None)
+        monitor.episode(0.0, info, self.num_timesteps)
+        monitor.advance()
 
 
 class KnapsackSearch(StartPlanSearch):

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents import RSPARAgent
+from agents.interface.learner import Learner
 from agents.interface.monitor import Record, until
 from agents.interface.protocol import TOLERANCE
-from agents.registry import Agent, create
+from agents.registry import create
 from benchmarks.stat_tests.aggregates import hypervolume
 from benchmarks.studies.agents.config import AgentEntry, Cell, StudyConfig, serves_targets
 from benchmarks.studies.agents.policies import policy_rows
@@ -112,10 +113,10 @@ def _learn(
     problem: PruningProblem,
     store: PlanStore,
     source: Path | None = None,
-) -> tuple[Agent, dict[Plan, Evaluation]]:
+) -> tuple[Learner, dict[Plan, Evaluation]]:
     """An agent that has learned, and what it measured within its budget, in the order it did."""
     env = make_env(problem, settings, targets)
-    agent: Agent
+    agent: Learner
     if source is None:
         agent = create(entry.name, env, seed, **entry.options)
     else:
@@ -125,7 +126,7 @@ def _learn(
     return agent, dict(cast(HOBSPruneEnv, env.unwrapped).archive)
 
 
-def learn(agent: Agent, env: gym.Env, evaluations: int, store: PlanStore) -> None:
+def learn(agent: Learner, env: gym.Env, evaluations: int, store: PlanStore) -> None:
     """Learn within a budget of measured evaluations; what was measured is kept, whatever happens.
 
     Args:

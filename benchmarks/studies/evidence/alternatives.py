@@ -26,7 +26,7 @@ from agents.interface.monitor import until
 from agents.interface.protocol import TOLERANCE
 from agents.model.acquisition import ExpectedImprovement, Proposer, UpperConfidence
 from agents.registry import create
-from agents.rspar.learning import ImaginationSettings
+from agents.rspar.state import ImaginationSettings
 from benchmarks.common.arguments import check_distinct, positive, writable
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 import prune_gym  # noqa: F401  registers the environment
 from agents import RSPARAgent
 from agents.registry import create
-from agents.rspar.learning import ImaginationSettings
+from agents.rspar.state import ImaginationSettings
 from prune_gym.problem import PruningProblem
 from prune_gym.problem.plan_pool import PlanPool, PoolError, ProcessPool, RayPool
 

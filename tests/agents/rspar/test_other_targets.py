@@ -5,8 +5,8 @@ from agents import RSPARAgent
 from agents.model.acquisition import ExpectedImprovement, Proposer
 from agents.model.experience import Experience, fingerprint
 from agents.model.reward_model import RewardModel
-from agents.rspar.learning import ImaginationSettings
 from agents.rspar.other_targets import ImaginedFidelity, states_at_other_targets
+from agents.rspar.state import ImaginationSettings
 from prune_gym.envs.fidelity import Fidelity
 from tests.agents.synthetic import FEATURES, SyntheticPruning
 from tests.prune_gym.tiny import make_tiny_env
