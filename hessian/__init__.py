@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hessian.channels.group import ChannelGroup, UnsupportedStructureError
     from hessian.hobs import HOBSSensitivityAnalyzer
     from hessian.kfac.approximator import KFACHessianApproximator
-    from hessian.obs.moments import KroneckerFactors
+    from hessian.obs.factors import KroneckerFactors
 
 __all__ = [
     "ChannelGroup",
@@ -31,7 +31,7 @@ __getattr__, __dir__ = lazy_names(
         "ChannelGroup": "channels.group",
         "HOBSSensitivityAnalyzer": "hobs",
         "KFACHessianApproximator": "kfac.approximator",
-        "KroneckerFactors": "obs.moments",
+        "KroneckerFactors": "obs.factors",
         "UnsupportedStructureError": "channels.group",
         "find_channel_groups": "channels.find",
     },

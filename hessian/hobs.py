@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian.audit.audit import audit_prices
+from hessian.audit.report import AuditReport
 from hessian.channels.find import find_channel_groups
 from hessian.channels.flops import FlopsModel
 from hessian.channels.group import ChannelGroup
@@ -23,8 +24,9 @@ from hessian.channels.norms import shift_absorbing_norms
 from hessian.kfac.approximator import KFACHessianApproximator
 from hessian.kfac.checks import check_model
 from hessian.kfac.loss_curvature import Criterion
-from hessian.obs.moments import KroneckerFactors
+from hessian.obs.factors import KroneckerFactors
 from hessian.pricing import storage
+from hessian.pricing.analysis import Analysis
 from hessian.pricing.budgeting import RANKINGS, cheapest_removals, prefix_plan, prices_of_channels
 from hessian.pricing.exact import exact_analysis
 from hessian.pricing.layer_sweeps import LayerCurves, sweep_layers
@@ -144,7 +146,7 @@ class HOBSSensitivityAnalyzer:
         if self.use_kfac:
             self._take(sweep_layers(self.model, self.groups, self.factors, self.damping, self._everyone(), progress))
         else:
-            exact = exact_analysis(self, dataloader, criterion, num_batches, progress=progress)
+            exact = exact_analysis(self.analysis, dataloader, criterion, num_batches, progress=progress)
             self.prices, self.orders, self.curves, self.obd_curves = exact
         return self.channel_prices()
 
@@ -161,7 +163,7 @@ class HOBSSensitivityAnalyzer:
         Arguments and errors are those of :meth:`compute_sensitivity`.
 
         Returns:
-            Consumer -> :class:`hessian.obs.moments.KroneckerFactors`.
+            Consumer -> :class:`hessian.obs.factors.KroneckerFactors`.
         """
         check_model(self.model)
         if not self.groups:
@@ -209,7 +211,7 @@ class HOBSSensitivityAnalyzer:
     @property
     def consumers(self) -> list[str]:
         """Names of all modules that consume a prunable layer."""
-        return list(dict.fromkeys(member.module for group in self.groups for member in group.consumers))
+        return self.analysis.consumers
 
     def channel_prices(self) -> dict[str, Tensor]:
         """Layer name -> [size] price in nats of removing a channel alone; units share theirs equally."""
@@ -256,10 +258,8 @@ class HOBSSensitivityAnalyzer:
     @property
     def compensator(self) -> Compensator:
         """Repairs any plan with the measured factors."""
-        if not self.factors:
-            raise ValueError("no factors yet; call compute_sensitivity(dataloader) or load(path) first")
         if self._compensator is None:
-            self._compensator = Compensator(self.model, self.groups, self.factors, self.damping, self.norms)
+            self._compensator = self.analysis.compensator
         return self._compensator
 
     def compensate(self, plan: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
@@ -273,8 +273,27 @@ class HOBSSensitivityAnalyzer:
         """
         return self.compensator.state(self.compensator.slicer.cut(plan))
 
-    # A function of a finished analysis: holds the prices against what removing channels really does to this network.
-    audit = audit_prices
+    @property
+    def analysis(self) -> Analysis:
+        """What is known so far, for those who only read it."""
+        return Analysis(
+            self.model,
+            self.groups,
+            self.norms,
+            self.factors,
+            self.prices,
+            self.orders,
+            self.curves,
+            self.obd_curves,
+            self.damping,
+            self.approximation,
+            self.fisher,
+            self.seed,
+        )
+
+    def audit(self, dataloader: Iterable[Any], criterion: Criterion | None = None, **options: Any) -> AuditReport:
+        """Hold the prices against what removing channels really does; see :func:`hessian.audit.audit_prices`."""
+        return audit_prices(self.analysis, dataloader, criterion, **options)
 
     def _require_analysis(self) -> None:
         if not self.curves:
@@ -285,7 +304,7 @@ class HOBSSensitivityAnalyzer:
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Everything computed, as named tensors and string metadata for a safetensors file."""
         self._require_analysis()
-        return storage.to_tensors(self)
+        return storage.to_tensors(self.analysis)
 
     def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Take back what :meth:`tensors` gave; the structure must be known (``example_input``).
@@ -293,7 +312,10 @@ class HOBSSensitivityAnalyzer:
         Raises:
             ValueError: another format version, other layers or sizes than this network's, or missing tensors.
         """
-        storage.from_tensors(self, tensors, metadata)
+        found = storage.from_tensors(self.analysis, tensors, metadata)
+        self.damping, self.norms, self.factors = found.damping, dict(found.norms), dict(found.factors)
+        self.prices, self.orders = dict(found.prices), dict(found.orders)
+        self.curves, self.obd_curves = dict(found.curves), dict(found.obd_curves)
         self._compensator = None
 
     def save(self, path: str | Path) -> None:

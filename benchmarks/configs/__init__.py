@@ -1,25 +1,14 @@
-"""Ready-made configurations, one YAML file a task."""
+"""YAML configurations of the package."""
 
-from pathlib import Path
+from __future__ import annotations
 
-CONFIG_DIR = Path(__file__).parent
+from typing import TYPE_CHECKING
 
+from hessian.support.lazy import lazy_names
 
-def config_path(name: str) -> Path:
-    """Return the path of a shipped configuration.
+if TYPE_CHECKING:
+    from benchmarks.configs.files import CONFIG_DIR, config_names, config_path
 
-    Args:
-        name: file name with or without ``.yaml``, e.g. ``"digits_resnet20"``.
+__all__ = ["CONFIG_DIR", "config_names", "config_path"]
 
-    Raises:
-        FileNotFoundError: no such configuration; the message lists those that exist.
-    """
-    path = CONFIG_DIR / (name if name.endswith(".yaml") else f"{name}.yaml")
-    if not path.is_file():
-        raise FileNotFoundError(f"no shipped configuration {name!r}; available: {', '.join(config_names())}")
-    return path
-
-
-def config_names() -> list[str]:
-    """Return the names of the shipped configurations, sorted."""
-    return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))
+__getattr__, __dir__ = lazy_names(__name__, {"CONFIG_DIR": "files", "config_names": "files", "config_path": "files"})

@@ -231,7 +231,7 @@ def _describe(error: yaml.YAMLError) -> str:
 
 
 def _missing_file(path: Path) -> str:
-    from benchmarks.configs import CONFIG_DIR
+    from benchmarks.configs.files import CONFIG_DIR
 
     beside = sorted(str(other) for other in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
     shipped = sorted(str(other) for other in CONFIG_DIR.glob("*.yaml"))

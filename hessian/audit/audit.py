@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,13 +32,11 @@ from hessian.channels.group import ChannelGroup
 from hessian.channels.slicing import Plan, installed
 from hessian.kfac.approximator import KFACHessianApproximator
 from hessian.kfac.loss_curvature import Criterion, check_criterion
-from hessian.obs.moments import KroneckerFactors
+from hessian.obs.factors import KroneckerFactors
+from hessian.pricing.analysis import Analysis
 from hessian.pricing.exact import ggn_quadratic, removal_deltas, sample_losses
 from hessian.support.batches import model_device, read_batches
 from hessian.support.progress import Progress
-
-if TYPE_CHECKING:
-    from hessian.hobs import HOBSSensitivityAnalyzer
 
 Item = TypeVar("Item")
 
@@ -47,7 +45,7 @@ FEATURE_FRACTION = 0.5
 
 
 def audit_prices(
-    hobs: HOBSSensitivityAnalyzer,
+    analysis: Analysis,
     dataloader: Iterable[Any],
     criterion: Criterion | None = None,
     *,
@@ -64,7 +62,7 @@ def audit_prices(
     Held-out images judge the prices most honestly; the images of the analysis judge the model of the loss alone.
 
     Args:
-        hobs: a finished analysis.
+        analysis: a finished analysis.
         dataloader: yields (inputs, labels) or dict batches; the images are held in memory.
         criterion: scalar loss of (outputs, labels); None is cross-entropy.
         channels_per_layer: single units sampled a layer, without replacement.
@@ -81,20 +79,22 @@ def audit_prices(
     Raises:
         ValueError: no analysis yet, an empty loader, no layer that can lose a unit, or an argument out of range.
     """
-    groups = _check(hobs, channels_per_layer, fractions, confidence)
-    batches = list(read_batches(dataloader, model_device(hobs.model), num_batches))
+    groups = _check(analysis, channels_per_layer, fractions, confidence)
+    batches = list(read_batches(dataloader, model_device(analysis.model), num_batches))
     sampled = _sample_units(groups, channels_per_layer, seed)
     prefixes = [(group, fraction) for group in groups for fraction in fractions]
     steps = _Steps(progress, len(sampled) + len(prefixes) + len(groups))
-    trial = _Trial(hobs, batches, criterion)
+    trial = _Trial(analysis, batches, criterion)
     channels = []
     for group, unit in steps.over("single channels", sampled):
-        channels.append(trial.remove(group, None, (unit,), float(hobs.prices[group.name][unit])))
+        channels.append(trial.remove(group, None, (unit,), float(analysis.prices[group.name][unit])))
     cuts = []
     for group, fraction in steps.over("cuts", prefixes):
-        units = tuple(hobs.orders[group.name][: _count(group, fraction)].tolist())
-        cuts.append(trial.remove(group, fraction, units, float(hobs.curves[group.name][len(units)])))
-    feature_audit = FeatureAudit(hobs, [inputs for inputs, _ in batches], _producer_factors(hobs, batches, criterion))
+        units = tuple(analysis.orders[group.name][: _count(group, fraction)].tolist())
+        cuts.append(trial.remove(group, fraction, units, float(analysis.curves[group.name][len(units)])))
+    feature_audit = FeatureAudit(
+        analysis, [inputs for inputs, _ in batches], _producer_factors(analysis, batches, criterion)
+    )
     features = [feature_audit.measure(group, FEATURE_FRACTION) for group in steps.over("feature errors", groups)]
     agree = partial(agreement, channels, cuts, confidence=confidence, seed=seed)
     return AuditReport(
@@ -109,10 +109,10 @@ def audit_prices(
 
 
 def _check(
-    hobs: HOBSSensitivityAnalyzer, channels_per_layer: int, fractions: Sequence[float], confidence: float
+    analysis: Analysis, channels_per_layer: int, fractions: Sequence[float], confidence: float
 ) -> list[ChannelGroup]:
     """The layers that can lose a unit, after checking everything that can be wrong before work is spent."""
-    if not hobs.curves:
+    if not analysis.curves:
         raise ValueError("nothing is analysed yet; call compute_sensitivity(dataloader) or load(path) first")
     if channels_per_layer < 1:
         raise ValueError(f"channels_per_layer must be at least 1, got {channels_per_layer}")
@@ -120,7 +120,7 @@ def _check(
         raise ValueError(f"fractions must be shares of a layer in (0, 1), at least one; got {list(fractions)}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}; for 95 % write 0.95")
-    groups = [group for group in hobs.groups if group.num_units > 1]
+    groups = [group for group in analysis.groups if group.num_units > 1]
     if not groups:
         raise ValueError("no layer can lose a unit: each has only one")
     return groups
@@ -141,12 +141,12 @@ def _count(group: ChannelGroup, fraction: float) -> int:
 
 
 def _producer_factors(
-    hobs: HOBSSensitivityAnalyzer, batches: Sequence[tuple[Tensor, Tensor]], criterion: Criterion | None
+    analysis: Analysis, batches: Sequence[tuple[Tensor, Tensor]], criterion: Criterion | None
 ) -> dict[str, KroneckerFactors]:
     """Factors of the producers, which the analysis of the consumers need not have."""
-    names = dict.fromkeys(member.module for group in hobs.groups for member in group.producers)
-    approximator = KFACHessianApproximator(hobs.model, hobs.damping, layers=list(names), seed=hobs.seed)
-    return approximator.estimate(batches, criterion, None, hobs.fisher)
+    names = dict.fromkeys(member.module for group in analysis.groups for member in group.producers)
+    approximator = KFACHessianApproximator(analysis.model, analysis.damping, layers=list(names), seed=analysis.seed)
+    return approximator.estimate(batches, criterion, None, analysis.fisher)
 
 
 class _Steps:
@@ -169,12 +169,12 @@ class _Trial:
     """Carries removals out on a private copy of the network and measures them."""
 
     def __init__(
-        self, hobs: HOBSSensitivityAnalyzer, batches: Sequence[tuple[Tensor, Tensor]], criterion: Criterion | None
+        self, analysis: Analysis, batches: Sequence[tuple[Tensor, Tensor]], criterion: Criterion | None
     ) -> None:
-        self._hobs = hobs
+        self._analysis = analysis
         self._batches = batches
         self._criterion = criterion
-        self._private = copy.deepcopy(hobs.model).eval().requires_grad_(False)
+        self._private = copy.deepcopy(analysis.model).eval().requires_grad_(False)
         with torch.no_grad():
             self._dense = [self._private(inputs).double() for inputs, _ in batches]
             check_criterion(criterion, self._dense[0], batches[0][1])
@@ -200,9 +200,9 @@ class _Trial:
         )
 
     def _exact(self, plan: Plan) -> float:
-        deltas = removal_deltas(self._hobs, plan, repaired=True)
+        deltas = removal_deltas(self._analysis, plan, repaired=True)
         values = [
-            float(ggn_quadratic(self._hobs.model, inputs, labels, self._criterion, deltas)) * len(inputs)
+            float(ggn_quadratic(self._analysis.model, inputs, labels, self._criterion, deltas)) * len(inputs)
             for inputs, labels in self._batches
         ]
         return sum(values) / sum(len(inputs) for inputs, _ in self._batches)
@@ -215,7 +215,7 @@ class _Trial:
         cross-entropy it equals the KL divergence of the softmax outputs whatever the label.
         """
         divergences, changes = [], []
-        compensator = self._hobs.compensator
+        compensator = self._analysis.compensator
         cut = compensator.slicer.cut(plan)
         with installed(self._private, compensator.state(cut), cut.attributes):
             for (inputs, labels), dense, gradient in zip(self._batches, self._dense, self._gradients, strict=True):

@@ -23,7 +23,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +31,13 @@ from torch import Tensor, nn
 from hessian.channels.group import ChannelGroup, Member
 from hessian.channels.slicing import Cut, ModuleSlice, installed
 from hessian.obs.algebra import damped, inverse, output_gram, refit_columns
-from hessian.obs.moments import KroneckerFactors, Moment, RowMoment
+from hessian.obs.factors import KroneckerFactors
+from hessian.obs.moments import Moment, RowMoment
 from hessian.obs.primal import ConsumerQuadratic
 from hessian.obs.sweep import greedy_sweep
 from hessian.patches.filter_norms import filter_norms
 from hessian.patches.matrices import from_matrix, num_groups, weight_matrix
-
-if TYPE_CHECKING:
-    from hessian.hobs import HOBSSensitivityAnalyzer
+from hessian.pricing.analysis import Analysis
 
 Weights = Mapping[str, Tensor]
 
@@ -66,39 +65,39 @@ class FeatureAudit:
     """Measures :class:`FeatureErrors` of one network.
 
     Args:
-        hobs: a finished analysis.
+        analysis: a finished analysis.
         inputs: images, batch by batch, on the model's device.
         producer_factors: Kronecker factors of every layer's producers, without an added constant.
     """
 
     def __init__(
         self,
-        hobs: HOBSSensitivityAnalyzer,
+        analysis: Analysis,
         inputs: Sequence[Tensor],
         producer_factors: Mapping[str, KroneckerFactors],
     ) -> None:
-        self._hobs = hobs
+        self._analysis = analysis
         self._inputs = inputs
         self._factors = producer_factors
-        self._modules: dict[str, Any] = dict(hobs.model.named_modules())
-        self._private = copy.deepcopy(hobs.model).eval().requires_grad_(False)
+        self._modules: dict[str, Any] = dict(analysis.model.named_modules())
+        self._private = copy.deepcopy(analysis.model).eval().requires_grad_(False)
 
     def measure(self, group: ChannelGroup, fraction: float = 0.5) -> FeatureErrors:
         """Errors of the four methods at a fraction of a layer's units removed."""
         count = min(max(1, round(fraction * group.num_units)), group.num_units - 1)
         smallest = self._cut(group, torch.argsort(filter_norms(group, self._modules), stable=True)[:count])
-        cheapest = self._cut(group, self._hobs.orders[group.name][:count])
+        cheapest = self._cut(group, self._analysis.orders[group.name][:count])
         rows = self._cut(group, self._producer_order(group)[:count])
         candidates = (
             (smallest, smallest.state()),
-            (smallest, self._hobs.compensator.state(smallest)),
+            (smallest, self._analysis.compensator.state(smallest)),
             (rows, self._producer_repaired(group, rows)),
-            (cheapest, self._hobs.compensator.state(cheapest)),
+            (cheapest, self._analysis.compensator.state(cheapest)),
         )
         return FeatureErrors(group.name, *self._errors(group, candidates))
 
     def _cut(self, group: ChannelGroup, units: Tensor) -> Cut:
-        return self._hobs.compensator.slicer.cut({group.name: group.channels(units.tolist())})
+        return self._analysis.compensator.slicer.cut({group.name: group.channels(units.tolist())})
 
     # ------------------------------------------------------------------ producer-side OBS
 
@@ -110,7 +109,7 @@ class FeatureAudit:
         """A producer's part of the price of removing its rows: A and G, W and its transpose change places."""
         module = self._modules[member.module]
         factors = self._factors[member.module]
-        G_inverse = inverse(damped(factors.G, self._hobs.damping))
+        G_inverse = inverse(damped(factors.G, self._analysis.damping))
         gram = _row_gram(weight_matrix(module), factors.inputs)
         rows = _unit_rows(group, member, module).to(gram.device).reshape(-1)
         return ConsumerQuadratic(
@@ -125,7 +124,7 @@ class FeatureAudit:
             rows = cut.slices[member.module].rows
             assert rows is not None
             kept = rows[rows < weight_matrix(module).shape[1]]
-            G = damped(self._factors[member.module].G, self._hobs.damping)
+            G = damped(self._factors[member.module].G, self._analysis.damping)
             moved = refit_columns(weight_matrix(module).transpose(1, 2), G, kept.to(G.device)).transpose(1, 2)
             weight, bias = from_matrix(module, moved, bias=module.bias is not None)
             state[f"{member.module}.weight"] = weight.to(module.weight.dtype)
@@ -155,9 +154,9 @@ class FeatureAudit:
     def _difference(self, name: str, dense: Weights, pruned: Weights, cut: Cut, state: Weights) -> Tensor:
         """A consumer's output minus the dense one on the rows it still has, as the BatchNorm behind it sees them."""
         difference = pruned[name] - _kept_rows(self._modules[name], dense[name], cut.slices[name])
-        if name not in self._hobs.norms:
+        if name not in self._analysis.norms:
             return difference
-        norm = f"{self._hobs.norms[name]}.running_mean"
+        norm = f"{self._analysis.norms[name]}.running_mean"
         shift = state[norm] - cut.state()[norm]
         return difference - shift.view(1, -1, *[1] * (difference.ndim - 2))
 

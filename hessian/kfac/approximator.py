@@ -31,7 +31,7 @@ from hessian.kfac.loss_curvature import Criterion
 from hessian.kfac.passes import CurvaturePasses
 from hessian.kfac.statistics import SeenInputs, Statistics, StatisticsSettings
 from hessian.obs.algebra import damped, inverse
-from hessian.obs.moments import KroneckerFactors
+from hessian.obs.factors import KroneckerFactors
 from hessian.support.batches import length, model_device, read_batches
 from hessian.support.distributed import Workers, current_workers
 from hessian.support.modes import frozen_evaluation

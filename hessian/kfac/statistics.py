@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hessian.kfac.accumulation import InputVectors, MomentSum, OutputGradients, input_width, output_width, row_limit
 from hessian.kfac.calibration import TraceSum
-from hessian.obs.moments import KroneckerFactors
+from hessian.obs.factors import KroneckerFactors
 from hessian.patches.subsampling import Lattice, draw_lattice, position_extents
 from hessian.support.distributed import Workers
 

@@ -18,15 +18,12 @@ Leading dimensions are the groups of a grouped convolution.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hessian.obs.algebra import block_prices, cholesky, complement
-
-if TYPE_CHECKING:
-    from hessian.obs.moments import Moment
+from hessian.obs.moments import Moment
 
 CHUNK_ELEMENTS = 1 << 22
 """Elements of a weight converted to float64 at once."""

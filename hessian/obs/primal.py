@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hessian.obs.algebra import block_prices, cholesky, inverse, refit_columns
-
-if TYPE_CHECKING:
-    from hessian.obs.moments import Moment
-
+from hessian.obs.moments import Moment
 
 BAND_COLUMNS = 1024
 """Columns whose products with all before them are formed at once."""

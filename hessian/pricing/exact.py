@@ -12,7 +12,7 @@ The loss of one sample is ``criterion(z_n, y_n)``; everything here is averaged o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,11 @@ from torch.func import functional_call, grad, hessian, jacrev, vmap
 from hessian.channels.slicing import ModuleSlice, Plan
 from hessian.kfac.loss_curvature import Criterion
 from hessian.patches.matrices import from_matrix, matrix_columns, to_matrix, weight_matrix
+from hessian.pricing.analysis import Analysis
 from hessian.support.batches import model_device, read_batches
 from hessian.support.modes import modes_restored
 from hessian.support.names import unknown
 from hessian.support.progress import Progress
-
-if TYPE_CHECKING:
-    from hessian.hobs import HOBSSensitivityAnalyzer
 
 Deltas = Mapping[str, Tensor]
 
@@ -155,7 +153,7 @@ def ggn_quadratic(
 
 
 def exact_analysis(
-    hobs: HOBSSensitivityAnalyzer,
+    analysis: Analysis,
     dataloader: Iterable[Any],
     criterion: Criterion | None,
     num_batches: int | None,
@@ -169,21 +167,21 @@ def exact_analysis(
     unit and layer: for small networks.
 
     Args:
-        hobs: an analyzer whose structure and factors are known (the repair uses the input factors).
+        analysis: its structure and factors are known (the repair uses the input factors).
         dataloader: yields (inputs, labels) batches.
         criterion: None is cross-entropy.
         num_batches: batches to read.
         progress: called with (description, done, total).
     """
-    batches = list(read_batches(dataloader, model_device(hobs.model), num_batches))
+    batches = list(read_batches(dataloader, model_device(analysis.model), num_batches))
     prices, orders, curves, obd = {}, {}, {}, {}
 
     def price(plan: Plan, repaired: bool) -> float:
-        deltas = removal_deltas(hobs, plan, repaired=repaired)
-        total = sum(float(ggn_quadratic(hobs.model, x, y, criterion, deltas)) * len(x) for x, y in batches)
+        deltas = removal_deltas(analysis, plan, repaired=repaired)
+        total = sum(float(ggn_quadratic(analysis.model, x, y, criterion, deltas)) * len(x) for x, y in batches)
         return total / sum(len(x) for x, _ in batches)
 
-    for done, group in enumerate(hobs.groups, start=1):
+    for done, group in enumerate(analysis.groups, start=1):
         single = [price({group.name: list(unit)}, True) for unit in group.units]
         prices[group.name] = torch.tensor(single, dtype=torch.float64)
         order = torch.argsort(prices[group.name], stable=True)
@@ -194,26 +192,26 @@ def exact_analysis(
         curves[group.name] = torch.tensor([0.0, *repaired], dtype=torch.float64).cummax(0).values
         obd[group.name] = torch.tensor([0.0, *zeroed], dtype=torch.float64)
         if progress is not None:
-            progress("exact quadratics", done, len(hobs.groups))
+            progress("exact quadratics", done, len(analysis.groups))
     return prices, orders, curves, obd
 
 
-def removal_deltas(hobs: HOBSSensitivityAnalyzer, plan: Plan, *, repaired: bool) -> dict[str, Tensor]:
+def removal_deltas(analysis: Analysis, plan: Plan, *, repaired: bool) -> dict[str, Tensor]:
     """Weight changes at the dense shapes that remove a plan's channels from every consumer.
 
     Args:
-        hobs: analyzer with factors.
+        analysis: with factors.
         plan: layer name -> removed channel indices.
         repaired: refit the kept columns (and the absorbed shift) or leave them.
 
     Returns:
         Parameter name -> change.
     """
-    compensator = hobs.compensator
-    modules: dict[str, Any] = dict(hobs.model.named_modules())
+    compensator = analysis.compensator
+    modules: dict[str, Any] = dict(analysis.model.named_modules())
     deltas: dict[str, Tensor] = {}
     for name, part in compensator.slicer.cut(plan).slices.items():
-        if part.columns is None or name not in hobs.factors:
+        if part.columns is None or name not in analysis.factors:
             continue
         module = modules[name]
         kept = _kept_columns(module, part)
@@ -221,7 +219,7 @@ def removal_deltas(hobs: HOBSSensitivityAnalyzer, plan: Plan, *, repaired: bool)
         if repaired:
             weight, shift = compensator.refitted(name, part)
             full[:, :, kept] = to_matrix(module, weight, None)
-            deltas.update(_shift_delta(hobs, modules, name, shift))
+            deltas.update(_shift_delta(analysis, modules, name, shift))
         else:
             full[:, :, kept] = weight_matrix(module, bias=False)[:, :, kept]
         weight_full, _ = from_matrix(module, full, bias=False)
@@ -235,15 +233,13 @@ def _kept_columns(module: Any, part: ModuleSlice) -> Tensor:
     return matrix_columns(module, positions[None])[0]
 
 
-def _shift_delta(
-    hobs: HOBSSensitivityAnalyzer, modules: Mapping[str, Any], name: str, shift: Tensor | None
-) -> dict[str, Tensor]:
+def _shift_delta(analysis: Analysis, modules: Mapping[str, Any], name: str, shift: Tensor | None) -> dict[str, Tensor]:
     """An output shift as a change of the consumer's own bias, or of the bias of the BatchNorm that absorbs it."""
     if shift is None:
         return {}
     if modules[name].bias is not None:
         return {f"{name}.bias": shift - modules[name].bias.detach()}
-    norm_name = hobs.norms[name]
+    norm_name = analysis.norms[name]
     norm = modules[norm_name]
     if not norm.affine:
         return {}

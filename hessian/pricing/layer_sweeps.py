@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hessian.channels.group import ChannelGroup, Member
 from hessian.obs.dual import DampedRows
-from hessian.obs.moments import Consumer, KroneckerFactors
+from hessian.obs.factors import Consumer, KroneckerFactors
 from hessian.obs.primal import DampedMatrix
 from hessian.obs.sweep import greedy_sweep
 from hessian.patches.matrices import matrix_columns, num_groups, weight_matrix

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hessian.channels.group import ChannelGroup
 from hessian.channels.slicing import Cut, ModuleSlice, NetworkSlicer, slice_tensor
-from hessian.obs.moments import KroneckerFactors
+from hessian.obs.factors import KroneckerFactors
 from hessian.patches.matrices import from_matrix, matrix_columns, weight_matrix
 
 CACHE_BYTES = 512 << 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -31,13 +31,20 @@ from prune_gym.tasks.task import PruningTask
 
 if TYPE_CHECKING:
     from hessian import HOBSSensitivityAnalyzer
-    from prune_gym.problem.plan_pool import PlanPool
 
 START_NAMES = ("knapsack", "uniform")
 """Start plans :meth:`PruningProblem.start_plan` knows."""
 
 SELECTIONS = {"hobs": analyse, "magnitude": magnitude.rank_by_magnitude}
 """What decides which units of a layer leave first: the H-OBS elimination order, or the size of the filters."""
+
+
+class Pool(Protocol):
+    """Where several plans are measured side by side; :class:`prune_gym.problem.plan_pool.PlanPool` is one."""
+
+    def fill(self, evaluator: Evaluator, plans: Sequence[Sequence[int]]) -> None:
+        """Measure the plans that the evaluator does not know yet, so that asking for them is free."""
+        ...
 
 
 class PruningProblem:
@@ -107,7 +114,7 @@ class PruningProblem:
         self.repair = repair
         self.selection = selection
         self.progress = progress
-        self.pool: PlanPool | None = None
+        self.pool: Pool | None = None
         self._given = task
         self._task_options = dict(task_options or {})
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None

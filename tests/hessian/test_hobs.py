@@ -52,7 +52,7 @@ def test_predicted_curves_are_the_kronecker_quadratic_of_the_actual_repair(kind)
     for index, group in enumerate(hobs.groups):
         kept = [other.num_units for other in hobs.groups]
         kept[index] = max(1, group.num_units // 2)
-        deltas = removal_deltas(hobs, hobs.plan(kept), repaired=True)
+        deltas = removal_deltas(hobs.analysis, hobs.plan(kept), repaired=True)
         total = 0.0
         for module in {name.rpartition(".")[0] for name in deltas}:
             factors = hobs.factors[module]
@@ -63,7 +63,7 @@ def test_predicted_curves_are_the_kronecker_quadratic_of_the_actual_repair(kind)
 
 def true_kl(hobs, plan, x):
     """Mean KL between the dense and the repaired network, without BatchNorm recalibration."""
-    deltas = removal_deltas(hobs, plan, repaired=True)
+    deltas = removal_deltas(hobs.analysis, plan, repaired=True)
     parameters = dict(hobs.model.named_parameters())
     changed = {name: parameters[name].detach() + delta for name, delta in deltas.items()}
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_small_exact_quadratics_predict_the_true_kl():
     x, y = networks.images(48)
     for group in hobs.groups:
         plan = {group.name: list(group.units[int(hobs.orders[group.name][0])])}
-        exact = ggn_quadratic(hobs.model, x, y, None, removal_deltas(hobs, plan, repaired=True)).item()
+        exact = ggn_quadratic(hobs.model, x, y, None, removal_deltas(hobs.analysis, plan, repaired=True)).item()
         assert exact == pytest.approx(true_kl(hobs, plan, x), rel=0.5)
 
 
@@ -86,7 +86,7 @@ def test_the_exact_path_gives_prices_of_the_same_meaning():
     x, y = networks.images(48)
     group = hobs.groups[1]
     plan = {group.name: list(group.units[2])}
-    exact = ggn_quadratic(hobs.model, x, y, None, removal_deltas(hobs, plan, repaired=True)).item()
+    exact = ggn_quadratic(hobs.model, x, y, None, removal_deltas(hobs.analysis, plan, repaired=True)).item()
     assert hobs.prices[group.name][2].item() == pytest.approx(exact)
     kfac = analyzed()
     for name in hobs.prices:
@@ -104,7 +104,7 @@ def test_a_repair_beats_removal_in_the_dense_features():
         parameters = {name: value.detach() for name, value in hobs.model.named_parameters()}
         errors = []
         for repaired in (True, False):
-            deltas = removal_deltas(hobs, plan, repaired=repaired)
+            deltas = removal_deltas(hobs.analysis, plan, repaired=repaired)
             changed = {name: parameters[name] + delta for name, delta in deltas.items()}
             with torch.no_grad():
                 out = torch.func.functional_call(hobs.model, changed, (x,))

@@ -20,7 +20,7 @@ from benchmarks.studies.speed.random_networks import random_images, random_netwo
 from benchmarks.studies.speed.rows import SpeedRow, interleaved, median_ratio, seconds_of
 from hessian import HOBSSensitivityAnalyzer, KFACHessianApproximator
 from hessian.audit.rank_correlation import spearman
-from hessian.obs.moments import KroneckerFactors
+from hessian.obs.factors import KroneckerFactors
 from hessian.pricing.exact import dense_hessian, filter_quadratics
 from prune_gym.tasks.registry import make_task
 from prune_gym.tasks.task import PruningTask

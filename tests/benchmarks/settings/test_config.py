@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.configs import config_names, config_path
+from benchmarks.configs.files import config_names, config_path
 from benchmarks.settings.reading import load_config, nearest_key, parse_config, valid_keys
 from benchmarks.settings.schema import Config
 from benchmarks.settings.source import ConfigError, ConfigSource, dotted

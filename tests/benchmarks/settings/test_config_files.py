@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from benchmarks import config_reference
-from benchmarks.configs import CONFIG_DIR, config_names, config_path
+from benchmarks.configs.files import CONFIG_DIR, config_names, config_path
 from benchmarks.job import pipeline, stages
 from benchmarks.job.run_folder import open_run
 from benchmarks.job.task import load_task

@@ -37,7 +37,7 @@ def audited(hobs, **kwargs):
 def outputs_after(hobs, removal, x):
     """The repaired network as a weight change of the dense one: another road to the same outputs."""
     group = next(group for group in hobs.groups if group.name == removal.layer)
-    deltas = removal_deltas(hobs, {group.name: group.channels(removal.units)}, repaired=True)
+    deltas = removal_deltas(hobs.analysis, {group.name: group.channels(removal.units)}, repaired=True)
     changed = {name: value + deltas[name] for name, value in hobs.model.named_parameters() if name in deltas}
     with torch.no_grad():
         return functional_call(hobs.model, changed, (x,)), deltas
@@ -226,7 +226,7 @@ def relative(given, wanted):
 def test_feature_errors_are_the_relative_change_of_the_consumers_outputs():
     hobs, x, factors = chain()
     (group,) = hobs.groups
-    errors = FeatureAudit(hobs, [x[:40], x[40:]], factors).measure(group)
+    errors = FeatureAudit(hobs.analysis, [x[:40], x[40:]], factors).measure(group)
     with torch.no_grad():
         hidden, wanted = hobs.model.first(x), hobs.model(x)
         norms = hobs.model.first.weight.norm(dim=1)
@@ -258,13 +258,13 @@ def test_a_consumer_is_judged_behind_the_shift_its_batchnorm_absorbs():
         handle.remove()
     group = next(group for group in hobs.groups if group.name == "conv1")
     factors = KFACHessianApproximator(model).estimate([networks.images(48)])
-    assert FeatureAudit(hobs, [x], factors).measure(group).hobs == pytest.approx(expected, rel=1e-3)
+    assert FeatureAudit(hobs.analysis, [x], factors).measure(group).hobs == pytest.approx(expected, rel=1e-3)
 
 
 def test_producer_side_obs_moves_the_other_filters_to_the_minimum_of_the_quadratic():
     hobs, x, factors = chain()
     (group,) = hobs.groups
-    audit_ = FeatureAudit(hobs, [x], factors)
+    audit_ = FeatureAudit(hobs.analysis, [x], factors)
     state = audit_._producer_repaired(group, hobs.compensator.slicer.cut({"first": [1, 4]}))
     dense = weight_matrix(hobs.model.first).double()
     moved = torch.zeros_like(dense)

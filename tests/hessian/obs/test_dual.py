@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 from hessian import HOBSSensitivityAnalyzer, KFACHessianApproximator, KroneckerFactors
 from hessian.kfac.accumulation import InputVectors, MomentSum
 from hessian.obs import DegenerateFactorError
+from hessian.obs.factors import with_ridge
 from hessian.obs.moments import DenseMoment, RowMoment
 from hessian.obs.sweep import greedy_sweep
 from hessian.pricing.layer_sweeps import sweep_layers
@@ -234,6 +235,6 @@ def test_degenerate_rows_are_refused_by_name_like_degenerate_matrices(rows, why)
     weight, ridge = randn(1, 2, 8), torch.full((1, 8), 1e-3, dtype=torch.float64)
     for moment in (RowMoment(rows), DenseMoment(rows.transpose(1, 2) @ rows)):
         with pytest.raises(DegenerateFactorError, match=why):
-            moment.damped(ridge).refit(weight, torch.arange(0, 8, 2))
+            with_ridge(moment, ridge).refit(weight, torch.arange(0, 8, 2))
         with pytest.raises(DegenerateFactorError, match=why):
             moment.damped(ridge).consumer(weight, RowMoment(randn(1, 2, 2)), torch.arange(8).view(8, 1)).single_prices()

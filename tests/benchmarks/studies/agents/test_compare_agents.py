@@ -398,7 +398,7 @@ def test_nothing_to_draw():
     "name", ["compare_digits", "compare_fashion", "compare_fashion_budget", "compare_digits_lambda"]
 )
 def test_shipped_studies_are_valid(name):
-    from benchmarks.configs import CONFIG_DIR
+    from benchmarks.configs.files import CONFIG_DIR
 
     assert StudyConfig.load(CONFIG_DIR / f"{name}.yaml").cells()
 

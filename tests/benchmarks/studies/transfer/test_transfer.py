@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.configs import CONFIG_DIR
+from benchmarks.configs.files import CONFIG_DIR
 from benchmarks.studies.transfer.command import main, summarise
 from benchmarks.studies.transfer.config import TransferConfig
 from prune_gym.problem import PruningProblem
