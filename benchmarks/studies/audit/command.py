@@ -1,18 +1,15 @@
 """Can the prices be trusted? Predictions against what removing channels really does, on a named task.
 
     python -m benchmarks.studies.audit --task digits-resnet20 [--seeds 0 1 2] [--json FILE] [--plot FILE]
-    python -m benchmarks.studies.audit --task digits-resnet20 --one-shot [--json FILE]
 
-The first prints how H-OBS prices rank channels and cuts against the true KL divergence, and how far cuts move the
-features, against named baselines. The second prunes every layer to the same share and prints the test accuracy without
-any fine-tuning, from plain magnitude to the sequential refit. `--weights` audits dense networks of your own training
+It prints how H-OBS prices rank channels and cuts against the true KL divergence, and how far cuts move the features,
+against named baselines. `--weights` audits dense networks of your own training
 (`python -m benchmarks.train_dense --task NAME --seed 1 --out FILE`).
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,9 +20,8 @@ from benchmarks.common.arguments import check_distinct, default_threads, positiv
 from benchmarks.common.command import reports_errors
 from benchmarks.common.progress import StageProgress
 from benchmarks.common.provenance import write_result
-from benchmarks.studies.audit.one_shot import TARGETS, OneShotRun, measure_one_shot
-from benchmarks.studies.audit.runs import SPLITS, AuditRequest, audit_result, problems, run_audits
-from benchmarks.studies.audit.tables import correlation_table, feature_table, one_shot_table
+from benchmarks.studies.audit.runs import SPLITS, AuditRequest, audit_result, run_audits
+from benchmarks.studies.audit.tables import correlation_table, feature_table
 from hessian.kfac.loss_curvature import FISHER_TYPES
 from prune_gym.measuring.curvature_cache import CurvatureSettings
 from prune_gym.support.device import resolve_device
@@ -43,11 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 done, 2 bad input, 130 interrupted.
     """
     options = _parser().parse_args(argv)
-    for option, values in (("--seeds", options.seeds), ("--splits", options.splits), ("--targets", options.targets)):
+    for option, values in (("--seeds", options.seeds), ("--splits", options.splits)):
         check_distinct(option, values)
     device = resolve_device(options.gpu)
     torch.set_num_threads(options.threads or default_threads())
-    (_one_shot if options.one_shot else _audit)(options, device, Console())
+    _audit(options, device, Console())
     return 0
 
 
@@ -76,29 +72,6 @@ def _audit(options: argparse.Namespace, device: torch.device, console: Console) 
         console.print(f"plot: {options.plot}", soft_wrap=True)
 
 
-def _one_shot(options: argparse.Namespace, device: torch.device, console: Console) -> None:
-    runs: list[OneShotRun] = []
-    with StageProgress(console) as progress:
-        for path, seed, problem in problems(
-            options.task, options.weights or [None], options.seeds, device, _curvature(options)
-        ):
-            label = f"{options.task if path is None else path.name}, seed {seed}"
-            with progress.stage(f"{label}: curvature") as report:
-                problem.progress = report
-                problem.load()
-            with progress.stage(f"{label}: one-shot") as report:
-                dense, rows = measure_one_shot(problem, options.targets, report)
-            runs.append(OneShotRun(None if path is None else path.name, seed, dense, rows))
-    console.print(one_shot_table(options.task, runs))
-    if options.json is not None:
-        content = {
-            "task": options.task,
-            "curvature": dataclasses.asdict(_curvature(options)),
-            "runs": [dataclasses.asdict(run) for run in runs],
-        }
-        console.print(f"results: {write_result(options.json, content)}", soft_wrap=True)
-
-
 def _curvature(options: argparse.Namespace) -> CurvatureSettings:
     return CurvatureSettings(
         approximation=options.approximation, fisher=options.fisher, trace_calibration=options.trace_calibration
@@ -111,7 +84,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Hold H-OBS prices against what removing channels really does.",
     )
     parser.add_argument("--task", required=True, choices=task_names(), metavar="NAME", help=", ".join(task_names()))
-    parser.add_argument("--one-shot", action="store_true", help="test accuracy at uniform budgets instead")
     parser.add_argument("--weights", type=Path, nargs="+", metavar="FILE", help="dense networks (default: the task's)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="curvature sketch and sample")
     parser.add_argument(
@@ -124,7 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--trace-calibration", action="store_true", help="give layers the trace of their exact curvature"
     )
-    parser.add_argument("--targets", type=float, nargs="+", default=TARGETS, metavar="X", help="with --one-shot")
     parser.add_argument("--json", type=writable, metavar="FILE", help="write all numbers")
     parser.add_argument("--plot", type=writable, metavar="FILE", help="draw the first run of every split")
     parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")

@@ -9,7 +9,6 @@ import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from benchmarks.studies.audit.one_shot import LADDER, OneShotRun
 from benchmarks.studies.audit.runs import AuditRun
 from hessian.audit.rank_correlation import RankCorrelation
 from hessian.audit.report import Agreement
@@ -86,28 +85,6 @@ def feature_table(split: str, runs: Sequence[AuditRun]) -> Table:
         table.add_row(label, f"{squares[name]:.4f}", below[0], f"{norms[name]:.3f}", below[1])
     table.caption = "relative to the dense features, mean over layers"
     return table
-
-
-def one_shot_table(task: str, runs: Sequence[OneShotRun]) -> Table:
-    """One-shot test accuracies in %, mean over runs (and the range of several).
-
-    Args:
-        task: what was pruned.
-        runs: one a dense network and seed, all with the same targets.
-    """
-    dense = _percent([run.dense_accuracy for run in runs])
-    table = _table(f"{task}: one-shot test accuracy in %, uniform budgets, dense {dense}")
-    for step in LADDER:
-        table.add_column(step.name.replace(" + ", "\n+ "), justify="right", no_wrap=True)
-    for same in zip(*(run.budgets for run in runs), strict=True):
-        cells = [_percent([budget.accuracies[step.name] for budget in same]) for step in LADDER]
-        table.add_row(f"-{100 * same[0].reduction:.1f} % FLOPs", *cells)
-    return table
-
-
-def _percent(values: Sequence[float]) -> str:
-    spread = "" if len(values) == 1 else f" [{100 * min(values):.1f}, {100 * max(values):.1f}]"
-    return f"{100 * sum(values) / len(values):.2f}{spread}"
 
 
 def _table(title: str) -> Table:

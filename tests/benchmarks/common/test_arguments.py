@@ -7,13 +7,12 @@ import pytest
 from benchmarks.common.arguments import check_distinct, writable
 from benchmarks.studies.agents import command as compare_agents
 from benchmarks.studies.audit import command as audit
-from benchmarks.studies.evidence import alternatives, coverage, feature_evidence, ppo_parity, reward_signal
+from benchmarks.studies.evidence import coverage, feature_evidence, ppo_parity, reward_signal
 from benchmarks.studies.methods import command as compare_methods
 from benchmarks.studies.methods import costs as method_costs
 from benchmarks.studies.speed import command as speed
 
 WRITING = {
-    alternatives: ["--evaluations", "x"],
     audit: ["--task", "digits-resnet20"],
     coverage: [],
     feature_evidence: [],

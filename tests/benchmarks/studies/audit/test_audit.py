@@ -11,13 +11,10 @@ from rich.console import Console
 from benchmarks.common.progress import StageProgress
 from benchmarks.common.provenance import write_result
 from benchmarks.studies.audit.command import main
-from benchmarks.studies.audit.one_shot import LADDER, OneShot, OneShotRun, magnitude_plan, measure_one_shot
 from benchmarks.studies.audit.plot import plot_audit
 from benchmarks.studies.audit.runs import AuditRequest, AuditRun, run_audits
-from benchmarks.studies.audit.tables import correlation_table, feature_table, one_shot_table
+from benchmarks.studies.audit.tables import correlation_table, feature_table
 from prune_gym.problem import PruningProblem
-from prune_gym.training import evaluate_model
-from prune_gym.training.batchnorm import recalibrate_bn
 from tests.benchmarks import tiny_task
 
 
@@ -128,53 +125,6 @@ def test_results_are_rounded_and_never_half_written(tmp_path):
     assert json.loads(path.read_text())["task"] == "x"
 
 
-# ---------------------------------------------------------------- one-shot
-
-
-def test_the_ladder_prunes_to_the_target_and_scores_on_the_test_split(problem):
-    dense, (row,) = measure_one_shot(problem, [0.5])
-    assert dense == evaluate_model(problem.task.model, problem.task.test).accuracy
-    assert row.reduction >= 0.5
-    assert list(row.accuracies) == [step.name for step in LADDER]
-    kept = problem.start_plan("uniform", 0.5).tolist()
-    exported = problem.evaluator.export(kept)
-    recalibrate_bn(exported, problem.task.calibration)  # candidates get statistics of fewer images
-    assert row.accuracies["H-OBS + BN recal"] == evaluate_model(exported, problem.task.test).accuracy
-
-
-def test_repair_keeps_more_than_plain_magnitude(problem):
-    _, (row,) = measure_one_shot(problem, [0.7])
-    assert row.accuracies["H-OBS + sequential"] > row.accuracies["magnitude"]
-
-
-def test_magnitude_keeps_the_largest_filters(problem):
-    kept = [group.num_units for group in problem.groups]
-    kept[1] -= 3
-    ((group, removed),) = magnitude_plan(problem, kept).items()
-    modules = dict(problem.task.model.named_modules())
-    norms = modules[group].weight.flatten(1).norm(dim=1)
-    assert sorted(removed) == sorted(norms.argsort()[:3].tolist())
-
-
-def test_the_command_reports_one_shot_accuracies(tmp_path, capsys):
-    path = tmp_path / "one_shot.json"
-    arguments = ["--task", "tiny-cnn", "--one-shot", "--targets", "0.5", "--gpu", "cpu", "--threads", "1"]
-    assert main([*arguments, "--json", str(path)]) == 0
-    (run,) = json.loads(path.read_text())["runs"]
-    assert run["budgets"][0]["target"] == 0.5
-    assert f"{100 * run['budgets'][0]['accuracies']['magnitude']:.2f}" in capsys.readouterr().out
-
-
-def test_several_runs_are_shown_with_their_range():
-    rows = [
-        OneShotRun(None, seed, 0.9, (OneShot(0.5, 0.51, {step.name: 0.8 + seed / 10 for step in LADDER}),))
-        for seed in (0, 1)
-    ]
-    shown = rendered(one_shot_table("x", rows), width=200)
-    assert "85.00 [80.0, 90.0]" in shown
-    assert "51.0 %" in shown
-
-
 # ---------------------------------------------------------------- bad input
 
 
@@ -182,7 +132,6 @@ def test_several_runs_are_shown_with_their_range():
     ("arguments", "message"),
     [
         (["--weights", "absent.safetensors"], "weights"),
-        (["--one-shot", "--targets", "0.999"], "out of reach"),
         (["--gpu", "7"], "7"),
     ],
 )
