@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from benchmarks.ablation.variants import FULL, VARIANTS
-from benchmarks.stat_tests.runs import summarise_runs
+from benchmarks.common.columns import Column, Columns, percent_column, points_column
+from benchmarks.common.numbers import p_value, plural, span
+from benchmarks.common.table import Table
+from benchmarks.stat_tests.runs import difference_of, interval_of, summarise_runs
 from hessian.support.files import write_atomic
 
 STAGES = {"one_shot": "one-shot", "final": "fine-tuned"}
@@ -65,51 +63,46 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def ablation_table(rows: Sequence[Row], title: str) -> Table:
-    """The rows for a terminal: test accuracy in percent, differences to the full run in points."""
-    table = Table(title=title, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    table.add_column("variant", no_wrap=True)
-    for heading in STAGES.values():
-        for column in (heading, "to full", "[95 %]", "p"):
-            table.add_column(column.replace("[", "\\["), justify="right", no_wrap=True)
-    table.add_column("FLOPs cut", justify="right", no_wrap=True)
-    table.add_column("plans", justify="right", no_wrap=True)
-    for row in rows:
-        cells = [text for stage in STAGES for text in _stage_cells(row["accuracy"][stage], len(row["seeds"]))]
-        low, high = (100 * row["flops_reduction"][end] for end in ("smallest", "largest"))
-        cut = f"{low:.1f} %" if round(low, 1) == round(high, 1) else f"{low:.1f}-{high:.1f} %"
-        table.add_row(row["variant"], *cells, cut, f"{row['measured_evaluations']:.0f}")
-    seeds = max((len(row["seeds"]) for row in rows), default=0)
-    table.caption = (
-        f"test accuracy in %, mean ± standard deviation over {seeds} seed{'s' * (seeds != 1)}; to full: mean paired "
-        "difference in points with its BCa bootstrap interval; p: paired t-test, Holm-corrected; -: the same "
-        "difference in every seed, which no test can judge"
+    """Return the table of the rows, test accuracy after every stage beside the difference to the full run."""
+    stages = ((percent_column(stage), points_column("to full"), Column("p", p_value)) for stage in STAGES.values())
+    columns: Columns = (
+        "variant",
+        *(column for stage in stages for column in stage),
+        "FLOPs cut, %",
+        Column("plans", ".0f"),
     )
-    return table
-
-
-def _stage_cells(entry: Mapping[str, Any], seeds: int) -> list[str]:
-    mean = f"{100 * entry['mean']:.2f}" + (f" ± {100 * entry['std']:.2f}" if seeds > 1 else "")
-    comparison = entry["comparison"]
-    if comparison is None:
-        return [mean, "", "", ""]
-    low, high = (100 * end for end in comparison["difference_interval"])
-    difference = 100 * comparison["mean_difference"]
-    spread = comparison["t_statistic"] is not None
-    p_value = f"{comparison['p_value_holm']:.3f}" if spread else "-"
-    return [mean, f"{difference:+.2f}", f"{low:+.2f} {high:+.2f}", p_value]
+    lines = []
+    for row in rows:
+        described = [row["accuracy"][stage] for stage in STAGES]
+        cells = [cell for entry in described for cell in (interval_of(entry), *difference_of(entry))]
+        ends = [row["flops_reduction"][end] for end in ("smallest", "largest")]
+        lines.append([row["variant"], *cells, span(ends), row["measured_evaluations"]])
+    seeds = plural(max((len(row["seeds"]) for row in rows), default=0), "seed")
+    caption = (
+        f"test accuracy in %, mean over {seeds} [95 % interval]; to full: mean paired difference in points with its "
+        "BCa bootstrap interval; p: paired t-test, Holm-corrected; –: the same difference in every seed, which no test "
+        "can judge"
+    )
+    return Table(title, columns, lines, caption)
 
 
 def write_runs(path: Path, results: Mapping[str, Sequence[Result]]) -> Path:
     """Write one line a run, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     stages = ("dense", *STAGES)
-    writer.writerow(
-        ["variant", "seed", *(f"{stage}_accuracy" for stage in stages), "flops_reduction", "parameters", "plans"]
+    columns: Columns = (
+        "variant",
+        "seed",
+        *(f"{stage}_accuracy" for stage in stages),
+        "flops_reduction",
+        "parameters",
+        "plans",
     )
-    for name, runs in results.items():
-        for run in runs:
-            accuracies = [run[stage]["accuracy"] for stage in stages]
-            rest = [run["flops_reduction"], run["final"]["parameters"], run["search"]["measured_evaluations"]]
-            writer.writerow([name, run["seed"], *accuracies, *rest])
-    return write_atomic(path, text.getvalue())
+    rows = [
+        [
+            *(name, run["seed"], *(run[stage]["accuracy"] for stage in stages)),
+            *(run["flops_reduction"], run["final"]["parameters"], run["search"]["measured_evaluations"]),
+        ]
+        for name, runs in results.items()
+        for run in runs
+    ]
+    return write_atomic(path, Table("", columns, rows).csv())

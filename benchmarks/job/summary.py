@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import nn
 
+from benchmarks.common.numbers import count
+from benchmarks.common.table import Table
 from benchmarks.metrics.system_metrics import SystemMetrics
 from prune_gym.support.timing import compare_models
 
@@ -90,8 +90,8 @@ class _Row:
 
 _ROWS = (
     _Row("test accuracy", "accuracy", lambda v: f"{100 * v:.2f} %", lambda a, b: f"{100 * (b - a):+.2f} points"),
-    _Row("FLOPs", "flops", lambda v: _engineering(v), lambda a, b: f"{100 * (b / a - 1):+.1f} %"),
-    _Row("parameters", "parameters", lambda v: _engineering(v), lambda a, b: f"{100 * (b / a - 1):+.1f} %"),
+    _Row("FLOPs", "flops", count, lambda a, b: f"{100 * (b / a - 1):+.1f} %"),
+    _Row("parameters", "parameters", count, lambda a, b: f"{100 * (b / a - 1):+.1f} %"),
     _Row("latency", "latency_ms", lambda v: f"{v:.2f} ms", lambda a, b: f"{a / b:.2f}x faster"),
     _Row(
         "throughput",
@@ -115,21 +115,6 @@ def report_table(result: Mapping[str, Any]) -> Table:
         f"FLOPs removed: {removed:.1f} % (target {target:g} %)\n"
         f"latency: one image, throughput: batches of {THROUGHPUT_BATCH}, both medians"
     )
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
-    table.title_style = "bold"
-    table.add_column("", no_wrap=True)
-    for heading in COLUMNS.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("change", justify="right", style="bold", no_wrap=True)
-    for row in _ROWS:
-        values = [result[name][row.key] for name in COLUMNS]
-        table.add_row(row.label, *map(row.show, values), row.change(values[0], values[-1]))
-    return table
-
-
-def _engineering(value: float) -> str:
-    """Return a count with a prefix: 12,345,678 -> "12.35 M"."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.2f} {prefix}"
-    return f"{value:.0f}"
+    values = {row: [result[name][row.key] for name in COLUMNS] for row in _ROWS}
+    rows = [[row.label, *map(row.show, found), row.change(found[0], found[-1])] for row, found in values.items()]
+    return Table(title, ("", *COLUMNS.values(), "change"), rows, caption)

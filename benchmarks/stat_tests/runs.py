@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.common.columns import Interval
 from benchmarks.stat_tests.samples import few_seeds_are_stated
 from benchmarks.stat_tests.significance import bootstrap_confidence_interval, run_statistical_analysis
 
@@ -39,6 +40,25 @@ def summarise_runs(results: Mapping[str, Mapping[Any, float]], reference: str) -
             if len(values) > 1 and found[method]["confidence_interval"] is None:
                 found[method]["confidence_interval"] = bootstrap_confidence_interval(list(values.values()))
     return found
+
+
+def interval_of(entry: Mapping[str, Any]) -> Interval:
+    """Return mean and interval of a method that :func:`summarise_runs` described."""
+    return Interval(entry["mean"], *(entry.get("confidence_interval") or (None, None)))
+
+
+def difference_of(entry: Mapping[str, Any]) -> tuple[Interval | None, float | None]:
+    """Return a described method's paired difference to the reference with its interval, and the Holm-corrected p-value.
+
+    Both are None for the reference itself and for other seeds, the p-value also where all seeds differ alike, which no
+    test can judge.
+    """
+    comparison = entry["comparison"]
+    if comparison is None:
+        return None, None
+    tested = comparison.get("t_statistic") is not None
+    difference = Interval(comparison["mean_difference"], *comparison["difference_interval"])
+    return difference, comparison["p_value_holm"] if tested else None
 
 
 def _finite(value: Any) -> Any:

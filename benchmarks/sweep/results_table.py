@@ -16,9 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
+from benchmarks.common.columns import Column, Columns, Spread, percent_column
+from benchmarks.common.table import Table
 from hessian.support.files import write_atomic
 
 SCHEMA_VERSION = 1
@@ -256,24 +255,22 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> Table:
     Args:
         results: contents of ``result.json`` files.
     """
-    table = Table(box=SIMPLE_HEAD, caption="test accuracy and FLOPs removed, %; +- standard deviation over seeds")
-    for column in ("task", "target", "method"):
-        table.add_column(column)
-    for column in ("seeds", "FLOPs removed", "dense", "one-shot", "final", "plans measured"):
-        table.add_column(column, justify="right")
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for result in results:
         groups[tuple(result[key] for key in GROUP)].append(result)
-    for (task, target, method), rows in sorted(groups.items()):
-        table.add_row(
-            *(task, f"{100 * target:g}", method, str(len(rows))),
-            f"{100 * statistics.mean(row['flops_reduction'] for row in rows):.1f}",
-            *(_percent([row[network]["accuracy"] for row in rows]) for network in ("dense", "one_shot", "final")),
-            f"{statistics.mean(row['search']['measured_evaluations'] for row in rows):g}",
-        )
-    return table
-
-
-def _percent(values: Sequence[float]) -> str:
-    spread = f" +- {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.2f}{spread}"
+    columns: Columns = (
+        *("task", Column("target", "g", scale=100), Column("method", align="left"), "seeds"),
+        percent_column("FLOPs removed", 1),
+        *map(percent_column, ("dense", "one-shot", "final")),
+        "plans measured",
+    )
+    lines = [
+        [
+            *(task, target, method, len(rows)),
+            statistics.mean(row["flops_reduction"] for row in rows),
+            *(Spread.of([row[network]["accuracy"] for row in rows]) for network in NETWORKS),
+            statistics.mean(row["search"]["measured_evaluations"] for row in rows),
+        ]
+        for (task, target, method), rows in sorted(groups.items())
+    ]
+    return Table("", columns, lines, "test accuracy and FLOPs removed, %; ± standard deviation over seeds")

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import nn
 
+from benchmarks.common.columns import Column, Columns, Value
+from benchmarks.common.numbers import count
 from benchmarks.common.provenance import versions
+from benchmarks.common.table import Table
 from benchmarks.metrics.comparison import BatchTimings, compare_networks
 from benchmarks.metrics.conditions import RunConditions, working_input
 from benchmarks.metrics.energy import UNAVAILABLE, Energy
@@ -179,47 +180,47 @@ def evaluate_system(
 
 
 def network_table(report: SystemReport) -> Table:
-    """Accuracy, size, memory and energy of the two networks."""
+    """Return accuracy, size, memory and energy of the two networks as a table."""
     title = f"{report.task}: {100 * (1 - 1 / report.ideal_speedup):.1f} % of the FLOPs removed"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for name in report.networks:
-        table.add_column(name, justify="right")
-    dense, pruned = report.networks["dense"], report.networks["pruned"]
-    pair = (dense, pruned)
-    table.add_row(f"accuracy, {report.test_images:,} test images", *(f"{100 * facts.accuracy:.2f} %" for facts in pair))
-    table.add_row("FLOPs", *(f"{facts.flops / 1e6:,.2f} M" for facts in pair))
-    table.add_row("parameters", *(f"{facts.parameters / 1e3:,.1f} k" for facts in pair))
-    table.add_row("on disk", *(_bytes(facts.bytes_on_disk) for facts in pair))
-    kind = {"process_rss": ", whole process"}.get(str(dense.peak_memory_kind), "")
-    table.add_row(f"peak memory{kind}", *(_bytes(facts.peak_memory_bytes) for facts in pair))
-    table.add_row("energy an input", *(_joules(facts.joules_per_input) for facts in pair))
-    return table
+    pair = [report.networks[name] for name in ("dense", "pruned")]
+    kind = {"process_rss": ", whole process"}.get(str(pair[0].peak_memory_kind), "")
+    rows = [
+        [f"accuracy, {report.test_images:,} test images", *(f"{100 * facts.accuracy:.2f} %" for facts in pair)],
+        ["FLOPs", *(count(facts.flops) for facts in pair)],
+        ["parameters", *(count(facts.parameters) for facts in pair)],
+        ["on disk", *(_bytes(facts.bytes_on_disk) for facts in pair)],
+        [f"peak memory{kind}", *(_bytes(facts.peak_memory_bytes) for facts in pair)],
+        ["energy an input", *(_joules(facts.joules_per_input) for facts in pair)],
+    ]
+    return Table(title, ("", "dense", "pruned"), rows)
 
 
 def batch_table(report: SystemReport) -> Table:
-    """Latency, throughput and speed-up, a row a batch size."""
-    title = f"on {report.device}, in turns; the ideal speed-up is {report.ideal_speedup:.2f}x"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("batch", justify="right")
-    headings = ("dense ms", "pruned ms", "its p90", "its p99", "dense img/s", "pruned img/s", "speed-up", "of ideal")
-    for heading in headings:
-        table.add_column(heading, justify="right", min_width=max(map(len, heading.split())))
+    """Return latency, throughput and speed-up as a table, a row a batch size."""
+    times = (Column(name, ".2f") for name in ("dense ms", "pruned ms", "its p90", "its p99"))
+    images = (Column(name, ",.0f") for name in ("dense img/s", "pruned img/s"))
+    columns: Columns = (
+        "batch",
+        *times,
+        *images,
+        Column("speed-up", ".2f", unit="x"),
+        Column("of ideal", ".0f", 100, unit=" %"),
+    )
+    rows: list[list[Value]] = []
     for row in report.batches:
         if row.problem is not None:
-            table.add_row(str(row.batch_size), "does not fit into memory")
-            table.caption = row.problem
+            rows.append([str(row.batch_size), "does not fit into memory"])
             continue
         dense, pruned = row.timings["dense"], row.timings["pruned"]
         speedup = row.speedup("pruned", "dense")
-        table.add_row(
-            str(row.batch_size),
-            *(f"{ms:.2f}" for ms in (dense.p50_ms, pruned.p50_ms, pruned.p90_ms, pruned.p99_ms)),
-            *(f"{row.throughput(name):,.0f}" for name in ("dense", "pruned")),
-            f"{speedup:.2f}x",
-            f"{100 * speedup / report.ideal_speedup:.0f} %",
+        rows.append(
+            [
+                *(str(row.batch_size), dense.p50_ms, pruned.p50_ms, pruned.p90_ms, pruned.p99_ms),
+                *(row.throughput("dense"), row.throughput("pruned"), speedup, speedup / report.ideal_speedup),
+            ]
         )
-    return table
+    title = f"on {report.device}, in turns; the ideal speed-up is {report.ideal_speedup:.2f}x"
+    return Table(title, columns, rows, "\n".join(row.problem for row in report.batches if row.problem is not None))
 
 
 def _largest(batches: list[BatchTimings]) -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from torch import Tensor, nn
 
+from benchmarks.common.columns import Column, Value
+from benchmarks.common.table import Table
 from benchmarks.system_eval.layer_record import LayerRecord, LayerRecorder
 from benchmarks.system_eval.rounding_gain import rounding_gain
 from prune_gym.support.device import module_device
@@ -162,7 +162,7 @@ def explain_slowness(
 
 
 def slowness_table(report: SlownessReport, rows: int = 20) -> Table:
-    """The modules that cost most time beyond what their FLOPs promise, as a table.
+    """Return the modules that cost most time beyond what their FLOPs promise, as a table.
 
     Args:
         report: What was measured.
@@ -172,23 +172,22 @@ def slowness_table(report: SlownessReport, rows: int = 20) -> Table:
         f"{100 * report.flops_removed:.0f} % of the FLOPs removed, {100 * report.time_removed:.0f} % of the time; "
         "most of the rest is in"
     )
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("layer", no_wrap=True)
-    for heading in ("channels", "FLOPs", "time", "ms", "rounding gains"):
-        table.add_column(heading, justify="right")
-    table.add_column("reason", min_width=len("memory-bound"))
-    for layer in sorted(report.layers, key=lambda layer: -layer.pruned_ms)[:rows]:
-        gain = f"{layer.rounding_gain_ms:.2f} ms (x{layer.rounding})" if layer.rounding else ""
-        table.add_row(
+    columns = (
+        *("layer", "channels", "FLOPs", Column("time", "+.0f", 100, unit=" %"), Column("ms", ".2f"), "rounding gains"),
+        Column("reason", align="left"),
+    )
+    lines: list[list[Value]] = [
+        [
             layer.name,
             "" if layer.channels is None else f"{layer.channels[0]} -> {layer.channels[1]}",
             f"-{100 * layer.flops_removed:.0f} %" if layer.dense_flops else "",
-            f"{-100 * layer.time_removed:+.0f} %",
-            f"{layer.pruned_ms:.2f}",
-            gain,
+            *(-layer.time_removed, layer.pruned_ms),
+            f"{layer.rounding_gain_ms:.2f} ms (x{layer.rounding})" if layer.rounding else "",
             layer.reason,
-        )
-    return table
+        ]
+        for layer in sorted(report.layers, key=lambda layer: -layer.pruned_ms)[:rows]
+    ]
+    return Table(title, columns, lines)
 
 
 def _row(name: str, dense: LayerRecord, pruned: LayerRecord) -> LayerSlowness:

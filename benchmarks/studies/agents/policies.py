@@ -8,7 +8,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from benchmarks.common.table import TextTable, percent
+from benchmarks.common.columns import Columns, Value, percent_column
+from benchmarks.common.table import Table
 from prune_gym.measuring.evaluator import Evaluation
 from prune_gym.problem.problem import PruningProblem
 
@@ -61,10 +62,10 @@ def _row(kept: np.ndarray, accuracy: float, soft_accuracy: float, reduction: flo
     }
 
 
-def policy_table(results: Sequence[Mapping[str, Any]]) -> TextTable | None:
-    """Means over the runs of every agent that has a policy; None where no run looked at one."""
+def policy_table(results: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Return means over the runs of every agent that has a policy; None where no run looked at one."""
     looked = [result for result in results if result.get("policy")]
-    rows = []
+    rows: list[list[Value]] = []
     for agent in dict.fromkeys(result["agent"] for result in looked):
         runs = [result for result in looked if result["agent"] == agent]
         # Runs may have looked at different targets: `unseen` can be changed while a study grows.
@@ -78,14 +79,15 @@ def policy_table(results: Sequence[Mapping[str, Any]]) -> TextTable | None:
                     agent,
                     f"{target:g}",
                     "yes" if met else "no",
-                    *map(percent, means),
-                    percent(float(np.mean(best))) if best else "",
-                    str(len(at)),
+                    *means,
+                    float(np.mean(best)) if best else None,
+                    len(at),
                 ]
             )
     caption = (
         "soft accuracy on the reward split in %, of the deterministic action; best measured: of all plans of the run "
         "that remove at least as much"
     )
-    headings = ("agent", "target", "asked for in training", "policy", "start plan", "best measured", "runs")
-    return TextTable("The policy alone", headings, rows, caption) if looked else None
+    accuracies = map(percent_column, ("policy", "start plan", "best measured"))
+    columns: Columns = ("agent", "target", "asked for in training", *accuracies, "runs")
+    return Table("The policy alone", columns, rows, caption) if looked else None

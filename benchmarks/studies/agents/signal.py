@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import linregress, norm
 
-from benchmarks.common.table import TextTable
+from benchmarks.common.columns import Column, percent_column
+from benchmarks.common.table import Table
 from benchmarks.studies.agents.curves import FRONT, question_of
 
 MIN_RUNS = 8
@@ -94,21 +95,18 @@ def line_through(measured: NDArray[np.float64], test: NDArray[np.float64]) -> Ro
     }
 
 
-def signal_table(rows: Sequence[Row]) -> TextTable:
-    """The rows of :func:`reward_to_test`."""
-    return TextTable(
-        "What a point of the reward split is worth on test",
-        ("task", "target", "on test", "runs", "points", "±", "luck", f"lead for P = {CONFIDENT:g}"),
+def signal_table(rows: Sequence[Row]) -> Table:
+    """Return the table of the rows of :func:`reward_to_test`."""
+    lines = (Column("points", ".2f"), Column("±", ".2f"), percent_column("luck"))
+    return Table(
+        "Worth of a point of the reward split on test",
+        ("task", "target", "on test", "runs", *lines, percent_column(f"lead for P = {CONFIDENT:g}")),
         [
             [
                 row["task"],
                 "all" if row["question"] == FRONT else row["question"],
                 ON_TEST[row["metric"]],
-                str(row["ends"]),
-                f"{row['slope']:.2f}",
-                f"{row['slope_error']:.2f}",
-                f"{100 * row['residual_std']:.2f}",
-                "" if row["lead_needed"] is None else f"{100 * row['lead_needed']:.2f}",
+                *(row["ends"], row["slope"], row["slope_error"], row["residual_std"], row["lead_needed"]),
             ]
             for row in rows
         ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.table import TextTable, percent, percent_range
+from benchmarks.common.columns import Column, Interval, Value, percent_column
+from benchmarks.common.table import Table
 from benchmarks.stat_tests.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.studies.agents.curves import FRONT, evaluations_to_catch_up, is_front, question_of
 from hessian.support.files import write_atomic
@@ -19,7 +18,6 @@ from hessian.support.files import write_atomic
 Result = Mapping[str, Any]
 Row = dict[str, Any]
 
-COSTS = ("plans", "caught up", "own s", "measuring s")
 METRICS = ("test_accuracy", "test_soft_accuracy", "accuracy", "soft_accuracy")
 """What runs are compared by; runs of earlier versions lack the soft accuracy on test."""
 
@@ -92,51 +90,48 @@ def _scores(result: Result) -> Mapping[str, float]:
     return result["hypervolume"] if is_front(result) else next(iter(result["best"].values()))
 
 
-def study_table(question: str, rows: Sequence[Row], reference: str) -> TextTable:
-    """The rows of one question, best first."""
+def study_table(question: str, rows: Sequence[Row], reference: str) -> Table:
+    """Return the table of the rows of one question, best first."""
     what = "Hypervolume over all targets" if question == FRONT else f"{100 * float(question):g} % of the FLOPs removed"
     budget = max((row["evaluations"] for row in rows if row["agent"] == reference), default=0.0)
     ordered = sorted(rows, key=lambda row: -row["metrics"]["test_accuracy"]["iqm"]["value"])
-    chance = f"P({reference} >)"
-    return TextTable(
+    chance = Column(f"P({reference} >)", ".2f")
+    columns = (
+        *("agent", "runs", percent_column("test"), chance, percent_column("test, soft"), chance),
+        *(percent_column("reward split"), Column("plans", ".0f"), "caught up"),
+        *(Column("own s", ".1f"), Column("measuring s", ".1f")),
+    )
+    return Table(
         f"{what}, {max(row['runs'] for row in rows)} runs an agent",
-        ("agent", "runs", "test", "[95 %]", chance, "[95 %]", "test, soft", chance, "[95 %]", "reward split", *COSTS),
+        columns,
         [_cells(row, budget) for row in ordered],
-        "in %; test: interquartile mean of the best plan's one-shot accuracy (of the area under the front), with its "
-        "stratified bootstrap interval; soft: mean probability of the true class, which agents optimise; reward split: "
-        "soft, too; caught up: "
-        f"evaluations after which {reference} is where the agent ends; own s: the agent's own time",
+        "accuracies in %; test: interquartile mean of the best plan's one-shot accuracy (of the area under the front) "
+        f"[95 % stratified bootstrap interval]; P: probability that a run of {reference} beats a run of this agent; "
+        "soft: mean probability of the true class, which agents optimise; reward split: soft, too; caught up: "
+        f"evaluations after which {reference} is where the agent ends; own s: the agent's time beside measuring",
     )
 
 
-def _cells(row: Row, budget: float) -> list[str]:
+def _cells(row: Row, budget: float) -> list[Value]:
     metrics = row["metrics"]
     test, soft = metrics["test_accuracy"], metrics.get("test_soft_accuracy")
     return [
-        row["agent"],
-        str(row["runs"]),
-        percent(test["iqm"]["value"]),
-        percent_range(test["iqm"]["low"], test["iqm"]["high"]),
-        *_chance(test["improvement"]),
-        "" if soft is None else percent(soft["iqm"]["value"]),
-        *_chance(None if soft is None else soft["improvement"]),
-        percent(metrics["soft_accuracy"]["iqm"]["value"]),
-        f"{row['evaluations']:.0f}",
+        *(row["agent"], row["runs"], Interval.of(test["iqm"]), _interval(test["improvement"])),
+        *((None, None) if soft is None else (soft["iqm"]["value"], _interval(soft["improvement"]))),
+        *(metrics["soft_accuracy"]["iqm"]["value"], row["evaluations"]),
         _caught_up(row["caught_up"], budget),
-        f"{row['seconds']['own']:.1f}",
-        f"{row['seconds']['evaluations']:.1f}",
+        *(row["seconds"]["own"], row["seconds"]["evaluations"]),
     ]
 
 
-def _chance(found: Row | None) -> tuple[str, str]:
-    """A probability of improvement and its interval; nothing where there is none."""
-    return ("", "") if found is None else (f"{found['value']:.2f}", f"{found['low']:.2f} - {found['high']:.2f}")
+def _interval(found: Row | None) -> Interval | None:
+    return None if found is None else Interval.of(found)
 
 
-def _caught_up(found: Row | None, budget: float) -> str:
+def _caught_up(found: Row | None, budget: float) -> str | None:
     """Evaluations and their interval; "never" beyond the budget."""
     if found is None:
-        return ""
+        return None
     value, low, high = (f"{found[key]:.0f}" if found[key] <= budget else "never" for key in ("value", "low", "high"))
     return f"{value} ({low} - {high})"
 
@@ -144,13 +139,13 @@ def _caught_up(found: Row | None, budget: float) -> str:
 def write_evaluations(path: Path, results: Sequence[Result]) -> None:
     """Write one line a measured evaluation of every run, whole or not at all."""
     columns = ("run", "index", "soft_accuracy", "accuracy", "loss", "flops_reduction", "seconds")
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["task", "agent", "targets", "seed", *columns, "kept"])
-    for result in results:
-        targets = " ".join(f"{target:g}" for target in result["targets"])
-        for row in result["evaluations"]:
-            values = [row[column] for column in columns]
-            kept = " ".join(map(str, row["kept"]))
-            writer.writerow([result["task"], result["agent"], targets, result["seed"], *values, kept])
-    write_atomic(path, text.getvalue())
+    rows = [
+        [
+            *(result["task"], result["agent"], " ".join(f"{target:g}" for target in result["targets"]), result["seed"]),
+            *(row[column] for column in columns),
+            " ".join(map(str, row["kept"])),
+        ]
+        for result in results
+        for row in result["evaluations"]
+    ]
+    write_atomic(path, Table("", ("task", "agent", "targets", "seed", *columns, "kept"), rows).csv())

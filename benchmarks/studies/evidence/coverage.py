@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.common.arguments import positive, writable
+from benchmarks.common.columns import Column, Columns, Value, percent_column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
+from benchmarks.common.table import Table
 from benchmarks.metrics.system_metrics import SystemMetrics
 from benchmarks.studies.speed.random_networks import random_images, random_network
 from hessian import HOBSSensitivityAnalyzer
@@ -177,23 +177,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def coverage_table(found: dict[str, Coverage]) -> Table:
-    """The findings as a table, a row a network."""
-    table = Table(title="half the units of every layer removed", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("network", no_wrap=True)
-    headings = ("layers", "units", "FLOPs removed", *(f"error, {repair}" for repair in REPAIRS), "analysis", "")
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    for name, coverage in found.items():
-        table.add_row(
-            name,
-            str(coverage.layers),
-            f"{coverage.units:,}",
-            f"{100 * coverage.flops_reduction:.1f} %" + (" (miscounted)" if coverage.uncounted_flops else ""),
-            *(f"{coverage.logit_error[repair]:.1e}" for repair in REPAIRS),
-            f"{coverage.analysis_seconds:.1f} s",
-            "passed" if coverage.passed else "FAILED",
-        )
-    return table
+    """Return the findings as a table, a row a network."""
+    errors = (Column(f"error, {repair}", ".1e") for repair in REPAIRS)
+    numbers = (percent_column("FLOPs removed", 1, unit=" %"), *errors, Column("analysis", ".1f", unit=" s"))
+    columns: Columns = ("network", "layers", "units", *numbers, Column("", styles={"FAILED": "red"}))
+    rows: list[list[Value]] = [
+        [
+            *(name, coverage.layers, coverage.units, coverage.flops_reduction),
+            *(coverage.logit_error[repair] for repair in REPAIRS),
+            coverage.analysis_seconds,
+            ("passed" if coverage.passed else "FAILED") + (", FLOPs miscounted" if coverage.uncounted_flops else ""),
+        ]
+        for name, coverage in found.items()
+    ]
+    return Table("half the units of every layer removed", columns, rows)
 
 
 def _rows(found: dict[str, Coverage]) -> list[dict[str, Any]]:

@@ -17,14 +17,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.common.arguments import default_threads, positive, writable
+from benchmarks.common.columns import Column, Columns
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
-from benchmarks.common.table import report_console
+from benchmarks.common.table import Table, report_console
 from hessian.audit.rank_correlation import spearman
 from prune_gym.problem.features import AMC_FEATURES, FEATURES, PLAN_FEATURES, amc_features, raw_features
 from prune_gym.problem.problem import PruningProblem
@@ -101,15 +100,13 @@ def all_features(problem: PruningProblem) -> dict[str, np.ndarray]:
 
 
 def evidence_table(title: str, rows: Sequence[Evidence]) -> Table:
-    """The rows as a table for the terminal."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("feature", no_wrap=True)
-    for share in SHARES:
-        table.add_column(f"{share:.0%} removed", justify="right")
-    table.add_column("mean |rho|", justify="right")
-    for row in rows:
-        table.add_row(row.feature, *(f"{value:+.2f}" for value in row.correlations), f"{row.strength:.2f}")
-    return table
+    """Return the rows as a table."""
+    columns: Columns = (
+        "feature",
+        *(Column(f"{share:.0%} removed", "+.2f") for share in SHARES),
+        Column("mean |rho|", ".2f"),
+    )
+    return Table(title, columns, [[row.feature, *row.correlations, row.strength] for row in rows])
 
 
 @reports_errors(OSError, ValueError, KeyError)

@@ -28,9 +28,10 @@ from rich.console import Console
 
 from agents import RSPARAgent
 from benchmarks.common.arguments import check_distinct, positive, writable
+from benchmarks.common.columns import Column, Interval
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import versions, write_result
-from benchmarks.common.table import TextTable
+from benchmarks.common.table import Table
 from benchmarks.stat_tests.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.stat_tests.samples import few_seeds_are_stated
 from benchmarks.studies.engine.cells import read_object
@@ -180,12 +181,12 @@ def summary(runs: Sequence[Run]) -> dict[str, Any]:
     return {"iqm": estimates, "probability_rspar_is_better": asdict(chance)}
 
 
-def parity_table(found: dict[str, Any], steps: int, runs: int) -> TextTable:
-    """What :func:`summary` found."""
-    return TextTable(
+def parity_table(found: dict[str, Any], steps: int, runs: int) -> Table:
+    """Return the table of what :func:`summary` found."""
+    return Table(
         f"Pendulum-v1, {steps:,} steps, {runs} runs",
-        ("agent", "return", "[95 %]"),
-        [[agent, f"{e['value']:.1f}", f"{e['low']:.1f} to {e['high']:.1f}"] for agent, e in found["iqm"].items()],
+        ("agent", Column("return [95 %]", ".1f")),
+        [[agent, Interval.of(estimate)] for agent, estimate in found["iqm"].items()],
         f"interquartile means; P(R-SPAR's is better) {found['probability_rspar_is_better']['value']:.2f}",
     )
 

@@ -18,14 +18,13 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.common.arguments import default_threads, positive, writable
+from benchmarks.common.columns import Column, Value
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
-from benchmarks.common.table import report_console
+from benchmarks.common.table import Table, report_console
 from hessian.audit.rank_correlation import RankCorrelation, pooled
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.measuring.evaluator import Evaluator
@@ -137,21 +136,17 @@ def agreements(signals: Sequence[Signal], predicted_losses: np.ndarray) -> list[
 
 
 def signal_table(title: str, signals: Sequence[Signal]) -> Table:
-    """What every repair makes of the plans at one target, for the terminal."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("repair", no_wrap=True)
-    for name in ("start", "std", "from", "to", "ties", "better", "s a plan"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for signal in signals:
-        scores = signal.soft_accuracies
-        table.add_row(
-            signal.repair,
-            *(f"{score:.4f}" for score in (signal.start, signal.spread, min(scores), max(scores))),
-            f"{tied(scores):.0%} (top-1: {tied(signal.accuracies):.0%})",
-            f"{signal.better:.0%}",
-            f"{signal.seconds:.2f}",
-        )
-    return table
+    """Return a table of the scores that every repair gives to the plans at one target."""
+    shares = (Column(name, ".0%") for name in ("ties", "ties, top-1", "better"))
+    scores = (Column(name, ".4f") for name in ("start", "std", "from", "to"))
+    rows: list[list[Value]] = [
+        [
+            *(signal.repair, signal.start, signal.spread, min(signal.soft_accuracies), max(signal.soft_accuracies)),
+            *(tied(signal.soft_accuracies), tied(signal.accuracies), signal.better, signal.seconds),
+        ]
+        for signal in signals
+    ]
+    return Table(title, ("repair", *scores, *shares, Column("s a plan", ".2f")), rows)
 
 
 @reports_errors(OSError, ValueError, KeyError)

@@ -30,7 +30,7 @@ from benchmarks.studies.engine.command import Deadline, warn
 from benchmarks.studies.engine.networks import NETWORK, WEIGHTS, MeasuredNetworks, dense_name
 from benchmarks.studies.methods.cells import Budget, Contest, method_names
 from benchmarks.studies.methods.plots import plot_methods
-from benchmarks.studies.methods.tables import comparison_table, markdown_tables, summarise, write_csv
+from benchmarks.studies.methods.tables import comparison_table, cost_table, markdown_tables, summarise, write_csv
 from hessian.support.files import write_atomic
 from hessian.support.names import suggest
 from prune_gym.data.augmentation import Augmentation
@@ -211,7 +211,8 @@ def _report(study: Study, folder: Path, console: Console) -> int:
         _networks(study, folder, done)
         rows = summarise(done)
         for target in study.targets:
-            console.print(comparison_table(target, [row for row in rows if row["target"] == target]))
+            at_target = [row for row in rows if row["target"] == target]
+            console.print(comparison_table(target, at_target), cost_table(target, at_target), sep="\n")
         content = {"task": study.task, "budget": asdict(study.budget), "rows": rows, "failed": failed}
         write_result(folder / "comparison.json", content)
         write_csv(folder / "comparison.csv", done)

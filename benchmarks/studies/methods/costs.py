@@ -15,20 +15,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 import baselines
 from benchmarks.common.arguments import positive, writable
+from benchmarks.common.columns import Column, percent_column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
-from benchmarks.common.table import report_console
+from benchmarks.common.table import Table, report_console
 from benchmarks.studies.methods.cells import VARIANTS
 from prune_gym.tasks.registry import make_task, task_names
 from prune_gym.tasks.task import PruningTask
 
-HEADINGS = ("processor s", "wall s", "images", "backward passes", "plans", "FLOPs cut")
+COLUMNS: dict[str, Column | str] = {
+    "method": "method",
+    "processor_seconds": Column("processor s", ".1f"),
+    "seconds": Column("wall s", ".1f"),
+    "images": "images",
+    "backward_passes": "backward passes",
+    "evaluations": "plans",
+    "flops_reduction": percent_column("FLOPs cut", 1, unit=" %"),
+}
 
 
 @reports_errors(OSError, ValueError)
@@ -36,22 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run every method once with its defaults; exit code 0, or 2 on bad input."""
     options = _parser().parse_args(argv)
     torch.set_num_threads(options.threads)
-    task, table = make_task(options.task), Table(box=SIMPLE_HEAD)
-    for heading in ("method", *HEADINGS):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+    task = make_task(options.task)
     about = {"task": options.task, "target": options.target, "threads": options.threads}
     rows: list[dict[str, Any]] = []
     for name in options.methods or method_names():
-        row = cost(task, name, options.target)
-        rows.append(row)
-        table.add_row(
-            name,
-            *(f"{row[key]:.1f}" for key in ("processor_seconds", "seconds")),
-            *(f"{row[key]:,}" for key in ("images", "backward_passes", "evaluations")),
-            f"{100 * row['flops_reduction']:.1f} %",
-        )
+        rows.append(cost(task, name, options.target))
         if options.json is not None:
             write_result(options.json, {**about, "rows": rows})
+    table = Table("", list(COLUMNS.values()), [[row[key] for key in COLUMNS] for row in rows])
     report_console(Console()).print(table)
     return 0
 

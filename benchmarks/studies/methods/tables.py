@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
-from benchmarks.common.table import TextTable
-from benchmarks.stat_tests.runs import summarise_runs
+from benchmarks.common.columns import Column, percent_column, points_column
+from benchmarks.common.numbers import count, duration, p_value, percent, plural
+from benchmarks.common.table import Table
+from benchmarks.stat_tests.runs import difference_of, interval_of, summarise_runs
 from benchmarks.studies.methods.cells import OURS, STAGES, mean_over, number
 from hessian.support.files import write_atomic
 
@@ -30,22 +29,13 @@ NUMBERS = (
     "backward_passes",
     "seconds",
 )
-HEADINGS = ("raw", "+ BN", "+ refit", "fine-tuned", "p", "FLOPs cut", "parameters", "speed-up", "plans", "seconds")
-MARKDOWN_HEADINGS = (
-    "method",
-    "seeds",
-    "raw",
-    "+ BN",
-    "+ refit",
-    "fine-tuned",
-    "95 % interval",
-    "p",
-    "FLOPs cut, %",
-    "parameters",
-    "speed-up",
-    "plans",
-    "images",
-    "seconds",
+HEADINGS = {"raw": "raw", "bn": "+ BN", "refit": "+ refit", "finetuned": "fine-tuned"}
+"""Stages of repair, and what tables call them."""
+
+CAPTION = (
+    "test accuracy in %, mean over seeds [95 % interval]; raw: as the method returns it; + BN: BatchNorm recalibrated; "
+    "+ refit: our sequential refit of its selection; fine-tuned: all alike; difference: fine-tuned to "
+    f"{REFERENCE}, paired over seeds, in points; p: paired t-test, Holm-corrected"
 )
 
 Cell = Mapping[str, Any]
@@ -85,91 +75,61 @@ def _analysis(groups: Mapping[str, Sequence[Cell]], stage: str) -> dict[str, dic
 
 
 def comparison_table(target: float, rows: Sequence[Row]) -> Table:
-    """The rows of one target; accuracies in percent, mean and standard deviation over seeds."""
+    """Return the accuracies of the rows of one target as a table.
+
+    Args:
+        target: FLOPs reduction.
+        rows: of :func:`summarise`.
+    """
     seeds = max((len(row["seeds"]) for row in rows), default=0)
-    dense = 100 * statistics.fmean(row["dense_accuracy"] for row in rows) if rows else float("nan")
-    title = f"{100 * target:g} % of the FLOPs removed, {seeds} seed{'s' * (seeds != 1)}, dense {dense:.1f} %"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("method", no_wrap=True)
-    for heading in HEADINGS:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(
-            row["method"],
-            *(_accuracy(row["accuracy"][stage], len(row["seeds"])) for stage in STAGES),
-            _p_value(row["accuracy"]["finetuned"]["comparison"]),
-            f"{100 * row['flops_reduction']:.1f} %",
-            f"{row['parameters'] / 1e3:,.1f} k",
-            f"{row['speedup']:.2f} x",
-            f"{row['evaluations']:.0f}",
-            f"{row['seconds']:.1f}",
-        )
-    table.caption = f"p: fine-tuned against {REFERENCE}, paired over seeds, Holm-corrected"
-    table.caption_justify = "left"
-    return table
+    dense = statistics.fmean(row["dense_accuracy"] for row in rows) if rows else math.nan
+    *before, finetuned = map(percent_column, HEADINGS.values())
+    compared = (replace(finetuned, best="max"), points_column("difference"), Column("p", p_value))
+    lines = [
+        [
+            *(row["method"], len(row["seeds"])),
+            *(interval_of(row["accuracy"][stage]) for stage in STAGES),
+            *difference_of(row["accuracy"]["finetuned"]),
+        ]
+        for row in rows
+    ]
+    title = f"{100 * target:g} % of the FLOPs removed, {plural(seeds, 'seed')}, dense {percent(dense)} %"
+    return Table(title, ("method", "seeds", *before, *compared), lines, CAPTION, apart=["unpruned"])
 
 
-def _accuracy(entry: Mapping[str, Any], seeds: int) -> str:
-    mean = f"{100 * entry['mean']:.1f}"
-    return mean if seeds < 2 else f"{mean} ± {100 * entry['std']:.1f}"
-
-
-def _p_value(comparison: Mapping[str, Any] | None) -> str:
-    """The p-value; a dash where all seeds differ alike, which no test can judge."""
-    if comparison is None:
-        return ""
-    return "-" if comparison["t_statistic"] is None else f"{comparison['p_value_holm']:.3f}"
+def cost_table(target: float, rows: Sequence[Row]) -> Table:
+    """Return size and speed of the networks of one target as a table, and what the methods took to find them."""
+    columns = {
+        "method": Column("method"),
+        "flops_reduction": percent_column("FLOPs cut, %", 1),
+        "parameters": Column("parameters", count),
+        "speedup": Column("faster", ".2f", unit="x"),
+        "evaluations": Column("plans measured", ".0f"),
+        "images": Column("images seen", count),
+        "backward_passes": Column("backward passes", count),
+        "seconds": Column("time", duration),
+    }
+    lines = [[row[key] for key in columns] for row in rows]
+    title = f"{100 * target:g} % of the FLOPs removed: size, speed, and what every method took, means over seeds"
+    return Table(title, list(columns.values()), lines)
 
 
 def markdown_tables(rows: Sequence[Row]) -> str:
-    """The rows as Markdown, a table a target; accuracies in percent, mean and standard deviation over seeds."""
-    return "\n".join(
-        _markdown_table(target, [row for row in rows if row["target"] == target])
-        for target in sorted({row["target"] for row in rows})
-    )
-
-
-def _markdown_table(target: float, rows: Sequence[Row]) -> str:
-    dense = 100 * statistics.fmean(row["dense_accuracy"] for row in rows)
-    pruned = [row["accuracy"]["finetuned"]["mean"] for row in rows if row["method"] != "unpruned"]
-    best = max(pruned, default=None)
-    title = f"{100 * target:g} % of the FLOPs removed (dense {dense:.1f} %)"
-    return TextTable(title, MARKDOWN_HEADINGS, [_markdown_cells(row, best) for row in rows]).markdown()
-
-
-def _markdown_cells(row: Row, best: float | None) -> list[str]:
-    """Cells of a method; the best fine-tuned accuracy is set in bold."""
-    seeds = len(row["seeds"])
-    accuracies = [_accuracy(row["accuracy"][stage], seeds) for stage in STAGES]
-    if row["accuracy"]["finetuned"]["mean"] == best:
-        accuracies[-1] = f"**{accuracies[-1]}**"
-    return [
-        row["method"],
-        str(seeds),
-        *accuracies,
-        _interval(row["accuracy"]["finetuned"]["confidence_interval"]),
-        _p_value(row["accuracy"]["finetuned"]["comparison"]),
-        f"{100 * row['flops_reduction']:.1f}",
-        f"{row['parameters'] / 1e3:,.1f} k",
-        f"{row['speedup']:.2f}x",
-        f"{row['evaluations']:.0f}",
-        f"{row['images'] / 1e3:,.1f} k",
-        f"{row['seconds']:,.0f}",
-    ]
-
-
-def _interval(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+    """Return the rows as Markdown, two tables a target."""
+    by_target = {row["target"]: [other for other in rows if other["target"] == row["target"]] for row in rows}
+    pairs = ((comparison_table(*pair), cost_table(*pair)) for pair in sorted(by_target.items()))
+    return "\n".join(table.markdown() for pair in pairs for table in pair)
 
 
 def write_csv(path: Path, cells: Sequence[Cell]) -> None:
     """Write one line a cell, whole or not at all."""
     columns = ["target", "method", "seed", *(f"accuracy_{stage}" for stage in STAGES), "dense_accuracy", *NUMBERS]
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    for cell in cells:
-        accuracies = [cell["accuracy"][stage] for stage in STAGES]
-        rest = [cell[key] for key in ("dense_accuracy", *NUMBERS)]
-        writer.writerow([cell["target"], cell["method"], cell["seed"], *accuracies, *rest])
-    write_atomic(path, text.getvalue())
+    rows = [
+        [
+            *(cell[key] for key in ("target", "method", "seed")),
+            *(cell["accuracy"][stage] for stage in STAGES),
+            *(cell[key] for key in ("dense_accuracy", *NUMBERS)),
+        ]
+        for cell in cells
+    ]
+    write_atomic(path, Table("", columns, rows).csv())

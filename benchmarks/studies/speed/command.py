@@ -15,13 +15,13 @@ import importlib
 from collections.abc import Sequence
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.common.arguments import default_threads, positive, writable
+from benchmarks.common.columns import Column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
+from benchmarks.common.table import Table
 from benchmarks.studies.speed.rows import SpeedRow
 from prune_gym.support.device import resolve_device
 
@@ -62,16 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def speed_table(title: str, rows: Sequence[SpeedRow]) -> Table:
-    """The rows as a table for the terminal."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    table.add_column("median", justify="right", no_wrap=True)
-    table.add_column("ratio", justify="right", no_wrap=True)
-    table.add_column("baseline")
-    for row in rows:
-        ratio = "" if row.ratio is None else f"{row.ratio:,.3g}"
-        table.add_row(row.name, f"{row.value:,.4g} {row.unit}", ratio, row.baseline)
-    return table
+    """Return the rows as a table."""
+    columns = ("", "median", Column("ratio", ",.3g"), Column("baseline", wide=True))
+    return Table(title, columns, [[row.name, f"{row.value:,.4g} {row.unit}", row.ratio, row.baseline] for row in rows])
 
 
 def _write(options: argparse.Namespace, rows: Sequence[SpeedRow]) -> None:

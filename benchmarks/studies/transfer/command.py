@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.common.columns import Interval, percent_column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import versions, write_result
-from benchmarks.common.table import TextTable, percent, percent_range, report_console
+from benchmarks.common.table import Table, report_console
 from benchmarks.stat_tests.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.stat_tests.samples import few_seeds_are_stated
 from benchmarks.studies.agents.sources import SourceAgents, trained_on
@@ -199,24 +200,21 @@ def _report(config: TransferConfig, console: Console) -> None:
     console.print(f"{len(rows)} of {len(paths)} runs; results: {config.save_dir}", highlight=False, soft_wrap=True)
 
 
-def transfer_table(found: Row) -> TextTable:
-    """One (task, target) of :func:`summarise`."""
-    rows = []
-    for name, soft in found["soft_accuracy"].items():
-        test = found["test_accuracy"].get(name)
-        rows.append([name.replace("_", "-"), *_cells(soft), *(_cells(test) if test is not None else ())])
+def transfer_table(found: Row) -> Table:
+    """Return the table of one (task, target) of :func:`summarise`."""
+    tests = found["test_accuracy"]
+    rows = [
+        [name.replace("_", "-"), Interval.of(soft), Interval.of(tests[name]) if name in tests else None]
+        for name, soft in found["soft_accuracy"].items()
+    ]
     chances = [f"P({what}) {c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for what, c in found["chances"].items()]
-    return TextTable(
+    return Table(
         f"{found['task']}, {100 * found['target']:g} % of the FLOPs removed, {found['runs']} runs",
-        ("plan", "reward split", "[95 %]", "test", "[95 %]"),
+        ("plan", percent_column("reward split [95 %]"), percent_column("test [95 %]")),
         rows,
         "interquartile means in %; reward split: soft accuracy; numbers are measured evaluations. On the reward split: "
         + "; ".join(chances).replace("_", "-"),
     )
-
-
-def _cells(estimate: dict[str, float]) -> tuple[str, str]:
-    return percent(estimate["value"]), percent_range(estimate["low"], estimate["high"])
 
 
 def _parser() -> argparse.ArgumentParser:

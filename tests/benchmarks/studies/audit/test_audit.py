@@ -80,11 +80,11 @@ def test_the_command_writes_numbers_and_a_picture_and_shows_both_tables(tmp_path
 def test_a_single_run_shows_its_interval_and_several_their_range(runs):
     (lone, other) = (run for run in runs if run.split == "reward")
     interval = lone.report.price.across_layers
-    assert f"{interval.value:.3f} [{interval.low:.2f},{interval.high:.2f}]" in rendered(
+    assert f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]" in rendered(
         correlation_table("reward", [lone])
     )
     values = [run.report.price.across_layers.value for run in (lone, other)]
-    expected = f"{np.mean(values):.3f} [{min(values):.2f},{max(values):.2f}]"
+    expected = f"{np.mean(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
     assert expected in rendered(correlation_table("reward", [lone, other]))
 
 
