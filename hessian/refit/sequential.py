@@ -7,9 +7,10 @@ against the dense network's outputs Y on the *pruned* network's inputs X,
     ``W' = W + (Y - W X) X^T (X X^T + damping)^-1``
 
 so that every layer corrects the errors of the ones before. The last layer of a residual block is solved for the block's
-sum: its target is the dense sum minus what the pruned shortcut already carries. Damping pulls towards the sliced dense
-weights. BatchNorm statistics stay the dense ones, up to the shift a BatchNorm absorbs for a bias-free layer: the layer
-before it is fitted to give it what it expects.
+sum: its target is the dense sum minus what the pruned shortcut already carries. A layer in front of a ReLU is then
+solved for what the ReLU lets through (:mod:`hessian.refit.relu_aware`). Damping pulls towards the sliced dense weights.
+BatchNorm statistics stay the dense ones, up to the shift a BatchNorm absorbs for a bias-free layer: the layer before it
+is fitted to give it what it expects.
 """
 
 from __future__ import annotations
@@ -27,20 +28,12 @@ from hessian.channels.group import ChannelGroup
 from hessian.channels.layer_types import MIXING_TYPES, TRANSPOSED_TYPES
 from hessian.channels.norms import shift_absorbing_norms
 from hessian.channels.slicing import Cut, ModuleSlice, NetworkSlicer, Plan, installed
-from hessian.obs.algebra import cholesky
-from hessian.patches.matrices import (
-    CHUNK_ELEMENTS,
-    from_matrix,
-    matrix_width,
-    moment_with_constant,
-    num_groups,
-    output_columns,
-    patches,
-    to_matrix,
-)
-from hessian.patches.products import outer_sum
+from hessian.patches.matrices import from_matrix, matrix_width, num_groups
 from hessian.patches.subsampling import PositionSample, position_extents
 from hessian.refit.lockstep import ValueStore, Walker, closing_sum, execution_order, trace
+from hessian.refit.rectifiers import Rectifier, rectifier_behind
+from hessian.refit.relu_aware import ReluTargets, inverse_gain
+from hessian.refit.ridge import ridge_refit
 from hessian.support.batches import model_device, split_batch
 from hessian.support.layout import layout_for
 from hessian.support.modes import modes_restored
@@ -60,10 +53,12 @@ class _Layer:
     Attributes:
         name: qualified module name.
         closing: (BatchNorm name or None, other operand) of the residual sum the layer closes, or None.
+        relu: the ReLU behind the layer, or None where there is none or the layer is solved for its outputs as they are.
     """
 
     name: str
     closing: tuple[str | None, fx.Node] | None
+    relu: Rectifier | None
 
 
 class SequentialRefitter:
@@ -77,6 +72,8 @@ class SequentialRefitter:
         samples_per_input: a layer is solved on this many random positions an unknown of a row, spread over all images;
             None uses all positions.
         store_bytes: memory for dense activations; where they need more they are recomputed for every plan.
+        relu_aware: whether layers in front of a ReLU are solved for what it lets through
+            (:mod:`hessian.refit.relu_aware`), instead of for their outputs as they are.
 
     Raises:
         ValueError: no batches.
@@ -92,6 +89,7 @@ class SequentialRefitter:
         *,
         samples_per_input: int | None = 200,
         store_bytes: int = STORE_BYTES,
+        relu_aware: bool = True,
     ) -> None:
         device = model_device(model)
         self.inputs = [(batch if isinstance(batch, Tensor) else split_batch(batch)[0]).to(device) for batch in batches]
@@ -101,6 +99,7 @@ class SequentialRefitter:
             raise ValueError(f"samples_per_input must be at least 1, got {samples_per_input}")
         self.damping = damping
         self.samples_per_input = samples_per_input
+        self.relu_aware = relu_aware
         self.slicer = NetworkSlicer(model, groups)
         self._dense = model
         self._private = copy.deepcopy(model).eval().requires_grad_(False)
@@ -147,11 +146,18 @@ class SequentialRefitter:
         graph = trace(self._dense).graph
         self._order = execution_order(graph, modules)
         self._layers = {
-            node: _Layer(str(node.target), closing_sum(node, modules))
+            node: self._layer(node, modules)
             for node in self._order
             if node.op == "call_module" and isinstance(modules[str(node.target)], MIXING_TYPES)
         }
         self._layers_by_name = {layer.name: layer for layer in self._layers.values()}
+
+    def _layer(self, node: fx.Node, modules: dict[str, nn.Module]) -> _Layer:
+        closing = closing_sum(node, modules)
+        relu = rectifier_behind(node, modules) if self.relu_aware else None
+        if relu is not None and relu.summed and closing is None:
+            relu = None  # the rest of the sum is not known yet when the layer is solved
+        return _Layer(str(node.target), closing, relu)
 
     def _dense_values(self, limit: int) -> ValueStore:
         wanted = set(self._layers) | {layer.closing[1] for layer in self._layers.values() if layer.closing}
@@ -188,13 +194,14 @@ class SequentialRefitter:
         norm = pruned.modules[self._norms[layer.name]] if layer.name in self._norms else None
         sample = self._sample(module, dense.value(node))
         targets = self._targets(module, layer, part, node, dense, pruned, sample)
+        relu = self._relu_targets(module, layer, part, node, dense, pruned, sample, targets)
         shift = module.bias
         if norm is not None:
             shift = torch.zeros_like(norm.running_mean)
         inputs, solved = pruned.value(node.all_input_nodes[0]), module
         if sample is not None:
             solved, inputs = sample.inputs(module, inputs)
-        matrix = ridge_refit(solved, shift, inputs, targets, self.damping)
+        matrix = ridge_refit(solved, shift, inputs, targets, self.damping, relu)
         weight, shift = from_matrix(module, matrix, bias=shift is not None)
         module.weight.copy_(weight)
         if norm is not None and shift is not None:
@@ -232,57 +239,46 @@ class SequentialRefitter:
             for wanted, carried in zip(_at(sample, dense.value(other)), _at(sample, pruned.value(other)), strict=True)
         ]
         if norm_name is not None:
-            gain = _inverse_gain(pruned.modules[norm_name])
+            gain = inverse_gain(_gain(pruned.modules[norm_name]))
             errors = [error * gain.view(1, -1, *[1] * (error.ndim - 2)) for error in errors]
         return [output + error for output, error in zip(outputs, errors, strict=True)]
 
-
-def ridge_refit(
-    module: Any, shift: Tensor | None, inputs: Sequence[Tensor], targets: Sequence[Tensor], damping: float
-) -> Tensor:
-    """Ridge regression of targets on a layer's inputs, centred at its current weights.
-
-    Args:
-        module: a convolution or linear layer.
-        shift: current constant [d_out] added to the outputs (a bias), or None to fit none.
-        inputs: what the layer is called with, batch by batch.
-        targets: what it should give, batch by batch.
-        damping: relative to the mean diagonal of ``X X^T``; the constant is hardly damped.
-
-    Returns:
-        Matrices [groups, d_out, d_in (+ 1 with a shift)] in float64.
-    """
-    weight = to_matrix(module, module.weight, shift).double()
-    size = weight.shape[2]
-    gram = weight.new_zeros(weight.shape[0], size, size)
-    cross = torch.zeros_like(weight)
-    for given, wanted in zip(inputs, targets, strict=True):
-        if len(given) == 0:
-            continue
-        images = max(1, CHUNK_ELEMENTS // 4 // max(1, given[0].numel() * _kernel(module)))
-        for part, target in zip(given.split(images), wanted.split(images), strict=True):
-            X, Y = patches(module, part), output_columns(module, target)
-            gram += outer_sum(X) if shift is None else moment_with_constant(X)
-            width = X.shape[2]
-            cross[:, :, :width] += outer_sum(Y, X)
-            cross[:, :, width:] += Y.sum(dim=(0, 3))[:, :, None]
-    mean = gram.diagonal(dim1=1, dim2=2)[:, :width].mean(dim=1, keepdim=True).clamp_min(torch.finfo(gram.dtype).tiny)
-    ridge = (damping * mean).expand(-1, size).clone()
-    if shift is not None:
-        ridge[:, -1] = torch.minimum(ridge[:, -1], damping * gram[:, -1, -1])
-    factor = cholesky(gram + torch.diag_embed(ridge))
-    residual = (cross - weight @ gram).transpose(1, 2)
-    return weight + torch.cholesky_solve(residual, factor).transpose(1, 2)
+    def _relu_targets(
+        self,
+        module: Any,
+        layer: _Layer,
+        part: ModuleSlice,
+        node: fx.Node,
+        dense: ValueStore | Walker,
+        pruned: Walker,
+        sample: PositionSample | None,
+        wanted: Sequence[Tensor],
+    ) -> list[ReluTargets] | None:
+        """What a ReLU behind the layer makes of its outputs; None where there is none."""
+        if layer.relu is None:
+            return None
+        values = [_rows(module, output, part) for output in _at(sample, dense.value(node))]
+        gain = values[0].new_ones(())
+        if layer.relu.norm is not None:
+            norm = pruned.modules[layer.relu.norm]
+            gain = _gain(norm).view(1, -1, *[1] * (values[0].ndim - 2))
+            values = [norm(value) for value in values]
+        if layer.relu.summed:
+            assert layer.closing is not None
+            other = layer.closing[1]
+            if not (dense.has(other) and pruned.has(other)):
+                return None
+            rest = [_rows(module, value, part) for value in _at(sample, dense.value(other))]
+            values = [value + added for value, added in zip(values, rest, strict=True)]
+        return [
+            ReluTargets(target, value, gain, layer.relu.ceiling) for target, value in zip(wanted, values, strict=True)
+        ]
 
 
-def _kernel(module: Any) -> int:
-    return 1 if isinstance(module, nn.Linear) else math.prod(module.kernel_size)
-
-
-def _inverse_gain(norm: Any) -> Tensor:
-    """What one unit after an evaluation-mode BatchNorm is before it; 0 where the norm is (nearly) shut."""
-    gain = (norm.weight if norm.affine else 1.0) / (norm.running_var + norm.eps).sqrt()
-    return torch.where(gain.abs() > 1e-3, 1.0 / gain, torch.zeros_like(gain))
+def _gain(norm: Any) -> Tensor:
+    """What an evaluation-mode BatchNorm makes of one unit, [channels]."""
+    scale = norm.weight if norm.affine else 1.0
+    return torch.as_tensor(scale / (norm.running_var + norm.eps).sqrt())
 
 
 def _at(sample: PositionSample | None, outputs: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -11,7 +11,8 @@ from hessian import HOBSSensitivityAnalyzer, UnsupportedStructureError
 from hessian.channels.slicing import NetworkSlicer, installed
 from hessian.patches.matrices import weight_matrix
 from hessian.refit.lockstep import Walker, closing_sum, execution_order, trace
-from hessian.refit.sequential import SequentialRefitter, ridge_refit
+from hessian.refit.ridge import ridge_refit
+from hessian.refit.sequential import SequentialRefitter
 from tests.hessian import networks
 
 
@@ -60,11 +61,11 @@ def test_layers_with_many_positions_are_solved_on_some_of_them_in_every_image(mo
     hobs, plan, (x, _) = pruned(count=400)
     seen = []
 
-    def spy(module, shift, inputs, targets, damping):
+    def spy(module, shift, inputs, targets, damping, relu):
         seen.append(
             (sum(map(len, targets)), math.prod(targets[0].shape[2:]), weight_matrix(module, bias=False).shape[2])
         )
-        return ridge_refit(module, shift, inputs, targets, damping)
+        return ridge_refit(module, shift, inputs, targets, damping, relu)
 
     monkeypatch.setattr("hessian.refit.sequential.ridge_refit", spy)
     monkeypatch.setattr("hessian.refit.sequential.MIN_POSITIONS", 1)
@@ -114,7 +115,7 @@ def test_the_first_refitted_layer_is_the_ridge_solution_on_the_pruned_inputs():
     gram = inputs @ inputs.T
     ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
     expected = start + (targets - start @ inputs) @ inputs.T @ torch.linalg.inv(gram + ridge)
-    state = SequentialRefitter(hobs.model, hobs.groups, [x], 1e-3, samples_per_input=None).state(plan)
+    state = SequentialRefitter(hobs.model, hobs.groups, [x], samples_per_input=None, relu_aware=False).state(plan)
     torch.testing.assert_close(state["second.weight"].flatten(1).double(), expected, atol=1e-4, rtol=1e-4)
 
 

@@ -1,0 +1,141 @@
+"""Ridge regression of a layer's weights, centred at the weights it has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessian.obs.algebra import cholesky
+from hessian.patches.matrices import (
+    CHUNK_ELEMENTS,
+    moment_with_constant,
+    output_columns,
+    patches,
+    to_matrix,
+)
+from hessian.patches.products import outer_sum
+from hessian.refit.relu_aware import ROUNDS, ReluTargets
+
+
+def ridge_refit(
+    module: Any,
+    shift: Tensor | None,
+    inputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    damping: float,
+    relu: Sequence[ReluTargets] | None = None,
+) -> Tensor:
+    """Ridge regression of targets on a layer's inputs, centred at its current weights.
+
+    Args:
+        module: a convolution or linear layer.
+        shift: current constant [d_out] added to the outputs (a bias), or None to fit none.
+        inputs: what the layer is called with, batch by batch.
+        targets: what it should give, batch by batch.
+        damping: relative to the mean diagonal of ``X X^T``; the constant is hardly damped.
+        relu: what a ReLU behind the layer makes of its outputs, batch by batch; the solution is then improved in a few
+            rounds for what the ReLU lets through (:mod:`hessian.refit.relu_aware`). None asks for the targets as they
+            are.
+
+    Returns:
+        Matrices [groups, d_out, d_in (+ 1 with a shift)] in float64.
+    """
+    weight = to_matrix(module, module.weight, shift).double()
+    columns = _Patches(module, inputs)
+    gram = _gram(columns, shift is not None, weight)
+    ridge = _ridge(gram, damping, shift is not None)
+    factor = cholesky(gram + torch.diag_embed(ridge))
+
+    def solve(cross: Tensor) -> Tensor:
+        return weight + torch.cholesky_solve((cross - weight @ gram).transpose(1, 2), factor).transpose(1, 2)
+
+    matrix = solve(_cross(columns, targets, weight))
+    for _ in range(ROUNDS if relu else 0):
+        matrix = solve(_cross(columns, relu or (), weight, matrix))
+    return matrix
+
+
+class _Patches:
+    """A layer's inputs as columns, a few images at a time: kept where they are few, else formed anew in every pass."""
+
+    def __init__(self, module: Any, inputs: Sequence[Tensor]) -> None:
+        self.module, self._inputs = module, inputs
+        self._kept: list[tuple[int, slice, Tensor]] | None = None
+        if sum(map(self._elements, inputs)) <= CHUNK_ELEMENTS:
+            self._kept = list(self._formed())
+
+    def __iter__(self) -> Iterator[tuple[int, slice, Tensor]]:
+        """(batch, its images, their patches [N, groups, d_in, S])."""
+        return iter(self._formed() if self._kept is None else self._kept)
+
+    def _formed(self) -> Iterator[tuple[int, slice, Tensor]]:
+        for batch, given in enumerate(self._inputs):
+            # So few that patches, their outer products and targets fit into memory together.
+            images = max(1, CHUNK_ELEMENTS // 4 // max(1, self._elements(given[:1])))
+            for start in range(0, len(given), images):
+                part = slice(start, start + images)
+                yield batch, part, patches(self.module, given[part])
+
+    def _elements(self, inputs: Tensor) -> int:
+        kernel = 1 if isinstance(self.module, nn.Linear) else math.prod(self.module.kernel_size)
+        return inputs.numel() * kernel
+
+
+def _gram(columns: _Patches, constant: bool, weight: Tensor) -> Tensor:
+    """``X X^T`` over all batches, [groups, d_in (+ 1), d_in (+ 1)]."""
+    gram = weight.new_zeros(weight.shape[0], weight.shape[2], weight.shape[2])
+    for _, _, X in columns:
+        gram += moment_with_constant(X) if constant else outer_sum(X)
+    return gram
+
+
+def _ridge(gram: Tensor, damping: float, constant: bool) -> Tensor:
+    """What damping adds to the diagonal, [groups, d_in (+ 1)]."""
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    inputs = diagonal[:, :-1] if constant else diagonal
+    mean = inputs.mean(dim=1, keepdim=True).clamp_min(torch.finfo(gram.dtype).tiny)
+    ridge = (damping * mean).expand_as(diagonal).clone()
+    if constant:
+        ridge[:, -1] = torch.minimum(ridge[:, -1], damping * gram[:, -1, -1])
+    return ridge
+
+
+def _cross(
+    columns: _Patches,
+    targets: Sequence[Tensor] | Sequence[ReluTargets],
+    weight: Tensor,
+    matrix: Tensor | None = None,
+) -> Tensor:
+    """``Y X^T`` over all batches, [groups, d_out, d_in (+ 1)]; with a matrix, Y is what its outputs should become."""
+    cross = torch.zeros_like(weight)
+    for batch, part, X in columns:
+        wanted, width = targets[batch], X.shape[2]
+        if isinstance(wanted, ReluTargets):
+            assert matrix is not None
+            own = wanted.at(part)
+            target = own.against(_outputs(columns.module, matrix, X, own.wanted))
+        else:
+            target = wanted[part]
+        Y = output_columns(columns.module, target)
+        cross[:, :, :width] += outer_sum(Y, X)
+        cross[:, :, width:] += Y.sum(dim=(0, 3))[:, :, None]
+    return cross
+
+
+def _outputs(module: Any, matrix: Tensor, X: Tensor, like: Tensor) -> Tensor:
+    """What the layer gives with other weights, in the shape of its outputs."""
+    width = X.shape[2]
+    matrix = matrix.to(X.dtype)
+    if X.shape[3] == 1:  # many single positions: one product instead of one an image
+        columns = (X[..., 0].transpose(0, 1) @ matrix[:, :, :width].transpose(1, 2)).transpose(0, 1)[..., None]
+    else:
+        columns = matrix[:, :, :width] @ X
+    if matrix.shape[2] > width:
+        columns = columns + matrix[:, :, width:]
+    if isinstance(module, nn.Linear):
+        columns = columns[:, 0].transpose(1, 2)
+    return columns.reshape(like.shape)
