@@ -20,6 +20,9 @@ from hessian.refit.sequential import SequentialRefitter
 from hessian.support.batches import read_batches
 from prune_gym.cost.limits import FloatArray
 from prune_gym.data.splits import TensorSplit
+from prune_gym.reconstruction.images import ImagesLike
+from prune_gym.reconstruction.reconstruct import reconstruct as match_outputs
+from prune_gym.reconstruction.settings import Reconstruction
 from prune_gym.support.device import module_device, resolve_device
 from prune_gym.surgery.auto_rounding import RoundedPlan, time_roundings
 from prune_gym.surgery.cutting import check_against_prediction, remove_channels, surgery_failed
@@ -106,6 +109,9 @@ class PhysicalPruner:
         analyzer: HOBSSensitivityAnalyzer | None = None,
         round_to: RoundTo | None = None,
         device: str | int | torch.device | None = None,
+        reconstruct: bool | Reconstruction = False,
+        unlabelled: ImagesLike | None = None,
+        seed: int = 0,
     ) -> nn.Module:
         """Return a smaller copy of the network.
 
@@ -127,6 +133,11 @@ class PhysicalPruner:
                 the nearest multiple, ``"auto"`` for the fastest on this machine, see `rounded`; None for the plan as
                 it is.
             device: Where the pruned network ends up; None means the model's device, where all work is done.
+            reconstruct: Whether the pruned network is then trained, for seconds to minutes, to give the dense network's
+                outputs (`prune_gym.reconstruction`); never to the worse. Settings say how.
+            unlabelled: Images it is trained on, the more the better: a tensor, a split or batches, whose labels are not
+                looked at; None takes the calibration images.
+            seed: Of the reconstruction.
 
         Returns:
             The pruned network.
@@ -137,6 +148,8 @@ class PhysicalPruner:
                 calibration images are needed and missing, or torch-pruning does not cut what the plan says.
         """
         _check_request(refit, calibration is not None, recalibrate_bn, analyzer is not None)
+        if reconstruct and unlabelled is None and calibration is None:
+            raise ValueError("reconstruct needs images: pass unlabelled=<images> or calibration=<split or loader>")
         home = module_device(self.model) if device is None else resolve_device(device)
         resolved = self.resolve(plan) if round_to is None else self.rounded(plan, round_to, analyzer=analyzer)
         with autograd():
@@ -152,6 +165,11 @@ class PhysicalPruner:
                 pruned.load_state_dict(refitter.state(resolved))
             if images is not None and (recalibrate_bn or (recalibrate_bn is None and refit != "sequential")):
                 batchnorm.recalibrate_bn(pruned, images)
+            if reconstruct:
+                settings = Reconstruction() if isinstance(reconstruct, bool) else reconstruct
+                shown = images if unlabelled is None else unlabelled
+                assert shown is not None
+                match_outputs(pruned, self.model, shown, settings, seed=seed)
         return pruned.to(home)
 
     def rounded(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,22 +35,43 @@ def recalibrate_bn(model: nn.Module, split: TensorSplit, batch_size: int | None 
         ValueError: If the split is empty, or a batch gives a batch norm a single value a channel, which has no
             variance; the statistics are then as they were.
     """
-    norms = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
-    if not norms:
+    if not _norms(model):
         return
     if len(split) == 0:
         raise ValueError("cannot recalibrate batch norms on an empty split")
     device = module_device(model)
+    parts = equal_parts(torch.arange(len(split)), BN_BATCH_SIZE if batch_size is None else batch_size)
+    average_statistics(model, (split.images[part].to(device) for part in parts))
+
+
+@torch.no_grad()
+def average_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Replace the running statistics of every batch norm by the mean of the batches' own; see :func:`recalibrate_bn`.
+
+    Args:
+        model: On any device.
+        batches: Inputs on that device, of nearly equal size; a tuple or list is the network's arguments.
+
+    Raises:
+        ValueError: If a batch gives a batch norm a single value a channel.
+    """
+    norms = _norms(model)
+    if not norms:
+        return
     with modes_restored(model), _cumulative_statistics(norms):
         model.eval()
         for norm in norms.values():
             norm.train()
-        for part in equal_parts(torch.arange(len(split)), BN_BATCH_SIZE if batch_size is None else batch_size):
-            model(split.images[part].to(device))
+        for inputs in batches:
+            model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
 
 
 @contextmanager

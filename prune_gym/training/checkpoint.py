@@ -1,8 +1,9 @@
 """The state of a training on disk: what is needed to go on as if it had never stopped. No pickle.
 
-One safetensors file holds weights, momentum, loss scale and the states of all random generators, with a checksum; what
-training it belongs to is part of it, so that another one is refused. A state written on one kind of device (CPU, GPU)
-is taken over on another: weights, momentum, order and augmentation go on, dropout and the loss scale start anew there.
+One safetensors file holds weights, the optimizer's memory (momentum, moments), loss scale and the states of all random
+generators, with a checksum; what training it belongs to is part of it, so that another one is refused. A state written
+on one kind of device (CPU, GPU) is taken over on another: weights, momentum, order and augmentation go on, dropout and
+the loss scale start anew there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from prune_gym.support.files import load_safetensors, save_safetensors_atomic, s
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "prune_gym.training.checkpoint.1"
+FORMAT = "prune_gym.training_state.2"
 
 Rows = list[dict[str, Any]]
 
@@ -33,17 +34,20 @@ class TrainingState:
 
     Args:
         model: What is trained.
-        optimizer: SGD with momentum.
+        optimizer: SGD, Adam, or another one that keeps tensors for every parameter.
         scaler: The loss scale of mixed precision.
         generator: Decides order and augmentation.
         workers: The processes that train together; the first writes, all read.
         about: What tells this training from another, of what :func:`prune_gym.support.files.sha256_of` can digest.
+
+    Attributes:
+        extra: Tensors of the caller that the file :meth:`resume` read holds beside the rest.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.SGD,
+        optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         generator: torch.Generator,
         workers: Workers,
@@ -52,24 +56,29 @@ class TrainingState:
         self._model, self._optimizer, self._scaler = model, optimizer, scaler
         self._generator, self._workers = generator, workers
         self._device = module_device(model)
+        self.extra: dict[str, torch.Tensor] = {}
         shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
         self._fingerprint = sha256_of({**about, "shapes": shapes})
 
-    def save(self, path: str | os.PathLike[str], history: Rows) -> None:
+    def save(
+        self, path: str | os.PathLike[str], history: Rows, extra: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         """Write the state, whole or not at all; every process calls it, the first writes.
 
         Args:
             path: File to write.
             history: A JSON-able row an epoch done.
+            extra: Tensors of the caller, by name.
 
         Raises:
             OSError: If the file cannot be written.
         """
         tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
+        tensors |= {f"extra.{name}": tensor for name, tensor in (extra or {}).items()}
         for index, parameter in enumerate(self._trained()):
-            momentum = self._optimizer.state[parameter].get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{index}"] = momentum
+            for name, value in self._optimizer.state[parameter].items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"optimizer.{index}.{name}"] = value
         tensors["random.order"] = self._generator.get_state()
         tensors["random.global"] = self._random_states()
         metadata = {
@@ -116,10 +125,8 @@ class TrainingState:
             )
         for name, tensor in self._model.state_dict().items():
             tensor.copy_(tensors[f"model.{name}"])
-        for index, parameter in enumerate(self._trained()):
-            if f"momentum.{index}" in tensors:
-                momentum = torch.empty_like(parameter).copy_(tensors[f"momentum.{index}"])
-                self._optimizer.state[parameter]["momentum_buffer"] = momentum
+        self._resume_optimizer(tensors)
+        self.extra = {name[len("extra.") :]: tensor for name, tensor in tensors.items() if name.startswith("extra.")}
         self._generator.set_state(tensors["random.order"])
         self._set_random_state(tensors["random.global"][self._workers.rank].to(torch.uint8))
         scale = json.loads(metadata["scaler"])
@@ -127,6 +134,15 @@ class TrainingState:
             self._scaler.load_state_dict(scale)
         rows: Rows = json.loads(metadata["history"])
         return rows
+
+    def _resume_optimizer(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        for index, parameter in enumerate(self._trained()):
+            prefix = f"optimizer.{index}."
+            for name, value in tensors.items():
+                if name.startswith(prefix):
+                    # Counters are scalars on the CPU; everything else lies beside its parameter.
+                    own = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()
+                    self._optimizer.state[parameter][name[len(prefix) :]] = own
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
