@@ -112,17 +112,29 @@ class _Run:
         budgets, pruned = prune(task, problem)
         with self._stage("test one-shot"):
             one_shot = self._once("one_shot", lambda: stages.accuracy_on_test(pruned, task))
+        with self._stage("reconstruct") as report:
+            make = partial(stages.reconstruct_network, self.config, self.seed, task, pruned, report)
+            path = self.folder.unfinished / "reconstructed.safetensors"
+            state = self.folder.unfinished / "reconstruction.safetensors"
+            reconstructed = self._network(path, task, problem, budgets, lambda: make(state))
+        with self._stage("test reconstructed"):
+            known = self._once("reconstructed_accuracy", lambda: stages.accuracy_on_test(reconstructed, task))
         with self._stage("fine-tune with KD") as report:
             final = self._network(
                 self.folder.checkpoint,
                 task,
                 problem,
                 budgets,
-                lambda: stages.tune(self.config, self.seed, task, pruned, report),
+                lambda: stages.tune(self.config, self.seed, task, reconstructed, report),
             )
         with self._stage("final report"):
-            accuracies = {"dense": dense, "one_shot": one_shot, "final": stages.accuracy_on_test(final, task)}
-            networks = {"dense": task.model, "one_shot": pruned, "final": final}
+            accuracies = {
+                "dense": dense,
+                "one_shot": one_shot,
+                "reconstructed": known,
+                "final": stages.accuracy_on_test(final, task),
+            }
+            networks = {"dense": task.model, "one_shot": pruned, "reconstructed": reconstructed, "final": final}
             result = self._result(task, problem, budgets, networks, accuracies)
             if self._plots:
                 save_plots(self.folder.plots, result, budgets, problem)

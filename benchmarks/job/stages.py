@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import gymnasium as gym
+import torch
 from torch import nn
 
 import baselines
@@ -20,6 +22,7 @@ from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.loader_split import spread
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.reconstruction import Reconstruction, Setting, reconstruct
 from prune_gym.surgery.pruner import PhysicalPruner
 from prune_gym.tasks.task import PruningTask
 from prune_gym.training.training import evaluate_model, fine_tune
@@ -136,6 +139,43 @@ def cut(config: Config, problem: PruningProblem, budgets: Budgets) -> nn.Module:
     )
     analyzer = problem.hobs if hobs.refit == "closed_form" else None
     return pruner.prune(budgets.plan, refit=hobs.refit, calibration=task.calibration, analyzer=analyzer)
+
+
+def reconstruct_network(
+    config: Config, seed: int, task: PruningTask, pruned: nn.Module, report: Progress, checkpoint: Path
+) -> nn.Module:
+    """Return a copy of the pruned network that has learned the dense network's outputs, without labels.
+
+    Args:
+        config: the run's configuration.
+        seed: which images are drawn and held out, and their order.
+        task: the dense network and its images.
+        pruned: the network as the surgery made it.
+        report: progress callback.
+        checkpoint: where an interrupted reconstruction goes on from.
+    """
+    settings = config.pruning.reconstruction
+    student = copy.deepcopy(pruned)
+    if settings.steps > 0:
+        images = task.calibration if task.train is None else task.train
+        drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[: settings.images]
+        reconstruct(
+            student,
+            task.model,
+            images.subset(drawn),
+            Reconstruction(
+                steps=settings.steps,
+                batch_size=settings.batch_size,
+                candidates=tuple(Setting(one.learning_rate, one.batch_statistics) for one in settings.candidates),
+                temperature=settings.temperature,
+                seconds=settings.seconds,
+                mixed_precision=settings.mixed_precision,
+            ),
+            seed=seed,
+            progress=report,
+            checkpoint=checkpoint,
+        )
+    return student.eval()
 
 
 def prune_by_baseline(config: Config, seed: int, task: PruningTask, report: Progress) -> tuple[Budgets, nn.Module]:

@@ -15,7 +15,12 @@ from benchmarks.metrics.system_metrics import SystemMetrics
 from prune_gym.support.timing import compare_models
 
 THROUGHPUT_BATCH = 64
-COLUMNS = {"dense": "dense", "one_shot": "pruned,\none-shot", "final": "pruned,\nfine-tuned"}
+COLUMNS = {
+    "dense": "dense",
+    "one_shot": "pruned,\none-shot",
+    "reconstructed": "pruned,\nreconstructed",
+    "final": "pruned,\nfine-tuned",
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,7 @@ _ROWS = (
 
 
 def report_table(result: Mapping[str, Any]) -> Table:
-    """Return the final table: dense, pruned one-shot and pruned fine-tuned networks side by side.
+    """Return the final table: dense, pruned one-shot, reconstructed and fine-tuned networks side by side.
 
     Args:
         result: the content of ``result.json``.
@@ -115,6 +120,7 @@ def report_table(result: Mapping[str, Any]) -> Table:
         f"FLOPs removed: {removed:.1f} % (target {target:g} %)\n"
         f"latency: one image, throughput: batches of {THROUGHPUT_BATCH}, both medians"
     )
-    values = {row: [result[name][row.key] for name in COLUMNS] for row in _ROWS}
+    shown = [name for name in COLUMNS if name in result]  # older results know of no reconstruction
+    values = {row: [result[name][row.key] for name in shown] for row in _ROWS}
     rows = [[row.label, *map(row.show, found), row.change(found[0], found[-1])] for row, found in values.items()]
-    return Table(title, ("", *COLUMNS.values(), "change"), rows, caption)
+    return Table(title, ("", *map(COLUMNS.__getitem__, shown), "change"), rows, caption)

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.sweep.results_table import COLUMNS, NETWORKS, SCHEMA_VERSION
 
-STAGES = {"one_shot": "one-shot", "final": "fine-tuned"}
+STAGES = {"one_shot": "one-shot", "reconstructed": "reconstructed", "final": "fine-tuned"}
 """Stages of a pruned network, and what tables call them."""
 
 
@@ -31,7 +31,8 @@ class Run:
         target: FLOPs reduction asked for.
         seed: of the run.
         flops_reduction: FLOPs reduction reached.
-        accuracy: network (``dense``, ``one_shot``, ``final``) -> fraction of the test split.
+        accuracy: network (``dense``, ``one_shot``, ``reconstructed`` where there was such a stage, ``final``) ->
+            fraction of the test split.
         flops: ``dense`` and ``final`` -> FLOPs of one input.
         parameters: ``dense`` and ``final`` -> their number.
         latency_ms: network -> median time of one input; empty where it is not known.
@@ -103,8 +104,8 @@ class Group:
         return [run.seed for run in self.runs]
 
     def accuracies(self, stage: str) -> dict[int, float]:
-        """Seed -> test accuracy of a stage."""
-        return {run.seed: run.accuracy[stage] for run in self.runs}
+        """Seed -> test accuracy of a stage; runs without that stage are left out."""
+        return {run.seed: run.accuracy[stage] for run in self.runs if stage in run.accuracy}
 
 
 def read_json(path: Path, source: str) -> Any:
@@ -158,6 +159,8 @@ def run_of_result(result: Any, source: str, folder: Path) -> Run:
     """
     check_finite(result, source)
     try:
+        # Results of older versions know of no reconstruction.
+        networks = [network for network in NETWORKS if network in result or network != "reconstructed"]
         return Run(
             source=source,
             folder=folder,
@@ -166,11 +169,11 @@ def run_of_result(result: Any, source: str, folder: Path) -> Run:
             target=float(result["target_flops_reduction"]),
             seed=int(result["seed"]),
             flops_reduction=float(result["flops_reduction"]),
-            accuracy=_fractions({network: result[network]["accuracy"] for network in NETWORKS}),
+            accuracy=_fractions({network: result[network]["accuracy"] for network in networks}),
             flops={network: _positive(result[network]["flops"]) for network in ("dense", "final")},
             parameters={network: _positive(result[network]["parameters"]) for network in ("dense", "final")},
-            latency_ms={network: _positive(result[network]["latency_ms"]) for network in NETWORKS},
-            throughput={network: _positive(result[network]["throughput_imgs_per_sec"]) for network in NETWORKS},
+            latency_ms={network: _positive(result[network]["latency_ms"]) for network in networks},
+            throughput={network: _positive(result[network]["throughput_imgs_per_sec"]) for network in networks},
             plans=int(result["search"]["measured_evaluations"]),
             budgets=_fractions(result["budgets"]),
             device=str(result["device"]),

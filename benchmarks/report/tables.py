@@ -54,6 +54,7 @@ def _cards(group: Group) -> Html:
                 f"dense {percent(dense)} %",
             )
             for stage, shown in STAGES.items()
+            if group.accuracies(stage)
         ),
         (
             "parameters",
@@ -97,9 +98,10 @@ def headline(findings: Findings) -> Html:
         parts += [tag("h3", f"{task}, {100 * target:g} % of the FLOPs removed"), _question(groups)]
     parts.append(
         paragraph(
-            "Test accuracy in percent: mean over runs [95 % bias-corrected bootstrap interval]. One-shot: before "
-            "fine-tuning. Difference: fine-tuned, paired by seed, in points; p: paired t-test, Holm-corrected; a dash "
-            "where seeds differ, there are fewer than two, or all differences are equal. "
+            "Test accuracy in percent: mean over runs [95 % bias-corrected bootstrap interval]. One-shot: repaired "
+            "by least squares; reconstructed: taught the dense network's outputs on images without labels; fine-tuned: "
+            "trained with labels. Difference: fine-tuned, paired by seed, in points; p: paired t-test, Holm-corrected; a "
+            "dash where seeds differ, there are fewer than two, or all differences are equal. "
             "Speed-ups are medians of timed passes on the machine that ran them.",
             kind="soft",
         )
@@ -116,7 +118,7 @@ def _question(groups: list[Group]) -> Html:
         f"Dense network: {dense} %, {count(first.flops['dense'])} FLOPs, {count(first.parameters['dense'])} parameters"
     )
     compared = len(groups) > 1
-    headings = ["method", "runs", "one-shot", "fine-tuned"]
+    headings = ["method", "runs", *STAGES.values()]
     headings += [f"difference to {reference.label}", "p"] if compared else ["difference to dense"]
     headings += ["FLOPs removed, %", "parameters", "1 image", "batch", "repeat"]
     rows = []
@@ -128,7 +130,7 @@ def _question(groups: list[Group]) -> Html:
         rows.append(
             [
                 *(group.label, len(runs)),
-                *(accuracy(list(group.accuracies(stage).values())) for stage in STAGES),
+                *(accuracy(list(found.values())) if (found := group.accuracies(stage)) else "-" for stage in STAGES),
                 *(middle if compared else [f"{100 * drop:+.2f}"]),
                 span(run.flops_reduction for run in runs),
                 count(statistics.fmean(run.parameters["final"] for run in runs)),

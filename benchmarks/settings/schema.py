@@ -104,6 +104,38 @@ class RSPARConfig(Section):
     its reward model learned on a network of as many layers is expected here; absent: one that knows nothing."""
 
 
+class StepSettingConfig(Section):
+    """One way to take the steps of a reconstruction."""
+
+    learning_rate: Positive
+    """Peak learning rate (Adam)."""
+    batch_statistics: bool = True
+    """Whether batch norms use the statistics of every batch; false leaves them as they are."""
+
+
+class ReconstructionConfig(Section):
+    """How the pruned network learns the dense network's outputs from images without labels, before fine-tuning."""
+
+    steps: Annotated[int, Field(ge=0)] = 1000
+    """Gradient steps of the setting that wins the race; 0 leaves the network as the surgery made it."""
+    images: Annotated[int, Field(ge=20)] = 5000
+    """Images of the dense-train split it learns from, drawn by the seed; a tenth is held out and decides what stays."""
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    """Images a step."""
+    temperature: Positive = 4.0
+    """Softening of both networks' logits."""
+    candidates: Annotated[tuple[StepSettingConfig, ...], Field(strict=False, min_length=1)] = (
+        StepSettingConfig(learning_rate=4e-3),
+        StepSettingConfig(learning_rate=1e-3, batch_statistics=False),
+        StepSettingConfig(learning_rate=3e-4, batch_statistics=False),
+    )
+    """Settings that are raced by successive halving, which takes up to 0.4 times the steps more."""
+    seconds: Positive | None = None
+    """Time to stay within; steps are cut to what fits. The result then depends on the machine. Absent: all steps."""
+    mixed_precision: bool = False
+    """Whether forward passes compute in 16 bits where the device supports it."""
+
+
 class DistillationConfig(Section):
     """How the dense network teaches the pruned one."""
 
@@ -158,6 +190,8 @@ class PruningConfig(Section):
     """How channels are priced and chosen, and what stays is repaired."""
     rspar: RSPARConfig = RSPARConfig()
     """How the budgets are searched."""
+    reconstruction: ReconstructionConfig = ReconstructionConfig()
+    """How the pruned network learns the dense network's outputs from images without labels, before fine-tuning."""
     finetune: FinetuneConfig = FinetuneConfig()
     """How the pruned network is trained after surgery."""
 

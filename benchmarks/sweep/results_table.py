@@ -20,13 +20,13 @@ from benchmarks.common.columns import Column, Columns, Spread, percent_column
 from benchmarks.common.table import Table
 from hessian.support.files import write_atomic
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the columns below; a table of another version is refused."""
 
 KEY = ("task", "method", "target_flops_reduction", "seed")
 """Columns that name a run."""
 
-NETWORKS = ("dense", "one_shot", "final")
+NETWORKS = ("dense", "one_shot", "reconstructed", "final")
 COUNTED, COUNTS = ("dense", "final"), ("flops", "parameters")
 SEARCH = ("measured_evaluations", "reward_accuracy", "reward_soft_accuracy")
 COLUMNS: dict[str, type] = {
@@ -261,7 +261,7 @@ def summary_table(results: Sequence[Mapping[str, Any]]) -> Table:
     columns: Columns = (
         *("task", Column("target", "g", scale=100), Column("method", align="left"), "seeds"),
         percent_column("FLOPs removed", 1),
-        *map(percent_column, ("dense", "one-shot", "final")),
+        *map(percent_column, ("dense", "one-shot", "reconstructed", "fine-tuned")),
         "plans measured",
     )
     lines = [

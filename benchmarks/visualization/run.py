@@ -62,6 +62,13 @@ SUMMARY_PANELS = (
     ("Parameters (k)", "parameters", 1e-3, "{:.1f}"),
     ("Latency (ms)", "latency_ms", 1.0, "{:.2f}"),
 )
+SUMMARY_NETWORKS = {
+    "dense": ("dense", GREY),
+    "one_shot": ("one-\nshot", ORANGE),
+    "reconstructed": ("recon-\nstructed", VERMILLION),
+    "final": ("fine-\ntuned", BLUE),
+}
+"""Networks of a result: what they are called below a bar, and its colour."""
 
 
 def plot_training_curves(history: History, save_path: str | Path | None = None) -> Figure:
@@ -242,15 +249,16 @@ def plot_summary(result: Mapping[str, Any], save_path: str | Path | None = None)
     budgets: Mapping[str, float] = result["budgets"]
     figure, axes = new_figure(11, 0.26 * len(budgets) + 1.6, columns=5, width_ratios=[2.6, 1, 1, 1, 1])
     draw_kept(axes[0], budgets)
-    networks = [result[name] for name in ("dense", "one_shot", "final")]
+    shown = [name for name in SUMMARY_NETWORKS if name in result]  # older results know of no reconstruction
+    networks = [result[name] for name in shown]
     for panel, (title, key, scale, text) in zip(axes[1:], SUMMARY_PANELS, strict=True):
         values = [scale * network[key] for network in networks]
-        panel.bar(range(3), values, width=0.66, color=[GREY, ORANGE, BLUE])
+        panel.bar(range(len(shown)), values, width=0.66, color=[SUMMARY_NETWORKS[name][1] for name in shown])
         for position, value in enumerate(values):
             panel.annotate(
                 text.format(value), (position, value), (0, 2), textcoords="offset points", ha="center", fontsize=8.5
             )
-        panel.set_xticks(range(3), labels=["dense", "one-\nshot", "fine-\ntuned"])
+        panel.set_xticks(range(len(shown)), labels=[SUMMARY_NETWORKS[name][0] for name in shown])
         panel.set_yticks([])
         panel.spines["left"].set_visible(False)
         panel.grid(False)

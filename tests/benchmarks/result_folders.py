@@ -24,6 +24,7 @@ def result(method="hobs-rspar", seed=1, target=0.75, task="digits", one_shot=0.9
     return {
         "dense": network(0.97, 20_000_000, 270_000, 3.0),
         "one_shot": network(one_shot, 5_000_000, 70_000, 1.5),
+        "reconstructed": network((one_shot + final) / 2, 5_000_000, 70_000, 1.5),
         "final": network(final, 5_000_000, 70_000, 1.5),
         "flops_reduction": 0.7512,
         "target_flops_reduction": target,

@@ -17,6 +17,7 @@ dataset: {{name: tiny}}
 pruning:
   target_flops_reduction: 0.6
   rspar: {{num_episodes: 6, hidden_dim: 8}}
+  reconstruction: {{steps: 30, images: 150, candidates: [{{learning_rate: 0.004}}, {{learning_rate: 0.001}}]}}
   finetune: {{epochs: 1, batch_size: 32}}
 experiment: {{name: tiny, save_dir: "{save_dir}", random_seeds: [3]}}
 """

@@ -217,7 +217,8 @@ def test_the_table_goes_to_the_users_own_folder(config, tmp_path, monkeypatch):
 
 
 def test_seeds_may_be_followed_by_assignments(config):
-    assert launch(config, "--ablation", "no_rl", "--seeds", "5", "pruning.finetune.epochs=0") == 0
+    off = ("pruning.finetune.epochs=0", "pruning.reconstruction.steps=0")
+    assert launch(config, "--ablation", "no_rl", "--seeds", "5", *off) == 0
     (result,) = results_of(config).values()
     assert result["seed"] == 5
     assert result["final"]["accuracy"] == result["one_shot"]["accuracy"]

@@ -15,6 +15,7 @@ from benchmarks.settings.reading import load_config, parse_config
 from benchmarks.settings.source import ConfigError
 from prune_gym.measuring.evaluator import Evaluator
 from prune_gym.problem import PruningProblem
+from prune_gym.reconstruction import race, trials
 from prune_gym.tasks import PruningTask
 from tests.benchmarks import tiny_task
 
@@ -42,10 +43,10 @@ def finished(tmp_path_factory):
     return run(config_in(tmp_path_factory.mktemp("finished")))
 
 
-def test_result_holds_three_networks_and_how_they_came_about(finished):
+def test_result_holds_four_networks_and_how_they_came_about(finished):
     result, folder = finished
     assert json.loads((folder.path / "result.json").read_text()) == result
-    for network in ("dense", "one_shot", "final"):
+    for network in ("dense", "one_shot", "reconstructed", "final"):
         assert result[network].keys() >= NUMBERS
         assert 0 <= result[network]["accuracy"] <= 1
     assert result["seed"] == 3
@@ -163,6 +164,42 @@ def test_resumed_search_measures_only_what_is_missing(finished, tmp_path, monkey
     assert len(counted) == result["search"]["measured_evaluations"] - (5 - dense) + dense
 
 
+def test_a_reconstruction_goes_on_where_it_stopped(finished, tmp_path, monkeypatch):
+    result, _ = finished
+    config = config_in(tmp_path)
+    taken = []
+
+    def stopping(limit):
+        original = trials.adam
+
+        def adam(model):
+            optimizer = original(model)
+            step = optimizer.step
+
+            def counted(*args, **kwargs):
+                if len(taken) >= limit:
+                    raise KeyboardInterrupt
+                taken.append(None)
+                return step(*args, **kwargs)
+
+            optimizer.step = counted
+            return optimizer
+
+        return adam
+
+    monkeypatch.setattr(race, "SAVE_EVERY", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(race, "adam", stopping(33))
+        with pytest.raises(KeyboardInterrupt):
+            run(config)
+    assert len(taken) == 33
+    taken.clear()
+    monkeypatch.setattr(race, "adam", stopping(1000))
+    resumed, _ = run(config)
+    assert without_timings(resumed) == without_timings(result)
+    assert len(taken) == 2 * 6 + 30 - 32  # two short trainings, the long one up to its last checkpoint
+
+
 def test_finished_stages_are_not_done_again(finished, tmp_path, monkeypatch):
     config = config_in(tmp_path)
     with monkeypatch.context() as patch:
@@ -205,11 +242,11 @@ def test_search_never_sees_the_test_split(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(stages, "evaluate_model", lambda model, split: seen.append(split) or SCORE)
     without = []
-    for stage in ("analyse", "search_budgets", "cut", "tune"):
+    for stage in ("analyse", "search_budgets", "cut", "reconstruct_network", "tune"):
         monkeypatch.setattr(stages, stage, without_test_split(stage, without))
     run(config_in(tmp_path))
-    assert len(seen) == 3  # the three report stages
-    assert without == ["analyse", "search_budgets", "cut", "tune"]
+    assert len(seen) == 4  # the four report stages
+    assert without == ["analyse", "search_budgets", "cut", "reconstruct_network", "tune"]
 
 
 @pytest.mark.parametrize(
@@ -261,9 +298,10 @@ def test_default_target_is_the_tasks_own(tmp_path):
     assert result["target_flops_reduction"] == 0.5
 
 
-def test_no_fine_tuning_leaves_the_network_as_the_surgery_made_it(tmp_path):
-    result, _ = run(config_in(tmp_path, "pruning.finetune.epochs=0", "pruning.method=hobs-uniform"))
-    assert result["final"]["accuracy"] == result["one_shot"]["accuracy"]
+def test_no_reconstruction_and_no_fine_tuning_leave_the_network_as_the_surgery_made_it(tmp_path):
+    off = ("pruning.finetune.epochs=0", "pruning.reconstruction.steps=0", "pruning.method=hobs-uniform")
+    result, _ = run(config_in(tmp_path, *off))
+    assert result["final"]["accuracy"] == result["reconstructed"]["accuracy"] == result["one_shot"]["accuracy"]
 
 
 def test_a_run_goes_on_from_the_agent_of_another(finished, tmp_path):
@@ -273,10 +311,9 @@ def test_a_run_goes_on_from_the_agent_of_another(finished, tmp_path):
     assert again["search"]["measured_evaluations"] == 2 * result["search"]["measured_evaluations"] - 1
     assert again["search"]["reward_soft_accuracy"] >= result["search"]["reward_soft_accuracy"]
     assert first.agent.is_file()
-    other = open_run(config_in(tmp_path / "other", key), seed=4)
-    run_experiment(config_in(tmp_path / "other", key), 4, other, device=CPU)
-    plans = [(at.path / "history.csv").read_text() for at in (first, other)]
-    assert plans[0] != plans[1], "another seed draws other moves"
+    other = open_run(config_in(tmp_path / "other", key), seed=5)
+    run_experiment(config_in(tmp_path / "other", key), 5, other, device=CPU)
+    assert first.agent.read_bytes() != other.agent.read_bytes(), "another seed learns otherwise"
 
 
 def test_an_agent_meets_a_network_trained_anew(finished, tmp_path):
