@@ -100,8 +100,8 @@ def headline(findings: Findings) -> Html:
         paragraph(
             "Test accuracy in percent: mean over runs [95 % bias-corrected bootstrap interval]. One-shot: repaired "
             "by least squares; reconstructed: taught the dense network's outputs on images without labels; fine-tuned: "
-            "trained with labels. Difference: fine-tuned, paired by seed, in points; p: paired t-test, Holm-corrected; a "
-            "dash where seeds differ, there are fewer than two, or all differences are equal. "
+            "trained with labels. Difference: fine-tuned, paired by seed, in points; p: paired t-test, Holm-corrected; "
+            "a dash where seeds differ, there are fewer than two, or all differences are equal. "
             "Speed-ups are medians of timed passes on the machine that ran them.",
             kind="soft",
         )

@@ -11,11 +11,11 @@ from torch.utils import _pytree
 
 from hessian.support.layout import Layout
 from prune_gym.data.loader_split import DatasetSplit
-from prune_gym.data.splits import TensorSplit, equal_parts
+from prune_gym.data.splits import ImageSplit, TensorSplit, equal_parts
 from prune_gym.reconstruction.outputs import call, float_outputs
 from prune_gym.support.device import module_device
 
-ImagesLike: TypeAlias = "Tensor | tuple[Tensor, ...] | TensorSplit | DatasetSplit | Iterable[Any]"
+ImagesLike: TypeAlias = "Tensor | tuple[Tensor, ...] | ImageSplit | Iterable[Any]"
 """Images: a tensor [N, ...], a tuple of them (a network's arguments), a split, or batches of any of these."""
 
 FEWEST = 20
