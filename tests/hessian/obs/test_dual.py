@@ -236,5 +236,6 @@ def test_degenerate_rows_are_refused_by_name_like_degenerate_matrices(rows, why)
     for moment in (RowMoment(rows), DenseMoment(rows.transpose(1, 2) @ rows)):
         with pytest.raises(DegenerateFactorError, match=why):
             with_ridge(moment, ridge).refit(weight, torch.arange(0, 8, 2))
+        consumer = with_ridge(moment, ridge).consumer
         with pytest.raises(DegenerateFactorError, match=why):
-            moment.damped(ridge).consumer(weight, RowMoment(randn(1, 2, 2)), torch.arange(8).view(8, 1)).single_prices()
+            consumer(weight, RowMoment(randn(1, 2, 2)), torch.arange(8).view(8, 1)).single_prices()
