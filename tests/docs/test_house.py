@@ -16,6 +16,7 @@ ROOMS = {
         "measuring",
         "saving",
         "surgery",
+        "reconstruction",
         "tasks",
         "training",
         "cost",
