@@ -1,4 +1,4 @@
-# make demo | test | lint | help.  Options: PYTHON=python3.12  VENV=.venv  ARGS="--seed 1"
+# make demo | test | lint | matrix | help.  Options: PYTHON=python3.12  VENV=.venv  ARGS="--seed 1"
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.installed-test
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint
+.PHONY: help demo test lint matrix
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,14 @@ lint: $(TESTABLE)  ## check style, docstrings and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+matrix:  ## run the tests under every Python from 3.10 to 3.13 that is installed
+	@set -e; for version in 3.10 3.11 3.12 3.13; do \
+	    if python$$version -c "" 2>/dev/null; then \
+	        echo "== Python $$version"; \
+	        $(MAKE) --no-print-directory test PYTHON=python$$version VENV=.venv-$$version; \
+	    else echo "== Python $$version is not installed"; fi; \
+	done
 
 $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "could not create $(VENV); on Debian and Ubuntu: apt install python3-venv"; exit 1; }
