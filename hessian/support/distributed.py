@@ -21,7 +21,7 @@ if dist.is_available():
     # Its functions take the group of all processes as a default value, read where the module is imported: left to
     # PyTorch's optimizers, which import it at their first step, they would hold the group for good, and its threads
     # would outlive the interpreter and, now and then, abort a process that had finished its work.
-    pass
+    import torch.distributed.nn.functional  # noqa: F401
 
 
 class Workers(Protocol):
