@@ -23,7 +23,6 @@ from prune_gym.data.loader_split import spread
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.reconstruction import Reconstruction, Setting, reconstruct
-from prune_gym.surgery.pruner import PhysicalPruner
 from prune_gym.tasks.task import PruningTask
 from prune_gym.training.training import evaluate_model, fine_tune
 
@@ -133,12 +132,7 @@ def make_env(config: Config, problem: PruningProblem, start: str = "knapsack", f
 
 def cut(config: Config, problem: PruningProblem, budgets: Budgets) -> nn.Module:
     """Return the physically smaller network, repaired."""
-    task, hobs = problem.task, config.pruning.hobs
-    pruner = PhysicalPruner(
-        task.model, task.example_input, ignored_layers=tuple(task.ignored_layers), damping=hobs.damping
-    )
-    analyzer = problem.hobs if hobs.refit == "closed_form" else None
-    return pruner.prune(budgets.plan, refit=hobs.refit, calibration=task.calibration, analyzer=analyzer)
+    return problem.cut(budgets.kept, refit=config.pruning.hobs.refit)
 
 
 def reconstruct_network(

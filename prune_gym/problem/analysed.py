@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+
+from torch import nn
 
 from hessian import HOBSSensitivityAnalyzer
 from hessian.support.progress import Progress
@@ -12,6 +15,7 @@ from prune_gym.measuring import predicted
 from prune_gym.measuring.evaluator import Evaluation, Evaluator
 from prune_gym.measuring.predicted import LossTable
 from prune_gym.problem.features import FeatureSet
+from prune_gym.surgery.pruner import PhysicalPruner, Refit
 from prune_gym.tasks.task import PruningTask, network_digest
 
 
@@ -52,6 +56,16 @@ class AnalysedTask:
         if features not in self._features:
             self._features[features] = features.fixed(self.hobs, self._cost)
         return self._features[features]
+
+    def cut(self, kept: Sequence[int], refit: Refit) -> nn.Module:
+        """The network of a plan, physically smaller; see :meth:`prune_gym.problem.problem.PruningProblem.cut`."""
+        task = self.task
+        pruner = PhysicalPruner(
+            task.model, task.example_input, ignored_layers=task.ignored_layers, damping=self.hobs.damping
+        )
+        analyzer = self.hobs if refit == "closed_form" else None
+        calibration = None if refit == "none" else task.calibration
+        return pruner.prune(self.hobs.plan(kept), refit=refit, calibration=calibration, analyzer=analyzer)
 
     def fit_predictor(self, progress: Progress | None) -> predicted.PredictedMetrics:
         """The map from predicted losses to metrics, fitted with an evaluator of its own: no archive hears of it."""

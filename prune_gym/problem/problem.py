@@ -30,7 +30,10 @@ from prune_gym.tasks.registry import make_task, structure_of
 from prune_gym.tasks.task import PruningTask
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from hessian import HOBSSensitivityAnalyzer
+    from prune_gym.surgery.pruner import Refit
 
 START_NAMES = ("knapsack", "uniform")
 """Start plans :meth:`PruningProblem.start_plan` knows."""
@@ -194,6 +197,18 @@ class PruningProblem:
     def evaluator(self) -> Evaluator:
         """Measures plans on the reward split."""
         return self._parts.evaluator
+
+    def cut(self, kept: Sequence[int], *, refit: Refit = "sequential") -> nn.Module:
+        """The network of a plan, physically smaller, on the calibration images of the task.
+
+        Args:
+            kept: units of every layer that stay, in the order of :attr:`groups`.
+            refit: how the weights that stay are repaired, as in :meth:`prune_gym.PhysicalPruner.prune`.
+
+        Raises:
+            ValueError: another number of entries than layers, or an entry out of range.
+        """
+        return self._parts.cut(kept, refit)
 
     def prefetch(self, plans: Sequence[Sequence[int]]) -> None:
         """Measure plans side by side, so that asking for them is free; without a :attr:`pool` nothing happens.

@@ -9,6 +9,7 @@ import torch
 from prune_gym.measuring import curvature_cache
 from prune_gym.measuring.curvature_cache import CurvatureSettings, analysis_key
 from prune_gym.problem import PruningProblem
+from prune_gym.surgery.pruner import PhysicalPruner
 from tests.prune_gym.tiny import TinyNet, tiny_task
 
 
@@ -177,3 +178,14 @@ def test_bad_problems_are_explained(arguments, error, message):
 def test_unknown_start_is_explained(problem):
     with pytest.raises(ValueError, match="did you mean 'knapsack'"):
         problem.start_plan("knapsac", 0.5)
+
+
+@pytest.mark.parametrize("refit", ["none", "closed_form", "sequential"])
+def test_a_plan_is_cut_as_surgery_with_the_tasks_images_cuts_it(problem, refit):
+    task, kept = problem.task, [3, 4, 5]
+    network = problem.cut(kept, refit=refit)
+    pruner = PhysicalPruner(task.model, task.example_input, damping=problem.hobs.damping)
+    images = None if refit == "none" else task.calibration
+    analyzer = problem.hobs if refit == "closed_form" else None
+    expected = pruner.prune(problem.hobs.plan(kept), refit=refit, calibration=images, analyzer=analyzer)
+    torch.testing.assert_close(network(task.reward.images), expected(task.reward.images), rtol=0, atol=0)
