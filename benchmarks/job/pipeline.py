@@ -121,11 +121,7 @@ class _Run:
             known = self._once("reconstructed_accuracy", lambda: stages.accuracy_on_test(reconstructed, task))
         with self._stage("fine-tune with KD") as report:
             final = self._network(
-                self.folder.checkpoint,
-                task,
-                problem,
-                budgets,
-                lambda: stages.tune(self.config, self.seed, task, reconstructed, report),
+                self.folder.checkpoint, task, problem, budgets, lambda: self._tune(task, budgets, reconstructed, report)
             )
         with self._stage("final report"):
             accuracies = {
@@ -141,6 +137,11 @@ class _Run:
         result["seconds"] = self._seconds
         self.folder.finish(result)
         return result
+
+    def _tune(self, task: PruningTask, budgets: Budgets, network: nn.Module, report: Progress) -> nn.Module:
+        tuned, choice = stages.tune(self.config, self.seed, task, budgets.plan, network, report)
+        self.folder.write_json("unfinished/finetuning.json", choice)
+        return tuned
 
     # ------------------------------------------------------------------ two ways to a pruned network
 
@@ -252,6 +253,7 @@ class _Run:
                 "reward_soft_accuracy": budgets.soft_accuracy,
                 **self._initial_agent(),
             },
+            "finetuning": self.folder.read_json("unfinished/finetuning.json") or {},
             "experiment": self.config.experiment.name,
             "task": task.name,
             "method": self.config.pruning.method,

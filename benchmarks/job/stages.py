@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import gymnasium as gym
 import torch
@@ -17,13 +17,19 @@ from benchmarks.job.budgets import Archive, Budgets, Record
 from benchmarks.job.task import features_of, target_of
 from benchmarks.settings.methods import METHODS, Search
 from benchmarks.settings.schema import Config
+from hessian.channels import find_channel_groups
+from hessian.channels.slicing import Plan
 from hessian.support.progress import Progress
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.loader_split import spread
+from prune_gym.data.splits import ImageSplit
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.reconstruction import Reconstruction, Setting, reconstruct
 from prune_gym.tasks.task import PruningTask
+from prune_gym.training.block_outputs import blocks_of_plan
+from prune_gym.training.choosing import fine_tune_better
+from prune_gym.training.fitting import EpochRecord
 from prune_gym.training.training import evaluate_model, fine_tune
 
 TOLERANCE = 0.02
@@ -203,26 +209,62 @@ def prune_by_baseline(config: Config, seed: int, task: PruningTask, report: Prog
     return budgets, network
 
 
-def tune(config: Config, seed: int, task: PruningTask, pruned: nn.Module, report: Progress) -> nn.Module:
-    """Return a fine-tuned copy of the pruned network, taught by the dense one."""
+def tune(
+    config: Config, seed: int, task: PruningTask, plan: Plan, pruned: nn.Module, report: Progress
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Fine-tune a copy of the pruned network, taught by the dense one; the better of start and end is kept.
+
+    Args:
+        config: the run's configuration.
+        seed: of the order of the images and their random changes.
+        task: the dense network and its images; the reward split decides.
+        plan: what was removed.
+        pruned: where it starts.
+        report: progress callback.
+
+    Returns:
+        The network, and what was chosen: JSON-able.
+    """
     settings = config.pruning.finetune
     student = copy.deepcopy(pruned)
-    if settings.epochs > 0:
-        assert task.train is not None
-        images = task.train
-        if settings.max_images is not None:
-            images = images.subset(spread(len(images), settings.max_images))
-        fine_tune(
-            student,
+    if settings.epochs == 0:
+        return student.eval(), {}
+    assert task.train is not None
+    images = task.train
+    if settings.max_images is not None:
+        images = images.subset(spread(len(images), settings.max_images))
+    blocks = None
+    if settings.block_weight > 0:
+        groups = find_channel_groups(task.model, task.example_input[:1], task.ignored_layers)
+        blocks = blocks_of_plan(task.model, groups, plan, task.example_input[:1])
+
+    def train(network: nn.Module, split: ImageSplit, epochs: int, lr: float) -> list[EpochRecord]:
+        return fine_tune(
+            network,
             task.model,
-            images,
-            epochs=settings.epochs,
-            lr=settings.learning_rate,
+            split,
+            epochs=epochs,
+            lr=lr,
             temperature=settings.distillation.temperature,
             distillation_weight=settings.distillation.weight,
             batch_size=settings.batch_size,
             augment=Augmentation(**settings.augmentation.model_dump()),
             seed=seed,
             progress=report,
+            schedule=settings.schedule,
+            optimizer=settings.optimizer,
+            average=settings.weight_average,
+            blocks=blocks,
+            block_weight=settings.block_weight,
         )
-    return student.eval()
+
+    rates = settings.learning_rates or (settings.learning_rate,)
+    choice = fine_tune_better(student, images, task.reward, train, epochs=settings.epochs, learning_rates=rates)
+    raced = [{"learning_rate": lr, "reward_accuracy": accuracy} for lr, accuracy in choice.raced.items()]
+    return student.eval(), {
+        "learning_rate": choice.lr,
+        "raced": raced,
+        "reward_accuracy_before": choice.start,
+        "reward_accuracy_after": choice.end,
+        "kept": choice.kept,
+    }

@@ -165,6 +165,17 @@ class FinetuneConfig(Section):
     """Most images a pass uses, spread evenly over the dense-train split; absent: all of them."""
     learning_rate: Positive = 0.02
     """Peak learning rate."""
+    learning_rates: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
+    """Peaks that are raced, each for one pass over 5,000 images; the best on the reward split is used instead of
+    ``learning_rate``. Empty: no race."""
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    """``sgd`` with Nesterov momentum, or ``adam`` (AdamW), which wants smaller learning rates."""
+    schedule: Literal["one_cycle", "cosine"] = "one_cycle"
+    """``one_cycle`` goes up for a tenth of the steps, then half a cosine down; ``cosine`` starts at the peak."""
+    weight_average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of a running average of the weights, which the network ends with; 0 takes the last weights."""
+    block_weight: NonNegative = 0.0
+    """Weight of matching every layer's outputs to the dense network's; 0 matches the network's outputs only."""
     batch_size: Annotated[int, Field(ge=2)] = 64
     """Images a step."""
     distillation: DistillationConfig = DistillationConfig()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -18,8 +18,12 @@ from hessian.support.progress import Progress
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import ImageSplit, TensorSplit, equal_parts
 from prune_gym.support.device import module_device
+from prune_gym.training.averaging import WeightAverage
 from prune_gym.training.checkpoint import TrainingState
 from prune_gym.training.stepping import BatchLoss, Stepper
+
+Method: TypeAlias = Literal["sgd", "adam"]
+METHODS = ("sgd", "adam")
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,18 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How parameters move: SGD with Nesterov momentum, linear warm-up, cosine decay.
+    """How parameters move: SGD with Nesterov momentum or Adam, linear warm-up, cosine decay.
 
     Attributes:
         epochs: Passes over the split.
         lr: Peak learning rate.
         batch_size: At most this many images a step.
-        weight_decay: L2 penalty on weights of two or more dimensions; biases and norms are spared.
-        momentum: Nesterov momentum.
+        weight_decay: L2 penalty on weights of two or more dimensions (Adam: their decay a step, as in AdamW); biases
+            and norms are spared.
+        momentum: Nesterov momentum (Adam: memory of the mean gradient).
         warmup: Fraction of the steps spent going up, in [0, 1).
+        method: ``"sgd"`` or ``"adam"``.
+        average: Decay of a running average of the weights, which the network ends with; 0 takes the last weights.
 
     Raises:
         ValueError: If one is out of range.
@@ -61,6 +68,8 @@ class Schedule:
     weight_decay: float
     momentum: float
     warmup: float
+    method: Method = "sgd"
+    average: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 0 or self.batch_size < 1 or self.lr <= 0 or self.weight_decay < 0:
@@ -71,8 +80,13 @@ class Schedule:
             )
         if not 0 < self.momentum < 1:
             raise ValueError(f"Nesterov momentum is in (0, 1); got {self.momentum}")
+        if self.method not in METHODS or not 0 <= self.average < 1:
+            raise ValueError(
+                f"the optimizer is one of {', '.join(map(repr, METHODS))} and average in [0, 1); got {self.method!r} "
+                f"and {self.average}"
+            )
 
-    def optimizer(self, model: nn.Module) -> torch.optim.SGD:
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer of a model's trainable parameters.
 
         Raises:
@@ -85,6 +99,8 @@ class Schedule:
             {"params": [p for p in trained if p.ndim >= 2], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
+        if self.method == "adam":
+            return torch.optim.AdamW(groups, lr=self.lr, betas=(self.momentum, 0.999))
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=True)
 
 
@@ -198,12 +214,17 @@ def fit(
         state = TrainingState(model, optimizer, stepper.scaler, generator, workers, about)
         history = [] if loop.checkpoint is None else [EpochRecord(**row) for row in state.resume(loop.checkpoint)]
         stepper.share_start()
+        average = WeightAverage(model, schedule.average) if schedule.average else None
+        if average is not None and history:
+            average.restore(state.extra)
         for epoch in range(len(history) + 1, schedule.epochs + 1):
             sums = torch.zeros(2, device=device)
             batches = _shuffled_batches(split, schedule.batch_size, augment, generator)
             for step, (images, labels) in enumerate(batches, start=1):
                 lr = schedule.lr * one_cycle((epoch - 1) * steps + step - 1, total, schedule.warmup)
                 sums += stepper.step(images.to(device), labels.to(device), lr)
+                if average is not None:
+                    average.update()
                 if progress is not None:
                     progress(description, (epoch - 1) * steps + step, total)
             loss, accuracy = (workers.sum(sums).cpu().double() / len(split)).tolist()
@@ -215,7 +236,10 @@ def fit(
             stepper.share_buffers()
             history.append(EpochRecord(epoch, loss, accuracy, lr))
             if loop.checkpoint is not None:
-                state.save(loop.checkpoint, [asdict(record) for record in history])
+                extra = None if average is None else average.tensors()
+                state.save(loop.checkpoint, [asdict(record) for record in history], extra)
+        if average is not None:
+            average.install()
     return history
 
 

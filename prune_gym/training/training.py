@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -19,7 +20,8 @@ from prune_gym.data.splits import ImageSplit
 from prune_gym.support.device import module_device
 from prune_gym.support.files import sha256_of
 from prune_gym.training.batchnorm import recalibrate_bn
-from prune_gym.training.fitting import EpochRecord, Loop, Schedule, fit
+from prune_gym.training.block_outputs import BlockOutputs, Blocks
+from prune_gym.training.fitting import EpochRecord, Loop, Method, Schedule, fit
 from prune_gym.training.stepping import BatchLoss
 
 __all__ = [
@@ -162,6 +164,10 @@ def fine_tune(
     schedule: Literal["one_cycle", "cosine"] = "one_cycle",
     label_smoothing: float = 0.0,
     loop: Loop | None = None,
+    optimizer: Method = "sgd",
+    average: float = 0.0,
+    blocks: Blocks | None = None,
+    block_weight: float = 1.0,
 ) -> list[EpochRecord]:
     """Fine-tune a pruned network in place with knowledge distillation (Hinton et al., 2015).
 
@@ -188,6 +194,12 @@ def fine_tune(
         label_smoothing: Share of the labels' target spread evenly over the classes, in [0, 1).
         loop: Mixed precision, gradient accumulation, checkpoints; see :class:`prune_gym.training.fitting.Loop`. Under
             ``torchrun`` the processes share every batch, see :func:`prune_gym.training.fitting.fit`.
+        optimizer: ``"sgd"`` with Nesterov momentum, or ``"adam"`` (AdamW), which wants a smaller ``lr``.
+        average: Decay of a running average of the weights, such as 0.999, which the network ends with; 0 takes the last
+            weights.
+        blocks: Modules whose outputs are matched to the teacher's too, and which channels of the teacher's they still
+            have (None: all); None matches no modules.
+        block_weight: Weight of their loss (:mod:`prune_gym.training.block_outputs`).
 
     Returns:
         One record an epoch.
@@ -209,25 +221,34 @@ def fine_tune(
     of_labels = partial(_label_loss, label_smoothing=label_smoothing)
     identity: dict[str, Any] = {"label_smoothing": label_smoothing}
     loss: BatchLoss = of_labels
+    inside: BlockOutputs | None = None
     if teacher is not None:
-        loss = _teacher_loss(model, teacher, temperature, distillation_weight, of_labels)
+        _check_teacher(model, teacher)
+        teacher = copy.deepcopy(teacher).eval()  # a copy, so that the caller's stays in its mode
+        inside = BlockOutputs(model, teacher, blocks) if blocks else None
+        loss = _teacher_loss(teacher, temperature, distillation_weight, of_labels, inside, block_weight)
         identity |= {
             "temperature": temperature,
             "weight": distillation_weight,
             "teacher": sha256_of(teacher.state_dict()),
+            "blocks": [] if inside is None else [*sorted(blocks or ()), block_weight],
         }
-    return fit(
-        model,
-        train_split,
-        loss,
-        Schedule(epochs, lr, batch_size, weight_decay, momentum, warmup=WARMUP[schedule]),
-        augment=augment,
-        seed=seed,
-        progress=progress,
-        description="fine-tuning",
-        loop=loop,
-        identity=identity,
-    )
+    elif blocks:
+        raise ValueError("blocks are matched to a teacher's; pass the dense network as teacher")
+    moves = Schedule(epochs, lr, batch_size, weight_decay, momentum, WARMUP[schedule], optimizer, average)
+    with inside.watched() if inside is not None else nullcontext():
+        return fit(
+            model,
+            train_split,
+            loss,
+            moves,
+            augment=augment,
+            seed=seed,
+            progress=progress,
+            description="fine-tuning",
+            loop=loop,
+            identity=identity,
+        )
 
 
 def _label_loss(
@@ -237,16 +258,19 @@ def _label_loss(
 
 
 def _teacher_loss(
-    model: nn.Module, teacher: nn.Module, temperature: float, weight: float, of_labels: BatchLoss
+    teacher: nn.Module,
+    temperature: float,
+    weight: float,
+    of_labels: BatchLoss,
+    inside: BlockOutputs | None,
+    block_weight: float,
 ) -> BatchLoss:
-    _check_teacher(model, teacher)
-    teacher = copy.deepcopy(teacher).eval()  # a copy, so that the caller's stays in its mode
-
     def loss_of(logits: torch.Tensor, labels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             targets = teacher(images).to(logits.dtype)
         soft = distillation_loss(logits, targets, temperature)
-        return weight * soft + (1 - weight) * of_labels(logits, labels, images)
+        total = weight * soft + (1 - weight) * of_labels(logits, labels, images)
+        return total if inside is None else total + block_weight * inside.loss()
 
     return loss_of
 

@@ -229,7 +229,7 @@ def test_a_network_tuned_by_other_versions_is_tuned_again(finished, tmp_path, mo
     config = config_in(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("benchmarks.job.pipeline.versions", lambda: {"torch": "0.1"})
-        patch.setattr("benchmarks.job.stages.tune", lambda config, seed, task, pruned, report: pruned)
+        patch.setattr("benchmarks.job.stages.tune", lambda config, seed, task, plan, pruned, report: (pruned, {}))
         patch.setattr("benchmarks.job.pipeline.measure_networks", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config)
@@ -346,7 +346,7 @@ def test_an_agent_that_cannot_go_on_is_refused_before_anything_runs(finished, tm
 @pytest.mark.parametrize(("most", "used"), [("null", "all"), (7, 7), (10**9, "all")])
 def test_fine_tuning_uses_at_most_so_many_images(tmp_path, monkeypatch, most, used):
     seen = []
-    monkeypatch.setattr(stages, "fine_tune", lambda student, teacher, images, **_: seen.append(images))
+    monkeypatch.setattr(stages, "fine_tune", lambda student, teacher, images, **_: seen.append(images) or [])
     run(config_in(tmp_path, f"pruning.finetune.max_images={most}", "pruning.method=hobs-uniform"))
     assert len(seen[0]) == (len(tiny_task.build().train) if used == "all" else used)
     assert len(seen[0].labels.unique()) > 1
