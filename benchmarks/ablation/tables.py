@@ -70,13 +70,14 @@ def ablation_table(rows: Sequence[Row], title: str) -> Table:
         *(column for stage in stages for column in stage),
         "FLOPs cut, %",
         Column("plans", ".0f"),
+        Column("what changes", wide=True),
     )
     lines = []
     for row in rows:
         described = [row["accuracy"][stage] for stage in STAGES]
         cells = [cell for entry in described for cell in (interval_of(entry), *difference_of(entry))]
         ends = [row["flops_reduction"][end] for end in ("smallest", "largest")]
-        lines.append([row["variant"], *cells, span(ends), row["measured_evaluations"]])
+        lines.append([row["variant"], *cells, span(ends), row["measured_evaluations"], row["summary"]])
     seeds = plural(max((len(row["seeds"]) for row in rows), default=0), "seed")
     caption = (
         f"test accuracy in %, mean over {seeds} [95 % interval]; to full: mean paired difference in points with its "

@@ -80,8 +80,12 @@ class Table:
         ]
         return "\n".join(lines) + "\n" + (f"\n{self.caption}\n" if self.caption else "")
 
-    def html(self) -> Markup:
-        """Return it for a page of HTML, all text escaped, in a box that scrolls where the screen is narrow."""
+    def html(self, *, caption: bool = True) -> Markup:
+        """Return it for a page of HTML, all text escaped, in a box that scrolls where the screen is narrow.
+
+        Args:
+            caption: whether the caption stands below; of several tables that share one, only the last needs it.
+        """
         best = self._best()
         heading, line = Markup('<th scope="col"{}>{}</th>'), Markup("<tr>{}</tr>\n")
         head = _joined(heading.format(self._side(number), column.name) for number, column in enumerate(self._columns))
@@ -90,9 +94,11 @@ class Table:
             '<div class="wide" role="region" aria-label="{0}" tabindex="0"><table><caption><span>{0}</span></caption>'
             "<thead><tr>{1}</tr></thead>\n<tbody>{2}</tbody></table></div>"
         ).format(self.title, head, body)
-        return box + (Markup('<p class="soft">{}</p>').format(self.caption) if self.caption else "")
+        return box + (Markup('<p class="soft">{}</p>').format(self.caption) if self.caption and caption else "")
 
-    __html__ = html
+    def __html__(self) -> Markup:
+        """Return what a template shows."""
+        return self.html()
 
     def csv(self) -> str:
         """Return it as CSV, numbers unrounded and unscaled; an uncertain number takes columns for its uncertainty."""
@@ -172,7 +178,7 @@ class Table:
                 if number < len(row) and row[0] not in self.apart
             }
             numbers = [value for value in values.values() if value is not None]
-            if column.best and numbers:
+            if column.best and len(numbers) > 1:
                 best = max(numbers) if column.best == "max" else min(numbers)
                 places |= {(index, number) for index, value in values.items() if value == best}
         return places

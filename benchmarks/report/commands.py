@@ -35,6 +35,11 @@ def command_of_runs(group: Group, findings: Findings) -> str:
     )
 
 
+def path_of(group: Group, findings: Findings) -> str:
+    """Return the path of the network that the first run of a group saved, as Python text."""
+    return repr("/".join((findings.name, *group.first.source.split("/")[:-1], "pruned.safetensors")))
+
+
 def _device(device: str) -> Sequence[str]:
     return ("--gpu", "cpu") if device == "cpu" else ()
 

@@ -12,20 +12,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks.common.command import BAD_INPUT
+from benchmarks.report import commands, pictures, studies, tables
 from benchmarks.report.comparisons import AGENTS, METHODS
-from benchmarks.report.html import Html, bullets, document, join, paragraph
-from benchmarks.report.layers import fronts, layers
+from benchmarks.report.rendering import render_template
+from benchmarks.report.runs import Group
 from benchmarks.report.sources import Findings, NoResultsError, find_results
-from benchmarks.report.studies import ablations, comparisons
-from benchmarks.report.tables import costs, headline, repeat, summary, where
+from benchmarks.stat_tests.samples import MIN_SEEDS
 from hessian.support.files import write_atomic
+from prune_gym.saving.manifest import read_manifest
 
 PAGE = "report.html"
+
+MAX_PLOTTED_RUNS = 4
+"""Of so many sets of runs the folder's own pictures are shown; more would make a page nobody loads."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -59,47 +65,35 @@ def render(findings: Findings) -> str:
     Args:
         findings: what :func:`benchmarks.report.sources.find_results` read; problems met here are added to it.
     """
-    sections = []
-    if findings.groups:
-        sections += [
-            ("short", "In short", summary(findings)),
-            ("results", "Results", headline(findings)),
-            ("fronts", "Accuracy against FLOPs", fronts(findings)),
-        ]
-    sections += [
-        ("methods", "Methods compared", comparisons(findings, METHODS)),
-        ("agents", "Agents compared", comparisons(findings, AGENTS)),
-        ("ablation", "Ablation", ablations(findings)),
-    ]
-    if findings.groups:
-        sections += [("layers", "Layer by layer", layers(findings)), ("costs", "What it cost", costs(findings))]
-    if findings.groups or findings.sweeps:
-        sections += [("where", "What ran where", where(findings)), ("repeat", "How to repeat it", repeat(findings))]
-    sections = [(name, title, content) for name, title, content in sections if content]
-    if findings.problems:
-        sections.insert(0, ("problems", "Left out", _problems(findings)))
-    return document(f"Results: {findings.name}", _lead(findings), sections)
+    groups = findings.groups
+    content: dict[str, Any] = {
+        "findings": findings,
+        "deepest": tables.deepest(groups),
+        "by_question": list(tables.by_question(groups)),
+        "by_task": [(task, list(found)) for task, found in groupby(groups, key=lambda group: group.first.task)],
+        "methods": studies.comparisons(findings, METHODS),
+        "agents": studies.comparisons(findings, AGENTS),
+        "ablations": studies.ablations(findings),
+        "plotted": [(group, shown) for group in groups if (shown := pictures.own_pictures(group))],
+        "software": list(dict.fromkeys(line for group in groups for line in tables.software_of(group))),
+        "factories": {group.name: _factory(group) for group in groups if group.network is not None},
+        "min_seeds": MIN_SEEDS,
+        "max_plotted": MAX_PLOTTED_RUNS,
+        "tables": tables,
+        "pictures": pictures,
+        "commands": commands,
+    }
+    return render_template("page.html.j2", **content)
 
 
-def _lead(findings: Findings) -> Html:
-    runs = sum(len(group.runs) for group in findings.groups)
-    counted = [
-        (runs, "run"),
-        (len(findings.sweeps), "sweep"),
-        (len(findings.ablations), "ablation"),
-        (len(findings.comparisons), "comparison"),
-    ]
-    told = ", ".join(f"{number} {what}{'s' * (number != 1)}" for number, what in counted if number)
-    return paragraph(
-        f"Structured pruning with prune-gym: {told}. Paths in commands start where the folder {findings.name!r} lies; "
-        "configurations are on this page too.",
-        kind="soft",
-    )
-
-
-def _problems(findings: Findings) -> Html:
-    listed = bullets(dict.fromkeys(findings.problems))
-    return join([paragraph("This could not be shown; everything else is below.", kind="warn"), listed])
+def _factory(group: Group) -> str:
+    """Name of what builds the dense network of a saved one; "" where loading knows it, or the manifest is broken."""
+    assert group.network is not None
+    try:
+        manifest = read_manifest(group.network)
+    except (OSError, ValueError):
+        return ""
+    return "" if manifest.factory_registered else manifest.factory
 
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,24 @@ from typing import Any
 from benchmarks.sweep.results_table import COLUMNS, NETWORKS, SCHEMA_VERSION
 
 STAGES = {"one_shot": "one-shot", "reconstructed": "reconstructed", "final": "fine-tuned"}
-"""Stages of a pruned network, and what tables call them."""
+"""Stages of a pruned network, and what tables call them; not every run has all."""
+
+
+_BAD = (KeyError, TypeError, ValueError, AttributeError)
+"""What content of another version, or damaged, raises."""
 
 
 class UnreadableError(ValueError):
     """A file or a row that a report cannot show; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class PinnedLayer:
+    """A layer that keeps all its channels: how many those are, and why."""
+
+    name: str
+    size: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -31,8 +45,8 @@ class Run:
         target: FLOPs reduction asked for.
         seed: of the run.
         flops_reduction: FLOPs reduction reached.
-        accuracy: network (``dense``, ``one_shot``, ``reconstructed`` where there was such a stage, ``final``) ->
-            fraction of the test split.
+        accuracy: network (``dense``, ``one_shot``, ``final``, others that the run has) -> fraction of the test split.
+        test_images: images of the test split; None where it is not known.
         flops: ``dense`` and ``final`` -> FLOPs of one input.
         parameters: ``dense`` and ``final`` -> their number.
         latency_ms: network -> median time of one input; empty where it is not known.
@@ -44,6 +58,7 @@ class Run:
         machine: the computer, or "" for results that do not tell.
         versions: package -> version.
         seconds: stage -> wall time; ``""`` is the whole run where stages are not known.
+        pinned: layers that cannot be pruned, with their size and why.
         result: the whole ``result.json``, or None for a row of a table.
     """
 
@@ -55,6 +70,7 @@ class Run:
     seed: int
     flops_reduction: float
     accuracy: Mapping[str, float]
+    test_images: int | None
     flops: Mapping[str, float]
     parameters: Mapping[str, float]
     latency_ms: Mapping[str, float]
@@ -66,6 +82,7 @@ class Run:
     machine: str
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
+    pinned: tuple[PinnedLayer, ...] = ()
     result: Mapping[str, Any] | None = None
 
     @property
@@ -103,9 +120,43 @@ class Group:
         """Of its runs."""
         return [run.seed for run in self.runs]
 
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Layer -> mean pruning ratio over those runs that have the layer."""
+        return {
+            name: statistics.fmean(run.budgets[name] for run in self.runs if name in run.budgets)
+            for name in self.first.budgets
+        }
+
+    @property
+    def mixed(self) -> bool:
+        """Whether its runs are of different software or threads."""
+        return len({(tuple(run.versions.items()), run.threads) for run in self.runs}) > 1
+
+    @property
+    def network(self) -> Path | None:
+        """The network that the first run saved; None where there is none."""
+        path = None if self.first.folder is None else self.first.folder / "pruned.safetensors"
+        return path if path is not None and path.is_file() else None
+
     def accuracies(self, stage: str) -> dict[int, float]:
-        """Seed -> test accuracy of a stage; runs without that stage are left out."""
+        """Seed -> test accuracy of a stage, of the runs that have it."""
         return {run.seed: run.accuracy[stage] for run in self.runs if stage in run.accuracy}
+
+    def mean(self, stage: str) -> float | None:
+        """Mean test accuracy of a stage; None where no run has it."""
+        known = list(self.accuracies(stage).values())
+        return statistics.fmean(known) if known else None
+
+    def standard_error(self, stage: str) -> float | None:
+        """Standard error of the mean accuracy of a stage from the size of the test split, a fraction.
+
+        All runs see the same images, so more runs do not make it smaller: sqrt(p (1 - p) / n) of a binomial share. None
+        where the runs do not say how many images there are, or not the same number.
+        """
+        sizes, mean = {run.test_images for run in self.runs}, self.mean(stage)
+        images = sizes.pop() if len(sizes) == 1 else None
+        return None if images is None or mean is None else math.sqrt(mean * (1 - mean) / images)
 
 
 def read_json(path: Path, source: str) -> Any:
@@ -161,29 +212,23 @@ def run_of_result(result: Any, source: str, folder: Path) -> Run:
     try:
         # Results of older versions know of no reconstruction.
         networks = [network for network in NETWORKS if network in result or network != "reconstructed"]
+        times = {
+            measure: {network: _positive(result[network][measure]) for network in networks}
+            for measure in ("latency_ms", "throughput_imgs_per_sec")
+        }
         return Run(
-            source=source,
             folder=folder,
-            task=str(result["task"]),
-            method=str(result["method"]),
-            target=float(result["target_flops_reduction"]),
-            seed=int(result["seed"]),
-            flops_reduction=float(result["flops_reduction"]),
             accuracy=_fractions({network: result[network]["accuracy"] for network in networks}),
-            flops={network: _positive(result[network]["flops"]) for network in ("dense", "final")},
-            parameters={network: _positive(result[network]["parameters"]) for network in ("dense", "final")},
-            latency_ms={network: _positive(result[network]["latency_ms"]) for network in networks},
-            throughput={network: _positive(result[network]["throughput_imgs_per_sec"]) for network in networks},
-            plans=int(result["search"]["measured_evaluations"]),
-            budgets=_fractions(result["budgets"]),
-            device=str(result["device"]),
-            threads=int(result["num_threads"]),
             machine=str(result.get("machine", "")),
-            versions={str(name): str(version) for name, version in result["versions"].items()},
             seconds={str(stage): float(seconds) for stage, seconds in result["seconds"].items()},
+            pinned=tuple(
+                PinnedLayer(str(layer["name"]), int(layer["size"]), str(layer["reason"]))
+                for layer in result.get("pinned") or ()
+            ),
             result=result,
+            **_shared(result, source, times),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _BAD as error:
         raise UnreadableError(
             f"{source} was written by another version of the project, or damaged: {_why(error)}"
         ) from None
@@ -203,31 +248,48 @@ def run_of_row(row: Mapping[str, Any], timing: Mapping[str, str] | None, source:
     typed = {column: _typed(row.get(column), kind, column, source) for column, kind in COLUMNS.items()}
     check_finite(typed, source)
     try:
-        budgets = json.loads(typed["budgets"])
+        budgets, versions = (json.loads(typed[column]) for column in ("budgets", "versions"))
         check_finite(budgets, source)
+        times = {measure: _timed(timing, measure) for measure in ("latency_ms", "throughput_imgs_per_sec")}
+        sizes = {
+            network: {what: typed[f"{network}_{what}"] for what in ("flops", "parameters")}
+            for network in ("dense", "final")
+        }
+        nested = {**sizes, "search": {"measured_evaluations": typed["measured_evaluations"]}}
         return Run(
-            source=source,
             folder=None,
-            task=typed["task"],
-            method=typed["method"],
-            target=typed["target_flops_reduction"],
-            seed=typed["seed"],
-            flops_reduction=typed["flops_reduction"],
             accuracy=_fractions({network: typed[f"{network}_accuracy"] for network in NETWORKS}),
-            flops={network: _positive(typed[f"{network}_flops"]) for network in ("dense", "final")},
-            parameters={network: _positive(typed[f"{network}_parameters"]) for network in ("dense", "final")},
-            latency_ms=_timed(timing, "latency_ms"),
-            throughput=_timed(timing, "throughput_imgs_per_sec"),
-            plans=typed["measured_evaluations"],
-            budgets=_fractions(budgets),
-            device=typed["device"],
-            threads=typed["num_threads"],
             machine="",
-            versions={str(name): str(value) for name, value in json.loads(typed["versions"]).items()},
             seconds={"": float(timing["seconds"])} if timing else {},
+            **_shared({**typed, **nested, "budgets": budgets, "versions": versions}, source, times),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except _BAD as error:
         raise UnreadableError(f"{source} is damaged: {_why(error)}") from None
+
+
+def _shared(content: Mapping[str, Any], source: str, times: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """What a ``result.json`` and a row of a table, given the same form, say alike."""
+    sizes = {
+        what: {network: _positive(content[network][what]) for network in ("dense", "final")}
+        for what in ("flops", "parameters")
+    }
+    return {
+        **sizes,
+        "source": source,
+        "task": str(content["task"]),
+        "method": str(content["method"]),
+        "target": float(content["target_flops_reduction"]),
+        "seed": int(content["seed"]),
+        "flops_reduction": float(content["flops_reduction"]),
+        "test_images": None if content.get("test_images") is None else int(_positive(content["test_images"])),
+        "latency_ms": times["latency_ms"],
+        "throughput": times["throughput_imgs_per_sec"],
+        "plans": int(content["search"]["measured_evaluations"]),
+        "budgets": _fractions(content["budgets"]),
+        "device": str(content["device"]),
+        "threads": int(content["num_threads"]),
+        "versions": {str(name): str(version) for name, version in content["versions"].items()},
+    }
 
 
 def _timed(timing: Mapping[str, str] | None, measure: str) -> dict[str, float]:

@@ -6,11 +6,14 @@ What cannot be read is named and left out; the rest is still there.
 from __future__ import annotations
 
 import csv
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from benchmarks.report.comparisons import Comparison, finite_rows, read_comparisons
 from benchmarks.report.runs import (
@@ -54,6 +57,26 @@ class Sweep:
     config: str
     failures: dict[str, str]
 
+    @property
+    def grid(self) -> Mapping[str, Any]:
+        """The configuration; empty where it cannot be read."""
+        try:
+            content = yaml.safe_load(self.config)
+        except yaml.YAMLError:
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    @property
+    def name(self) -> str:
+        """What it is called; its folder where that is not known."""
+        return str(self.grid.get("name", self.folder))
+
+    @property
+    def cells(self) -> int | None:
+        """How many runs it is made of; None where its configuration does not say."""
+        axes = [self.grid.get(key) for key in ("methods", "tasks", "targets", "seeds")]
+        return math.prod(map(len, axes)) if all(isinstance(axis, list) for axis in axes) else None  # type: ignore[arg-type]
+
 
 @dataclass
 class Findings:
@@ -79,6 +102,11 @@ class Findings:
     def name(self) -> str:
         """What the folder is called."""
         return self.root.resolve().name or str(self.root)
+
+    def finished(self, sweep: Sweep) -> int:
+        """How many runs of a sweep there are."""
+        prefix = "" if sweep.folder == "." else f"{sweep.folder}/"
+        return sum(len(group.runs) for group in self.groups if f"{group.folder}/".startswith(prefix))
 
 
 def find_results(root: Path) -> Findings:

@@ -1,4 +1,4 @@
-"""Sections of a report about runs: in short, the headline table, costs, where things ran, how to repeat them."""
+"""Tables of a report about runs: results, costs, where things ran, budgets of layers, pinned layers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import statistics
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
-import yaml
-
-from benchmarks.report.commands import command_of_runs, commands_of_sweep, config_of
-from benchmarks.report.html import Html, bullets, code, details, join, listing, paragraph, table, tag
-from benchmarks.report.numbers import REFERENCES, accuracy, count, difference, percent, seconds, span, times
+from benchmarks.common.columns import Column, Columns, Interval, Link, Value, percent_column, points_column
+from benchmarks.common.numbers import count, duration, p_value, span
+from benchmarks.common.table import Table
 from benchmarks.report.runs import STAGES, Group, Run
-from benchmarks.report.sources import Findings, Sweep
-from benchmarks.stat_tests.runs import summarise_runs
-from benchmarks.stat_tests.samples import MIN_SEEDS
+from benchmarks.stat_tests.runs import difference_of, summarise_runs
+from benchmarks.stat_tests.samples import few_seeds_are_stated
+from benchmarks.stat_tests.significance import bootstrap_confidence_interval
+
+REFERENCES = ("hobs-rspar", "full", "rspar")
+"""What others are compared with, where it is there."""
+
+SPEEDUPS = tuple(Column(name, ".2f", unit="x") for name in ("1 image", "batch"))
+TARGET = Column("target, %", "g", scale=100)
 
 
 def by_question(groups: Sequence[Group]) -> Iterator[tuple[str, float, list[Group]]]:
@@ -26,159 +29,110 @@ def by_question(groups: Sequence[Group]) -> Iterator[tuple[str, float, list[Grou
 
 
 def reference_of(groups: Sequence[Group]) -> Group:
-    """The group others are compared with: R-SPAR's where it is, else the first."""
+    """Return the group others are compared with: R-SPAR's where it is, else the first."""
     return next((group for group in groups if group.first.method in REFERENCES), groups[0])
 
 
-def summary(findings: Findings) -> Html:
-    """Return the figures a reader looks for first: of the reference at every task's deepest cut, chosen by name."""
-    cards = []
-    for _, members in groupby(findings.groups, key=lambda group: group.first.task):
-        groups = list(members)
-        deepest = max(group.first.target for group in groups)
-        cards.append(_cards(reference_of([group for group in groups if group.first.target == deepest])))
-    return join(cards)
+def deepest(groups: Sequence[Group]) -> list[Group]:
+    """Return the reference of every task's deepest cut, chosen by name and not by test accuracy."""
+    chosen = []
+    for _, members in groupby(groups, key=lambda group: group.first.task):
+        of_task = list(members)
+        target = max(group.first.target for group in of_task)
+        chosen.append(reference_of([group for group in of_task if group.first.target == target]))
+    return chosen
 
 
-def _cards(group: Group) -> Html:
-    runs = group.runs
-    dense = statistics.fmean(run.accuracy["dense"] for run in runs)
-    smaller = statistics.fmean(run.parameters["dense"] / run.parameters["final"] for run in runs)
-    removed = span(run.flops_reduction for run in runs)
-    facts = [
-        ("FLOPs removed", f"{removed} %", f"of {count(runs[0].flops['dense'])}"),
-        *(
-            (
-                f"accuracy, {shown}",
-                f"{percent(statistics.fmean(group.accuracies(stage).values()))} %",
-                f"dense {percent(dense)} %",
-            )
-            for stage, shown in STAGES.items()
-            if group.accuracies(stage)
-        ),
-        (
-            "parameters",
-            f"{smaller:.1f}x fewer",
-            f"{count(statistics.fmean(run.parameters['final'] for run in runs))} left",
-        ),
-    ]
-    faster = ratios(runs, "latency_ms")
-    if faster:
-        facts.append(("one image", f"{times(faster)} faster", f"{threads_of(group)} on {group.first.device}"))
-    entries = (tag("div", tag("dt", what), tag("dd", value), tag("dd", note)) for what, value, note in facts)
-    number = len(runs)
-    heading = f"{group.name}: {number} run{'s' * (number != 1)}"
-    return join([tag("h3", heading), tag("dl", *entries, class_="cards")])
+def stages_of(groups: Sequence[Group]) -> dict[str, str]:
+    """Return the stages that any run has, and what tables call them."""
+    return {stage: name for stage, name in STAGES.items() if any(group.accuracies(stage) for group in groups)}
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Return a mean with its 95 % bootstrap interval; one run has none."""
+    if len(values) < 2:
+        return Interval(statistics.fmean(values))
+    with few_seeds_are_stated():
+        return Interval(statistics.fmean(values), *bootstrap_confidence_interval(values))
 
 
 def ratios(runs: Sequence[Run], measure: str) -> list[float]:
-    """How many times faster the fine-tuned network is than the dense one, in every run that timed it."""
+    """Return how many times faster the fine-tuned network is than the dense one, in every run that timed it."""
     pairs = [(getattr(run, measure).get("dense"), getattr(run, measure).get("final")) for run in runs]
     known = [(dense, final) for dense, final in pairs if dense and final]
     return [dense / final if measure == "latency_ms" else final / dense for dense, final in known]
 
 
-def threads_of(group: Group) -> str:
-    """CPU threads of a group's runs."""
-    threads = sorted({run.threads for run in group.runs})
-    return f"{', '.join(map(str, threads))} thread{'s' * (threads != [1])}"
+def headline(title: str, groups: Sequence[Group]) -> Table:
+    """Return accuracies with intervals and standard errors, differences, size and speed of one task and target.
 
-
-def headline(findings: Findings) -> Html:
-    """Return a table for every task and target: accuracy with intervals, differences, size, speed."""
-    parts: list[Html] = []
-    if any(len(group.runs) < MIN_SEEDS for group in findings.groups):
-        parts.append(
-            paragraph(
-                f"Some rows rest on fewer than {MIN_SEEDS} runs: their intervals say little, one run has none.",
-                kind="warn",
-            )
-        )
-    for task, target, groups in by_question(findings.groups):
-        parts += [tag("h3", f"{task}, {100 * target:g} % of the FLOPs removed"), _question(groups)]
-    parts.append(
-        paragraph(
-            "Test accuracy in percent: mean over runs [95 % bias-corrected bootstrap interval]. One-shot: repaired "
-            "by least squares; reconstructed: taught the dense network's outputs on images without labels; fine-tuned: "
-            "trained with labels. Difference: fine-tuned, paired by seed, in points; p: paired t-test, Holm-corrected; "
-            "a dash where seeds differ, there are fewer than two, or all differences are equal. "
-            "Speed-ups are medians of timed passes on the machine that ran them.",
-            kind="soft",
-        )
-    )
-    return join(parts)
-
-
-def _question(groups: list[Group]) -> Html:
-    reference = reference_of(groups)
+    Args:
+        title: of the table.
+        groups: those that answer the question.
+    """
+    reference, stages = reference_of(groups), stages_of(groups)
     described = summarise_runs({group.label: group.accuracies("final") for group in groups}, reference.label)
-    dense = span((run.accuracy["dense"] for group in groups for run in group.runs), digits=2)
-    first = groups[0].first
-    caption = (
-        f"Dense network: {dense} %, {count(first.flops['dense'])} FLOPs, {count(first.parameters['dense'])} parameters"
-    )
+    tested = any(group.standard_error("final") is not None for group in groups)
     compared = len(groups) > 1
-    headings = ["method", "runs", *STAGES.values()]
-    headings += [f"difference to {reference.label}", "p"] if compared else ["difference to dense"]
-    headings += ["FLOPs removed, %", "parameters", "1 image", "batch", "repeat"]
-    rows = []
+    accuracies = [
+        column
+        for stage, name in stages.items()
+        for column in (percent_column(name, best="max"), percent_column("± test set"))[: 1 + tested]
+    ]
+    versus = [points_column(f"difference to {reference.label if compared else 'dense'}"), Column("p", p_value)]
+    versus = versus[: 1 + compared]
+    size = ("FLOPs removed, %", Column("parameters", count))
+    columns: Columns = ("method", "runs", *accuracies, *versus, *size, *SPEEDUPS, "repeat")
+    rows: list[list[Value]] = []
     for group in groups:
-        runs = group.runs
-        drop = statistics.fmean(run.accuracy["final"] - run.accuracy["dense"] for run in runs)
-        if compared:
-            middle = difference(None if group is reference else described[group.label]["comparison"])
+        drop = statistics.fmean(run.accuracy["final"] - run.accuracy["dense"] for run in group.runs)
         rows.append(
             [
-                *(group.label, len(runs)),
-                *(accuracy(list(found.values())) if (found := group.accuracies(stage)) else "-" for stage in STAGES),
-                *(middle if compared else [f"{100 * drop:+.2f}"]),
-                span(run.flops_reduction for run in runs),
-                count(statistics.fmean(run.parameters["final"] for run in runs)),
-                *(times(ratios(runs, measure)) for measure in ("latency_ms", "throughput")),
-                _link(group),
+                *(group.label, len(group.runs)),
+                *(cell for stage in stages for cell in _accuracy(group, stage)[: 1 + tested]),
+                *(difference_of(described[group.label]) if compared else (drop,)),
+                span(run.flops_reduction for run in group.runs),
+                statistics.fmean(run.parameters["final"] for run in group.runs),
+                *(mean_or_none(ratios(group.runs, measure)) for measure in ("latency_ms", "throughput")),
+                Link("command", f"#{anchor(group)}", f"how to repeat {group.name}"),
             ]
         )
-    return table(caption, headings, rows)
+    return Table(title, columns, rows)
 
 
-def _link(group: Group) -> Html:
-    return tag("a", "command", href=f"#{anchor(group)}", aria_label=f"how to repeat {group.name}")
+def _accuracy(group: Group, stage: str) -> tuple[Interval | None, float | None]:
+    values = list(group.accuracies(stage).values())
+    return (interval(values) if values else None), group.standard_error(stage)
 
 
 def anchor(group: Group) -> str:
-    """The id of a group's entry under "how to repeat"."""
+    """Return the id of a group's entry under "how to repeat"."""
     return f"repeat-{zlib.crc32(group.name.encode()):08x}"
 
 
-def costs(findings: Findings) -> Html:
-    """Return what finding and tuning the pruned network took."""
-    rows = []
-    for group in findings.groups:
-        stages = [
-            (_stage(run, "search", "prune"), _stage(run, "fine-tune"), sum(run.seconds.values())) for run in group.runs
-        ]
-        searching, tuning, whole = zip(*stages, strict=True)
-        first = group.first
-        plans = statistics.fmean(run.plans for run in group.runs)
+def costs(title: str, groups: Sequence[Group]) -> Table:
+    """Return what finding and tuning the pruned networks took."""
+    times = (Column(name, duration) for name in ("search", "fine-tuning", "whole run"))
+    columns: Columns = ("method", "task", TARGET, Column("plans measured", ".0f"), *times, "CPU threads")
+    rows: list[list[Value]] = []
+    for group in groups:
+        searching = [_stage(run, "search", "prune") for run in group.runs]
+        tuning = [_stage(run, "fine-tune") for run in group.runs]
         rows.append(
             [
-                group.label,
-                *(first.task, f"{100 * first.target:g}", f"{plans:.0f}"),
-                *(seconds(_mean(values)) for values in (searching, tuning, whole)),
+                *(group.label, group.first.task, group.first.target),
+                statistics.fmean(run.plans for run in group.runs),
+                *(mean_or_none(searching), mean_or_none(tuning)),
+                mean_or_none([sum(run.seconds.values()) for run in group.runs]),
                 threads_of(group),
             ]
         )
-    headings = ("method", "task", "target, %", "plans measured", "search", "fine-tuning", "whole run", "CPU threads")
-    return join(
-        [
-            table("Means over runs; wall time on the machine that ran them", headings, rows),
-            paragraph(
-                "A plan counts once, when it is first measured on the reward split. The whole run includes loading, "
-                "curvature, surgery and the timing of networks.",
-                kind="soft",
-            ),
-        ]
-    )
+    return Table(title, columns, rows)
+
+
+def threads_of(group: Group) -> str:
+    """Return the CPU threads of a group's runs."""
+    return ", ".join(map(str, sorted({run.threads for run in group.runs})))
 
 
 def _stage(run: Run, *beginnings: str) -> float | None:
@@ -186,87 +140,71 @@ def _stage(run: Run, *beginnings: str) -> float | None:
     return sum(found) if found else None
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean_or_none(values: Sequence[float | None]) -> float | None:
+    """Return the mean of those values that are known and not zero; None where there are none."""
     known = [value for value in values if value]
     return statistics.fmean(known) if known else None
 
 
-def where(findings: Findings) -> Html:
-    """Return which software and machine made every row."""
-    rows, mixed = [], []
-    numbers: dict[str, int] = {}
-    for group in findings.groups:
-        software = {", ".join(f"{name} {version}" for name, version in run.versions.items()) for run in group.runs}
-        for text in sorted(software):
-            numbers.setdefault(text, len(numbers) + 1)
-        machines = {run.machine or "not recorded" for run in group.runs}
-        if len(software) > 1 or len({run.threads for run in group.runs}) > 1:
-            mixed.append(group.name)
-        rows.append(
-            [
-                group.label,
-                *(group.first.task, f"{100 * group.first.target:g}", ", ".join(map(str, group.seeds))),
-                *(", ".join(sorted({run.device for run in group.runs})), threads_of(group)),
-                tag("td", "; ".join(sorted(machines)), class_="text"),
-                ", ".join(str(numbers[text]) for text in sorted(software)),
-            ]
-        )
-    headings = ("method", "task", "target, %", "seeds", "device", "CPU threads", "machine", "software")
-    parts = [table("A row for every set of runs; the numbers of the last column stand below", headings, rows)]
-    parts += [paragraph(f"Software {number}: {text}.", kind="soft") for text, number in numbers.items()]
-    if mixed:
-        warning = f"Runs of different software or threads are pooled in: {'; '.join(mixed)}."
-        parts.insert(0, paragraph(warning, kind="warn"))
-    for sweep in findings.sweeps:
-        parts.append(_sweep(sweep, findings))
-    return join(parts)
+def software_of(group: Group) -> list[str]:
+    """Return the software of a group's runs, a line for every combination."""
+    return sorted({", ".join(f"{name} {version}" for name, version in run.versions.items()) for run in group.runs})
 
 
-def _grid(sweep: Sweep) -> Mapping[str, Any]:
-    """The configuration of a sweep; empty where it cannot be read."""
-    try:
-        content = yaml.safe_load(sweep.config)
-    except yaml.YAMLError:
-        return {}
-    return content if isinstance(content, dict) else {}
+def where(title: str, groups: Sequence[Group], software: Sequence[str]) -> Table:
+    """Return the software and the machine behind every row.
+
+    Args:
+        title: of the table.
+        groups: all of them.
+        software: every line of :func:`software_of`; the table names them by number.
+    """
+    task, device, machine = (Column(name, wide=True) for name in ("task", "device", "machine"))
+    columns: Columns = ("method", task, TARGET, "seeds", device, "CPU threads", machine, "software")
+    rows: list[list[Value]] = [
+        [
+            *(group.label, group.first.task, group.first.target, ", ".join(map(str, group.seeds))),
+            *(", ".join(sorted({run.device for run in group.runs})), threads_of(group)),
+            "; ".join(sorted({run.machine or "not recorded" for run in group.runs})),
+            ", ".join(str(1 + software.index(line)) for line in software_of(group)),
+        ]
+        for group in groups
+    ]
+    return Table(title, columns, rows)
 
 
-def _sweep(sweep: Sweep, findings: Findings) -> Html:
-    grid = _grid(sweep)
-    sizes = [len(grid[key]) for key in ("methods", "tasks", "targets", "seeds") if isinstance(grid.get(key), list)]
-    prefix = "" if sweep.folder == "." else f"{sweep.folder}/"
-    done = sum(len(group.runs) for group in findings.groups if f"{group.folder}/".startswith(prefix))
-    cells = 1
-    for size in sizes:
-        cells *= size
-    told = f"Sweep {grid.get('name', sweep.folder)!s}: {done}" + (
-        f" of {cells} cells are finished." if len(sizes) == 4 else " runs."
+def budgets_of(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
+    """Return label -> layer -> mean pruning ratio."""
+    return {group.label: group.budgets for group in groups}
+
+
+def layer_table(title: str, budgets: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of numbers, a row a layer and a column a method: ratios are shown in percent with a bar.
+
+    Args:
+        title: of the table.
+        budgets: method -> layer -> ratio; a layer may be missing.
+    """
+    columns: Columns = ("layer", *(percent_column(method, 1, bar=True) for method in budgets))
+    return Table(
+        title, columns, [[name, *(given.get(name) for given in budgets.values())] for name in _layers(budgets)]
     )
-    parts = [paragraph(told)]
-    if sweep.failures:
-        parts += [paragraph(f"{len(sweep.failures)} cells failed:", kind="warn")]
-        parts += [bullets(join([code(cell), f": {error}"]) for cell, error in sweep.failures.items())]
-    if sweep.config:
-        parts.append(details("Configuration of the sweep", listing(sweep.config, "configuration of the sweep")))
-    return join(parts)
 
 
-def repeat(findings: Findings) -> Html:
-    """Return the command behind every row, with its configuration."""
-    parts: list[Html] = []
-    for sweep in findings.sweeps:
-        if sweep.config:
-            parts.append(tag("h3", f"The sweep {'' if sweep.folder == '.' else sweep.folder}"))
-            parts.append(listing("\n".join(commands_of_sweep(sweep, findings)), "commands of the sweep"))
-            parts.append(paragraph("The second runs rows again and reports differences.", kind="soft"))
-    for group in findings.groups:
-        parts.append(tag("h3", group.name, id=anchor(group)))
-        command, config = command_of_runs(group, findings), config_of(group.first)
-        if command:
-            parts.append(listing(command, f"command of {group.name}"))
-            parts.append(details("config.yaml", listing(config, f"configuration of {group.name}")))
-        else:
-            parts.append(
-                paragraph("A row of the sweep's table, without its run folder: repeat the sweep.", kind="soft")
-            )
-    return join(parts)
+def channel_table(title: str, removed: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return a table of numbers of channels, a row a layer and a column a method; a missing layer lost none."""
+    columns: Columns = ("layer", *(Column(method, ".1f") for method in removed))
+    rows: list[list[Value]] = [
+        [name, *(given.get(name, 0.0) for given in removed.values())] for name in _layers(removed)
+    ]
+    return Table(title, columns, rows)
+
+
+def _layers(given: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return list(dict.fromkeys(name for layers in given.values() for name in layers))
+
+
+def pinned_table(title: str, group: Group) -> Table:
+    """Return the layers that cannot be pruned, with their channels and why."""
+    rows: list[list[Value]] = [[layer.name, layer.size, layer.reason] for layer in group.first.pinned]
+    return Table(title, ("layer", "channels", Column("reason", wide=True)), rows)

@@ -36,6 +36,7 @@ COLUMNS: dict[str, type] = {
     "target_flops_reduction": float,
     "seed": int,
     "flops_reduction": float,
+    "test_images": int,
     **{f"{network}_accuracy": float for network in NETWORKS},
     **{f"{network}_{count}": int for network in COUNTED for count in COUNTS},
     "final_bytes_on_disk": int,
@@ -74,7 +75,7 @@ def result_row(result: Mapping[str, Any]) -> Row:
     try:
         return {
             "schema_version": SCHEMA_VERSION,
-            **{column: result[column] for column in (*KEY, "flops_reduction", "num_threads")},
+            **{column: result[column] for column in (*KEY, "flops_reduction", "test_images", "num_threads")},
             "device": result["device"].split(":")[0],  # which of several equal GPUs does not matter
             **{f"{network}_accuracy": result[network]["accuracy"] for network in NETWORKS},
             **{f"{name}_{count}": result[name][count] for name in COUNTED for count in COUNTS},

@@ -27,6 +27,7 @@ def result(method="hobs-rspar", seed=1, target=0.75, task="digits", one_shot=0.9
         "reconstructed": network((one_shot + final) / 2, 5_000_000, 70_000, 1.5),
         "final": network(final, 5_000_000, 70_000, 1.5),
         "flops_reduction": 0.7512,
+        "test_images": 400,
         "target_flops_reduction": target,
         "budgets": LAYERS,
         "search": {"measured_evaluations": 101, "reward_accuracy": 0.95, "reward_soft_accuracy": 0.93},

@@ -26,6 +26,11 @@ onload = () => {{
     needed: root.scrollWidth,
     sections: [...page.querySelectorAll("section")].filter(inside).length,
     outside: [...page.querySelectorAll("section, .wide, pre, h1, h2, h3, p")].filter(box => !inside(box)).length,
+    clipped: [...page.querySelectorAll("table, img")].filter(shown => {{
+      const box = shown.closest(".wide");
+      if (!box || page.defaultView.getComputedStyle(box).overflowX != "auto") return true;
+      return shown.getBoundingClientRect().right - box.getBoundingClientRect().left > box.scrollWidth + 1;
+    }}).length,
     images: images.length,
     drawn: images.filter(image => image.complete && image.naturalWidth > 100).length,
     scrolling: [...page.querySelectorAll(".wide")].filter(box => box.scrollWidth > box.clientWidth).length,
@@ -60,7 +65,11 @@ def look(folder, width, *, dark=False):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
+    pinned = [
+        {"name": "a.layer.with.a.name." * 8, "size": 64, "reason": "its channels are reshaped, which fixes them. " * 9}
+    ]
     result_folders.write_runs(folder / "runs")
+    result_folders.write_run(folder / "tiers", pinned=pinned, test_images=400, reconstructed={"accuracy": 0.94})
     result_folders.write_sweep(folder / "grid", [result_folders.result(method=HOSTILE, task="a-task-with-a-name-" * 6)])
     result_folders.write_ablation(folder / "parts")
     result_folders.write_agents(folder / "agents")
@@ -74,7 +83,7 @@ def test_the_page_fits_and_all_pictures_are_drawn(folder, width):
     seen = look(folder, width)
     assert seen["title"].startswith("Results: ")
     assert seen["needed"] <= seen["width"] <= width
-    assert seen["outside"] == 0
+    assert seen["outside"] == seen["clipped"] == 0
     assert seen["drawn"] == seen["images"] > 8
     assert seen["sections"] >= 9
     assert seen["loaded"] == 0

@@ -1,5 +1,6 @@
 """prune-gym report: one page that holds what the results hold, loads nothing, and survives what is broken."""
 
+import html
 import json
 import re
 import shlex
@@ -12,10 +13,11 @@ from benchmarks import cli
 from benchmarks.job.pipeline import without_timings
 from benchmarks.main import _parser as main_parser
 from benchmarks.main import main as run_main
-from benchmarks.report.html import document, tag
 from benchmarks.report.page import main
 from benchmarks.studies.agents import command as compare_agents
 from benchmarks.studies.methods import command as compare_methods
+from prune_gym.saving.checkpoint import save_pruned
+from prune_gym.tasks.models import build_model
 from tests.benchmarks import result_folders, tiny_task
 
 
@@ -64,7 +66,8 @@ def row_of(page, caption_part, name):
         if caption_part in found:
             for row in re.findall(r"<tr>.*?</tr>", found, flags=re.DOTALL):
                 cells = [
-                    re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, flags=re.DOTALL)
+                    html.unescape(re.sub(r"<[^>]+>", "", cell))
+                    for cell in re.findall(r"<t[hd].*?</t[hd]>", row, flags=re.DOTALL)
                 ]
                 if cells[0] == name:
                     return cells
@@ -93,7 +96,7 @@ def test_the_headline_has_means_intervals_and_paired_differences(tmp_path):
     assert re.fullmatch(r"80\.90 \[80\.\d\d, 81\.\d\d\]", ours[2])
     assert ours[3] == "93.00 [93.00, 93.00]"
     assert re.fullmatch(r"-2\.30 \[-2\.\d\d, -2\.\d\d\]", ours[4])
-    assert ours[5] == "&lt;0.001"
+    assert ours[5] == "<0.001"
     assert ours[6:8] == ["75.1", "70.00 k"]
     assert ours[8:10] == ["2.00x", "2.00x"]
 
@@ -103,7 +106,7 @@ def test_one_run_has_no_interval_and_the_page_says_so(tmp_path):
     page = report(tmp_path)
     assert row_of(page, "Dense network", "hobs-rspar")[2:5] == ["90.00", "95.00", "-2.00"]
     assert "one run has none" in page
-    assert "points, not a front" in page
+    assert "Accuracy against FLOPs" not in page, "one target gives points, not a front"
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_never_pooled(tmp_path):
@@ -133,6 +136,71 @@ def test_a_run_folder_itself_is_a_result_and_shows_its_own_pictures(tmp_path):
     assert "data:image/png;base64,UE5H" in page
 
 
+def test_every_accuracy_has_the_standard_error_of_the_test_split(tmp_path):
+    for seed in (1, 2):
+        result_folders.write_run(tmp_path, seed=seed, one_shot=0.9, final=0.95, test_images=400)
+    page = report(tmp_path)
+    row = row_of(page, "400 test images", "hobs-rspar")
+    assert row[2:6] == ["90.00 [90.00, 90.00]", "1.50", "95.00 [95.00, 95.00]", "1.09"]
+    words = Reader(page).words
+    for text in ("90.00 % ± 1.50", "95.00 % ± 1.09", "dense 97.00 % ± 0.85", "400 ± is one standard error"):
+        assert text in words
+
+
+def test_runs_that_do_not_say_how_many_images_were_tested_have_no_standard_error(tmp_path):
+    result_folders.write_run(tmp_path, seed=1, test_images=400)
+    result_folders.write_run(tmp_path, seed=2)
+    page = report(tmp_path)
+    assert row_of(page, "Dense network", "hobs-rspar")[3].startswith("95.00 [")
+    assert "± test set</th>" not in page
+
+
+def test_reconstruction_is_a_tier_between_one_shot_and_fine_tuned_where_a_run_has_it(tmp_path):
+    result_folders.write_run(tmp_path / "a", reconstructed={"accuracy": 0.93})
+    result_folders.write_run(tmp_path / "b", method="hobs-uniform")
+    page = report(tmp_path)
+    assert row_of(page, "Dense network", "method")[2:5] == ["one-shot", "reconstructed", "fine-tuned"]
+    assert row_of(page, "Dense network", "hobs-rspar")[2:5] == ["90.00", "93.00", "95.00"]
+    assert row_of(page, "Dense network", "hobs-uniform")[2:5] == ["90.00", "–", "95.00"]
+    assert "accuracy, reconstructed" in Reader(page).words
+    result_folders.write_run(tmp_path / "c", method="hobs-uniform")
+    assert "reconstructed" not in report(tmp_path / "c")
+
+
+def test_pinned_layers_are_named_with_the_reason(tmp_path):
+    pinned = [{"name": "fc", "size": 10, "reason": "gives the network's output <logits>"}]
+    result_folders.write_run(tmp_path, pinned=pinned)
+    page = report(tmp_path)
+    assert row_of(page, "digits: 1 layer", "fc") == ["fc", "10", "gives the network's output <logits>"]
+    result_folders.write_run(tmp_path / "none")
+    assert "keep all channels" not in report(tmp_path / "none")
+
+
+@pytest.mark.parametrize("registered", [True, False])
+def test_the_page_says_how_to_load_the_network(tmp_path, registered, monkeypatch):
+    torch.manual_seed(0)
+    place = result_folders.write_run(tmp_path / "results")
+    factory = "resnet20" if registered else tiny_task.network
+    dense = build_model("resnet20") if registered else tiny_task.network()
+    save_pruned(place / "pruned", dense, factory=factory)
+    page = report(tmp_path / "results")
+    (code,) = (block for block in listings(page) if "load_pruned" in block)
+    assert len(code.splitlines()) == 3
+    monkeypatch.chdir(tmp_path)
+    images = torch.randn(2, 1, 32, 32)
+    scope = {"images": images, "network": tiny_task.network}
+    exec(code, scope)
+    torch.testing.assert_close(scope["logits"], dense.eval()(images))
+
+
+def test_sections_without_content_are_left_out(tmp_path):
+    result_folders.write_run(tmp_path)
+    reader = Reader(report(tmp_path))
+    titles = re.findall(r'<h2 id="(\w+)"', (tmp_path / "report.html").read_text())
+    assert titles == ["short", "results", "layers", "costs", "where", "repeat"]
+    assert [link["href"][1:] for link in reader.all("a")][: len(titles)] == titles
+
+
 def test_a_sweep_shows_rows_failures_and_what_is_missing(everything):
     _, page = everything
     words = Reader(page).words
@@ -150,28 +218,29 @@ def test_run_folders_of_a_sweep_are_not_counted_twice(tmp_path):
 def test_runs_of_an_ablation_are_its_own(everything):
     _, page = everything
     assert "12.34" not in page
-    row = row_of(page, "75 % of the FLOPs removed; test accuracy", "no_rl")
-    assert row[1] == "uniform budgets instead of R-SPAR's".replace("'", "&#x27;")
-    assert re.fullmatch(r"80\.90 \[.*\]", row[2])
-    assert row[3].startswith("+" if row[2] > "90.6" else "-")
+    row = row_of(page, "digits, 75 % of the FLOPs removed", "no_rl")
+    assert row[-1] == "uniform budgets instead of R-SPAR's"
+    assert re.fullmatch(r"80\.90 \[.*\]", row[1])
+    assert row[2].startswith("-9.70 [")
 
 
 def test_agents_and_methods_have_tables_intervals_and_costs(everything):
     _, page = everything
-    assert row_of(page, "75 % of the FLOPs removed; accuracies", "random")[3].startswith("1.00 [")
-    assert row_of(page, "Area under the front", "rspar")[2].startswith("95.50 [")
-    assert row_of(page, "50 % of the FLOPs removed; dense", "magnitude")[2:4] == [
+    assert row_of(page, "75 % of the FLOPs removed, 2 runs an agent", "random")[3].startswith("1.00 [")
+    assert row_of(page, "Hypervolume over all targets", "rspar")[2].startswith("95.50 [")
+    assert row_of(page, "50 % of the FLOPs removed, 2 seeds", "magnitude")[2:4] == [
         "10.00 [10.00, 10.00]",
         "30.00 [30.00, 30.00]",
     ]
-    assert row_of(page, "What every method spent", "hobs-rspar")[2:] == ["20", "40.00 k", "1.50 k", "12.0 s"]
+    costs = row_of(page, "50 % of the FLOPs removed: size, speed", "hobs-rspar")
+    assert costs[1:] == ["50.1", "70.00 k", "2.50x", "20", "40.00 k", "1.50 k", "12.0 s"]
     assert "hrank, 50" not in page
     assert "hrank, 0.5, seed 0: RuntimeError: no &lt;luck&gt;" in page
 
 
 def test_budgets_of_compared_methods_are_means_over_seeds(everything):
     _, page = everything
-    caption = "50 % of the FLOPs removed: Channels removed from every layer in percent"
+    caption = "50 % of the FLOPs removed: channels removed from every layer in percent"
     assert row_of(page, caption, "conv1")[1:] == ["37.5", "37.5"]
     assert row_of(page, caption, "conv2")[1:] == ["0.0", "0.0"]
 
@@ -194,7 +263,7 @@ def test_cells_of_two_networks_are_named_and_not_averaged(tmp_path):
     page = report(tmp_path)
     assert "measured on different networks" in Reader(page).words
     with pytest.raises(AssertionError, match="no row 'magnitude'"):
-        row_of(page, "50 % of the FLOPs removed; dense", "magnitude")
+        row_of(page, "50 % of the FLOPs removed, 2 seeds", "magnitude")
 
 
 def with_weights_of_their_own(folder, weights, accuracy):
@@ -211,7 +280,7 @@ def test_cells_on_dense_weights_of_their_own_are_kept_apart(tmp_path):
     with_weights_of_their_own(folder, ["first", "second"], accuracy=0.2)
     shared, own = report(folder).split("digits, a dense network of its own for every seed")
     assert "Dense weights: first, second." in own
-    caption = "50 % of the FLOPs removed; dense"
+    caption = "50 % of the FLOPs removed, 2 seeds"
     assert row_of(shared, caption, "magnitude")[1:3] == ["2", "10.00 [10.00, 10.00]"]
     assert row_of(own, caption, "magnitude")[2].startswith("20.00")
 
@@ -228,7 +297,7 @@ def test_a_seed_with_several_dense_weights_is_named_and_not_averaged(tmp_path):
 
 def test_a_comparison_of_agents_says_how_far_its_ranking_can_be_trusted(tmp_path):
     folder = result_folders.write_agents(tmp_path / "agents")
-    assert "worth" not in report(tmp_path), "two runs an agent make no line"
+    assert "Worth of a point" not in report(tmp_path), "two runs an agent make no line"
     for seed in range(2, 8):
         cell = result_folders.agent_cell("random", seed, (0.75,), 0.85 + 0.01 * seed)
         (folder / "cells" / f"digits-1-random-seed{seed}.json").write_text(json.dumps(cell))
@@ -236,7 +305,8 @@ def test_a_comparison_of_agents_says_how_far_its_ranking_can_be_trusted(tmp_path
         cell = json.loads(path.read_text())
         cell["best"]["0.75"]["kept"] = [number]
         path.write_text(json.dumps(cell))
-    assert "over the 10 final plans of all searches a point on the reward split is worth" in report(tmp_path)
+    row = row_of(report(tmp_path), "Worth of a point of the reward split", "digits")
+    assert row[1:4] == ["0.75", "top-1", "10"]
 
 
 def test_comparisons_without_their_cells_are_shown_from_their_tables(tmp_path):
@@ -254,17 +324,20 @@ def test_comparisons_without_their_cells_are_shown_from_their_tables(tmp_path):
         for path in (folder / "cells").iterdir():
             path.unlink()
     page = report(tmp_path)
-    assert row_of(page, "Area under the front", "rspar")[2].startswith("95.50 [")
-    assert row_of(page, "50 % of the FLOPs removed; dense", "magnitude")[1] == "2"
+    assert row_of(page, "Hypervolume over all targets", "rspar")[2].startswith("95.50 [")
+    assert row_of(page, "50 % of the FLOPs removed, 2 seeds", "magnitude")[1] == "2"
     assert "which are not here" in page
 
 
 # how to repeat it
 
 
+def listings(page):
+    return [html.unescape(block) for block in re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", page, flags=re.DOTALL)]
+
+
 def commands(page):
-    found = re.findall(r"<pre[^>]*><code>(.*?)</code></pre>", page, flags=re.DOTALL)
-    lines = [line for block in found for line in block.replace("&#x27;", "'").splitlines()]
+    lines = [line for block in listings(page) for line in block.splitlines()]
     return [shlex.split(line) for line in lines if line.startswith(("prune-gym", "python"))]
 
 
@@ -341,11 +414,6 @@ def test_hostile_names_stay_text(tmp_path):
     assert all(attributes["src"].startswith("data:") for attributes in reader.all("img"))
     assert all("onerror" not in attributes for _, attributes in reader.found)
     assert HOSTILE in "".join(reader.text)
-
-
-def test_text_is_escaped_where_it_is_put_in():
-    assert tag("p", "<i>", title='"<') == '<p title="&quot;&lt;">&lt;i&gt;</p>'
-    assert "<title>&lt;x&gt;</title>" in document("<x>", "", [])
 
 
 # bad input
@@ -427,7 +495,7 @@ def test_broken_studies_cost_only_themselves(everything, tmp_path):
     assert "old/ablation/ablation.json was written by another version of the project" in words
     assert "agents/cells/digits-1-rspar-seed0.json is damaged" in words
     assert "methods/study.json is damaged" in words
-    assert row_of(page, "75 % of the FLOPs removed; accuracies", "rspar")[1] == "1"
+    assert row_of(page, "75 % of the FLOPs removed, 2 runs an agent", "rspar")[1] == "1"
     assert row_of(page, "Dense network", "hobs-rspar")[1] == "1"
 
 
@@ -460,8 +528,13 @@ def test_a_real_run_becomes_a_page_whose_command_repeats_it(tmp_path, monkeypatc
     stored = json.loads((tmp_path / "results" / "seed_3" / "result.json").read_text())
     page = out.read_text()
     row = row_of(page, "Dense network", "hobs-uniform")
-    assert row[2:4] == [f"{100 * stored[stage]['accuracy']:.2f}" for stage in ("one_shot", "final")]
-    assert stored["machine"].replace("'", "&#x27;") in page
+    images = stored["test_images"]
+    for place, stage in ((2, "one_shot"), (4, "final")):
+        share = stored[stage]["accuracy"]
+        assert row[place : place + 2] == [f"{100 * share:.2f}", f"{100 * (share * (1 - share) / images) ** 0.5:.2f}"]
+    words = Reader(page).words
+    assert stored["machine"] in words
+    assert f"{images} test images" in words
     assert "left out" not in page.lower()
     monkeypatch.chdir(tmp_path)
     (words,) = commands(page)
