@@ -28,6 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return COMMANDS[command][1](arguments[1:])
 
 
+def prune(argv: Sequence[str]) -> int:
+    """Prune a network of the user's own."""
+    from benchmarks.prune.command import main as prune_main
+
+    return prune_main(argv, prog="prune-gym prune")
+
+
 def run(argv: Sequence[str]) -> int:
     """Prune a network: the main job."""
     # Here, not above, so that `prune-gym --help` need not wait for PyTorch.
@@ -69,7 +76,8 @@ def tasks(argv: Sequence[str]) -> int:
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
-    "run": ("prune a network and report what it cost", run),
+    "prune": ("make a network of your own smaller", prune),
+    "run": ("run a configuration: prune a task's network and report what it cost", run),
     "sweep": ("run a grid of methods, tasks, targets and seeds", sweep),
     "validate": ("run rows of a sweep's results again and compare", validate),
     "report": ("write one HTML page about results", report),

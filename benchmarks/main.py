@@ -25,11 +25,11 @@ except ModuleNotFoundError as error:
         raise
     sys.exit("prune-gym is not installed in this environment; run `pip install -e .` in the project's folder first")
 
-from benchmarks.common.progress import StageProgress
 from benchmarks.job.pipeline import run_experiment
 from benchmarks.job.run_folder import RunFolder, RunFolderError, RunState, open_run
 from benchmarks.job.summary import report_table
 from benchmarks.settings.source import ConfigError
+from prune_gym.support.stage_progress import StageProgress
 
 
 @reports_errors(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from prune_gym.measuring.evaluator import Evaluator
     from prune_gym.problem.plan_pool import ProcessPool
     from prune_gym.problem.problem import PruningProblem
+    from prune_gym.pruning.prune import prune
+    from prune_gym.pruning.result import PruneResult
     from prune_gym.saving.checkpoint import load_pruned, save_pruned
     from prune_gym.saving.export import export_onnx, export_program, export_state_dict
     from prune_gym.surgery.pruner import PhysicalPruner
@@ -41,6 +43,7 @@ __all__ = [
     "LambdaSchedule",
     "PhysicalPruner",
     "ProcessPool",
+    "PruneResult",
     "PruningProblem",
     "PruningTask",
     "TensorSplit",
@@ -52,6 +55,7 @@ __all__ = [
     "imagefolder_task",
     "load_pruned",
     "make_task",
+    "prune",
     "read_state_dict",
     "register_envs",
     "register_task",
@@ -72,6 +76,7 @@ __getattr__, __dir__ = lazy_names(
         "LambdaSchedule": "envs.reward",
         "PhysicalPruner": "surgery.pruner",
         "ProcessPool": "problem.plan_pool",
+        "PruneResult": "pruning.result",
         "PruningProblem": "problem.problem",
         "PruningTask": "tasks.task",
         "TensorSplit": "data.splits",
@@ -83,6 +88,7 @@ __getattr__, __dir__ = lazy_names(
         "imagefolder_task": "tasks.imagefolder",
         "load_pruned": "saving.checkpoint",
         "make_task": "tasks.registry",
+        "prune": "pruning.prune",
         "read_state_dict": "surgery.state_dict",
         "register_task": "tasks.registry",
         "save_pruned": "saving.checkpoint",

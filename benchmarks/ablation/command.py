@@ -30,7 +30,6 @@ except ModuleNotFoundError as error:
 
 from benchmarks.common.arguments import OptionError, chosen_device, default_threads, positive
 from benchmarks.common.command import BAD_INPUT, INTERRUPTED
-from benchmarks.common.progress import StageProgress
 from benchmarks.common.provenance import write_result
 from benchmarks.common.table import report_console
 from benchmarks.job.pipeline import run_experiment
@@ -38,6 +37,7 @@ from benchmarks.job.run_folder import RunFolder, RunFolderError, RunState, open_
 from benchmarks.settings.schema import Config
 from benchmarks.settings.source import ConfigError
 from prune_gym.support.files import check_writable
+from prune_gym.support.stage_progress import StageProgress
 
 ALL = "all"
 

@@ -9,15 +9,12 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.common.errors import OptionError
 from prune_gym.support.device import resolve_device
 from prune_gym.support.files import NotWritableError, check_writable
 
 MAX_THREADS = 8
 """Small networks gain nothing from more, and lose when threads wait for each other."""
-
-
-class OptionError(ValueError):
-    """An option of a command that cannot be used; the message names it."""
 
 
 def positive(text: str) -> int:

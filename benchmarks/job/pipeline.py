@@ -20,7 +20,6 @@ from rich.console import Console
 from torch import nn
 
 from agents import RSPARAgent
-from benchmarks.common.progress import StageProgress
 from benchmarks.common.provenance import describe_machine, versions
 from benchmarks.job import stages
 from benchmarks.job.budgets import (
@@ -41,6 +40,7 @@ from benchmarks.settings.schema import Config
 from hessian.support.progress import Progress
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.support.files import sha256_of
+from prune_gym.support.stage_progress import StageProgress
 from prune_gym.tasks.task import PruningTask
 
 TIMED_KEYS = frozenset({"latency_ms", "latency_std_ms", "throughput_imgs_per_sec", "seconds"})

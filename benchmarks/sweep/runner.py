@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.common.progress import StageProgress
 from benchmarks.common.table import report_console
 from benchmarks.settings.source import ConfigError
 from benchmarks.sweep.config import Cell, SweepConfig, run_config
@@ -19,6 +18,7 @@ from benchmarks.sweep.worker_job import Job, Outcome
 from benchmarks.sweep.workers import Workers
 from hessian.channels.find import find_channel_groups
 from prune_gym.cost.model import CostModel
+from prune_gym.support.stage_progress import StageProgress
 from prune_gym.tasks.registry import task_status, task_structure
 
 TABLES_EVERY = 10.0

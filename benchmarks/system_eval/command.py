@@ -21,7 +21,6 @@ from torch import nn
 
 from benchmarks.common.arguments import default_threads, positive
 from benchmarks.common.command import reports_errors
-from benchmarks.common.progress import StageProgress
 from benchmarks.job.budgets import load_network
 from benchmarks.job.task import load_task
 from benchmarks.metrics.conditions import RunConditions
@@ -33,6 +32,7 @@ from benchmarks.system_eval.slowness import slowness_table
 from prune_gym.saving.manifest import manifest_path
 from prune_gym.support.device import resolve_device
 from prune_gym.support.files import check_writable, write_json_atomic
+from prune_gym.support.stage_progress import StageProgress
 from prune_gym.surgery.state_dict import read_state_dict, shrink_to
 from prune_gym.tasks.task import PruningTask
 

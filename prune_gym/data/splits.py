@@ -33,17 +33,17 @@ class TensorSplit:
 
     Attributes:
         images: Float tensor ``[N, C, H, W]`` (or ``[N, ...]`` for other inputs).
-        labels: Long tensor ``[N]`` of class indices.
+        labels: Long tensor ``[N]`` of class indices; ``[N, ...]`` of whatever a task's metric reads.
 
     Raises:
-        ValueError: If the two differ in length or labels are not ``[N]``.
+        ValueError: If the two differ in length.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
 
     def __post_init__(self) -> None:
-        if self.labels.ndim != 1 or len(self.images) != len(self.labels):
+        if self.labels.ndim < 1 or len(self.images) != len(self.labels):
             raise ValueError(
                 f"a split is images [N, ...] and labels [N]; got images {list(self.images.shape)} "
                 f"and labels {list(self.labels.shape)}"

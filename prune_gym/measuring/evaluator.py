@@ -10,11 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessian.channels.slicing import NetworkSlicer, Plan, installed
@@ -22,6 +20,7 @@ from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.support.layout import layout_for
 from prune_gym.data.splits import equal_parts
 from prune_gym.measuring.folding import FoldedNetwork
+from prune_gym.measuring.grading import Evaluation, evaluation_of, make_grader
 from prune_gym.measuring.repair import make_repair
 from prune_gym.support.device import module_device
 
@@ -41,21 +40,6 @@ RACE_BLOCK = 128
 """Images between two looks at whether a plan can still reach its rival."""
 
 _ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What a plan scores on the reward split.
-
-    Attributes:
-        accuracy: top-1, fraction in [0, 1].
-        soft_accuracy: mean probability of the true class, in [0, 1].
-        loss: mean cross-entropy (nats).
-    """
-
-    accuracy: float
-    soft_accuracy: float
-    loss: float
 
 
 class Evaluator:
@@ -86,8 +70,8 @@ class Evaluator:
         self._slicer = NetworkSlicer(task.model, hobs.groups)
         self._folded = FoldedNetwork(task.model, task.example_input)
         self._layout = layout_for(task.model, task.example_input.to(self.device))
-        self._images = task.reward.images.to(self.device)
-        self._labels = task.reward.labels.to(self.device)
+        self._reward = task.reward.to(self.device)
+        self._grade = make_grader(task, self.batch_size, self._reward)
 
     @property
     def num_measured(self) -> int:
@@ -127,19 +111,19 @@ class Evaluator:
             What :meth:`evaluate` returns, or None where the plan was stopped.
         """
         key = tuple(int(count) for count in kept)
-        if key in self.archive:
-            return self.archive[key]
+        if key in self.archive or self.task.metric is not None:  # half a split says nothing about other metrics
+            return self.evaluate(key)
         plan = self.hobs.plan(key)
         outputs: list[Tensor] = []
-        seen, total, images = 0, 0.0, len(self._labels)
+        seen, total, images = 0, 0.0, len(self._reward)
         with self._candidate(plan) as model:
-            for part, labels in zip(self._images.split(RACE_BLOCK), self._labels.split(RACE_BLOCK), strict=True):
+            for part, labels in self._reward.batches(RACE_BLOCK):
                 outputs.append(model(part))
                 seen += len(part)
-                total += getattr(_evaluation(outputs[-1], labels), metric) * len(part)
+                total += getattr(evaluation_of(outputs[-1], labels), metric) * len(part)
                 if (total + images - seen) / images < rival - _ROUNDING:
                     return None
-        self.archive[key] = _evaluation(torch.cat(outputs), self._labels)
+        self.archive[key] = evaluation_of(torch.cat(outputs), self._reward.labels)
         return self.archive[key]
 
     @torch.no_grad()
@@ -170,14 +154,7 @@ class Evaluator:
         with installed(self._folded.model, state, cut.attributes):
             yield self._folded.model
 
+    @torch.no_grad()
     def _measure(self, kept: tuple[int, ...]) -> Evaluation:
-        return _evaluation(self.logits(kept, self._images), self._labels)
-
-
-def _evaluation(outputs: Tensor, labels: Tensor) -> Evaluation:
-    truth = F.log_softmax(outputs.double(), dim=1).gather(1, labels[:, None])[:, 0]
-    return Evaluation(
-        accuracy=float((outputs.argmax(dim=1) == labels).double().mean()),
-        soft_accuracy=float(truth.exp().mean()),
-        loss=float(-truth.mean()),
-    )
+        with self._candidate(self.hobs.plan(kept)) as model:
+            return self._grade(model)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from hessian.channels.layer_types import TRANSPOSED_TYPES
 from hessian.channels.norms import shift_absorbing_norms
 from prune_gym.support.device import module_device
+from prune_gym.tasks.outputs import tensors_of
 
 _TOLERANCE = 1e-3
 """Largest difference a copy may make to the outputs, relative to their largest entry."""
@@ -108,8 +109,8 @@ def overwrite_inputs(model: nn.Module, images: Tensor) -> None:
 
 @torch.no_grad()
 def _outputs(model: nn.Module, images: Tensor) -> Tensor:
-    outputs: Tensor = model(images)
-    return outputs
+    """All outputs as one row an image."""
+    return torch.cat([output.flatten(1) for output in tensors_of(model(images))], dim=1)
 
 
 def _computes(model: nn.Module, images: Tensor, expected: Tensor) -> bool:

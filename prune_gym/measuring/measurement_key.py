@@ -8,11 +8,13 @@ from prune_gym.measuring import magnitude
 from prune_gym.measuring.curvature_cache import CurvatureSettings, analysis_key
 from prune_gym.support.cache import code_digest
 from prune_gym.support.files import sha256_of
+from prune_gym.support.fingerprint import fingerprint_of
 from prune_gym.tasks.task import PruningTask
 
 MEASURING_CODE = (
     "measuring.evaluator",
     "measuring.folding",
+    "measuring.grading",
     "measuring.repair",
     "measuring.predicted",
     "training.batchnorm",
@@ -41,6 +43,7 @@ def measurement_key(task: PruningTask, curvature: CurvatureSettings, repair: str
         analysis_key(task, curvature),
         task.reward.images,
         task.reward.labels,
+        task.metric if isinstance(task.metric, str) else fingerprint_of(task.metric),
         repair,
         code_digest(*(importlib.import_module(f"prune_gym.{name}") for name in MEASURING_CODE)),
         *own_code,

@@ -114,7 +114,7 @@ def export_onnx(
             the outputs differ by more than the tolerance; nothing is written.
         OSError: If the file cannot be written.
     """
-    _require_onnx()
+    require_onnx()
     inputs = _checked_inputs(model, example_input)
     with modes_restored(model), torch.no_grad():
         content = _onnx_bytes(_program(model.eval(), inputs, dynamic_batch))
@@ -228,7 +228,12 @@ def _like(example: Tensor, batch: int) -> Tensor:
     return rows + noise.to(rows)
 
 
-def _require_onnx() -> None:
+def require_onnx() -> None:
+    """Raise unless the ONNX libraries are installed.
+
+    Raises:
+        ImportError: those that are missing are named.
+    """
     missing = [name for name in _ONNX_LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(f"ONNX export needs {', '.join(missing)}: pip install 'prune-gym[onnx]'")

@@ -6,21 +6,28 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from hessian.support.modes import modes_restored
 from prune_gym.data.loader_split import DatasetSplit, split_of_loader, spread
 from prune_gym.data.splits import ImageSplit, TensorSplit
 from prune_gym.support.device import module_device
 from prune_gym.support.files import sha256_of
+from prune_gym.tasks.outputs import count_outputs, knows_own_targets, own_targets
 
 SplitLike: TypeAlias = TensorSplit | DatasetSplit | tuple[torch.Tensor, torch.Tensor] | Dataset[Any] | DataLoader[Any]
 """What a task accepts as a split: tensors ``(images, labels)``, a map-style dataset, or a loader of one."""
+
+Metric: TypeAlias = Callable[[nn.Module, TensorSplit], float]
+"""How good a network is on a split: one number, higher is better."""
+
+AGREEMENT: Literal["agreement"] = "agreement"
+"""The metric that needs no labels: how far outputs agree with the dense network's
+(:mod:`prune_gym.measuring.grading`)."""
 
 CALIBRATION_SIZE = 1024
 """Images of dense-train that :func:`task_from_loaders` calibrates on."""
@@ -34,7 +41,10 @@ IN_MEMORY = ("calibration", "reward")
 
 @dataclass(frozen=True, eq=False)
 class PruningTask:
-    """A trained classifier with the data that prices, scores and reports its pruning.
+    """A trained network with the data that prices, scores and reports its pruning.
+
+    A classifier is scored by its accuracy. Any other network (segmentation, detection, regression) brings a ``metric``,
+    or is scored by its agreement with the dense network; splits may then be bare images ``[N, ...]``.
 
     The splits are accepted as ``(images, labels)`` tensors, map-style datasets or loaders of one. Calibration and
     reward are read into memory once and are :class:`TensorSplit` afterwards; test and train stay in their dataset
@@ -43,7 +53,8 @@ class PruningTask:
 
     Attributes:
         name: Names the task in caches, tables and result files.
-        model: The dense, trained network; maps images ``[N, ...]`` to logits ``[N, num_classes]``.
+        model: The dense, trained network; maps images ``[N, ...]`` to logits ``[N, num_classes]``, with a ``metric`` to
+            any tensors ``[N, ...]``.
         example_input: One small input batch ``[N, ...]`` of the images' shape, to trace the network with.
         calibration: Images for curvature, refits and batch-norm statistics; a part of ``train``.
         reward: Images that rewards are measured on; the network must not have been trained on them.
@@ -54,7 +65,10 @@ class PruningTask:
         train: Images that trained the dense network, for fine-tuning, or None.
         model_factory: Name under which :mod:`prune_gym.tasks.models` rebuilds the untrained network, or None.
         model_kwargs: Arguments of that factory.
-        num_classes: Outputs of the network; found, not given.
+        metric: ``metric(model, split) -> float``, higher is better, in place of accuracy; ``"agreement"`` for agreement
+            with the dense network's outputs, which needs no labels; None for top-1 accuracy. With a metric, labels are
+            whatever it reads, ``[N, ...]``.
+        num_classes: Outputs of the network (of a dense prediction, its channels); found, not given.
 
     Raises:
         TypeError: If a field has the wrong type.
@@ -73,16 +87,20 @@ class PruningTask:
     train: ImageSplit | None = None
     model_factory: str | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    metric: Metric | Literal["agreement"] | None = None
     num_classes: int = field(init=False)
 
     def __post_init__(self) -> None:
         _check_fields(self)
-        num_classes = _count_classes(self.model, self.example_input)
+        num_classes = count_outputs(self.model, self.example_input, classes_only=self.metric is None)
         for split in ("calibration", "reward", "test", "train"):
             value = getattr(self, split)
             if value is None and split in ("test", "train"):
                 continue
-            object.__setattr__(self, split, _checked_split(split, value, self.example_input, num_classes))
+            if self.metric is not None:
+                value = _with_targets(self, split, value)
+            checked = _checked_split(split, value, self.example_input, num_classes if self.metric is None else None)
+            object.__setattr__(self, split, checked)
         object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
         object.__setattr__(self, "model_kwargs", dict(self.model_kwargs))
         object.__setattr__(self, "num_classes", num_classes)
@@ -104,6 +122,8 @@ def _check_fields(task: PruningTask) -> None:
         raise TypeError("example_input is a float tensor [N, ...], for example images[:1]")
     if not callable(task.criterion):
         raise TypeError(f"criterion is a function (logits, labels) -> loss; got {task.criterion!r}")
+    if not (task.metric is None or task.metric == AGREEMENT or callable(task.metric)):
+        raise TypeError(f"metric is a function (model, split) -> float, 'agreement' or None; got {task.metric!r}")
     if isinstance(task.ignored_layers, str):
         raise TypeError(f"ignored_layers is a sequence of names; write ({task.ignored_layers!r},)")
     modules = dict(task.model.named_modules())
@@ -137,20 +157,6 @@ def check_target(target: float) -> None:
     """
     if not 0.0 < target < 1.0:
         raise ValueError(f"default_target is a FLOPs reduction in (0, 1), for example 0.76; got {target}")
-
-
-def _count_classes(model: nn.Module, example_input: torch.Tensor) -> int:
-    """Width of the logits, found by running the example."""
-    try:
-        with modes_restored(model), torch.no_grad():
-            model.eval()
-            logits = model(example_input.to(module_device(model)))
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the model does not accept example_input {list(example_input.shape)}: {error}") from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or len(logits) != len(example_input):
-        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ValueError(f"the model must return logits [N, num_classes]; it returned {given}")
-    return logits.shape[1]
 
 
 def task_from_loaders(
@@ -213,7 +219,23 @@ def _recognised(name: str, value: Any) -> TensorSplit | DatasetSplit:
     )
 
 
-def _checked_split(name: str, value: Any, example_input: torch.Tensor, num_classes: int) -> ImageSplit:
+def _with_targets(task: PruningTask, name: str, value: Any) -> Any:
+    """Images without labels get the dense network's own outputs as such; so do those that curvature is measured on.
+
+    Curvature takes no notice of the labels of cross-entropy and of squared errors; a criterion of the user's may.
+    """
+    own = knows_own_targets(task.criterion)
+    if isinstance(value, torch.Tensor):
+        return TensorSplit(value, own_targets(task.model, value, task.criterion))
+    if name != "calibration" or not own:
+        return value
+    split = _as_split(name, value)
+    images = split.read().images if isinstance(split, DatasetSplit) else split.images
+    return TensorSplit(images, own_targets(task.model, images, task.criterion))
+
+
+def _checked_split(name: str, value: Any, example_input: torch.Tensor, num_classes: int | None) -> ImageSplit:
+    """A split that fits the network; its labels are class indices where the number of classes is given."""
     split = _as_split(name, value)
     try:
         if isinstance(split, DatasetSplit) and name in IN_MEMORY:
@@ -222,22 +244,29 @@ def _checked_split(name: str, value: Any, example_input: torch.Tensor, num_class
         sample = split.subset(slice(1)).read() if isinstance(split, DatasetSplit) else split
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from error
-    _check_split(name, sample, example_input, num_classes)
+    _check_images(name, sample.images, example_input)
+    if num_classes is not None:
+        _check_labels(name, sample.labels, num_classes)
     return split
 
 
-def _check_split(name: str, split: TensorSplit, example_input: torch.Tensor, num_classes: int) -> None:
-    images, labels = split.images, split.labels
+def _check_images(name: str, images: torch.Tensor, example_input: torch.Tensor) -> None:
     if not images.is_floating_point():
         raise ValueError(f"{name}: images are floats, normalised for the model; got {images.dtype}")
-    if labels.dtype != torch.long:
-        raise ValueError(f"{name}: labels are class indices of dtype torch.int64; got {labels.dtype}")
     if images.shape[1:] != example_input.shape[1:]:
         raise ValueError(
             f"{name}: images have shape {list(images.shape[1:])}, example_input {list(example_input.shape[1:])}"
         )
     if not torch.isfinite(images).all():
         raise ValueError(f"{name}: images hold NaN or infinite values; clean or normalise them first")
+
+
+def _check_labels(name: str, labels: torch.Tensor, num_classes: int) -> None:
+    if labels.dtype != torch.long or labels.ndim != 1:
+        raise ValueError(
+            f"{name}: labels are class indices [N] of dtype torch.int64; got {labels.dtype} {list(labels.shape)} "
+            "(others need a metric)"
+        )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ValueError(

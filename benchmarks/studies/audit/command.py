@@ -18,13 +18,13 @@ from rich.console import Console
 
 from benchmarks.common.arguments import check_distinct, default_threads, positive, writable
 from benchmarks.common.command import reports_errors
-from benchmarks.common.progress import StageProgress
 from benchmarks.common.provenance import write_result
 from benchmarks.studies.audit.runs import SPLITS, AuditRequest, audit_result, run_audits
 from benchmarks.studies.audit.tables import correlation_table, feature_table
 from hessian.kfac.loss_curvature import FISHER_TYPES
 from prune_gym.measuring.curvature_cache import CurvatureSettings
 from prune_gym.support.device import resolve_device
+from prune_gym.support.stage_progress import StageProgress
 from prune_gym.tasks.registry import task_names
 
 

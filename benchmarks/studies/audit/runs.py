@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from benchmarks.common.progress import StageProgress
 from hessian.audit.report import AuditReport
 from prune_gym.data.loader_split import DatasetSplit
 from prune_gym.data.splits import TensorSplit
 from prune_gym.measuring.curvature_cache import CurvatureSettings
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.support.stage_progress import StageProgress
 
 SPLITS = ("calibration", "reward")
 BATCH_SIZE = 250

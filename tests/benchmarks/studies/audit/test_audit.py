@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.common.progress import StageProgress
 from benchmarks.common.provenance import write_result
 from benchmarks.studies.audit.command import main
 from benchmarks.studies.audit.plot import plot_audit
 from benchmarks.studies.audit.runs import AuditRequest, AuditRun, run_audits
 from benchmarks.studies.audit.tables import correlation_table, feature_table
 from prune_gym.problem import PruningProblem
+from prune_gym.support.stage_progress import StageProgress
 from tests.benchmarks import tiny_task
 
 

@@ -1,7 +1,7 @@
 """Progress on the terminal: one bar a stage, fed by plain callbacks.
 
-Libraries report progress by calling ``callback(description, done, total)``. Here that becomes a row of bars on a
-terminal, and one line a stage where output goes to a file.
+Long steps report progress by calling ``callback(description, done, total)``. Here that becomes a row of bars on a
+terminal or in a notebook, and one line a stage where output goes to a file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class StageProgress:
             TimeElapsedColumn(),
             TextColumn("{task.fields[detail]}", style="dim", table_column=Column(no_wrap=True)),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=not (self.console.is_terminal or self.console.is_jupyter),
         )
 
     def __enter__(self) -> StageProgress:
@@ -64,7 +64,7 @@ class StageProgress:
         started = time.perf_counter()
         yield self._callback(bar)
         self._bars.update(bar, total=1, completed=1, detail="")
-        if not self.console.is_terminal:
+        if not (self.console.is_terminal or self.console.is_jupyter):
             self.console.print(f"{name}: {time.perf_counter() - started:.1f} s", highlight=False)
 
     def _callback(self, bar: TaskID) -> Progress:

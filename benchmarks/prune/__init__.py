@@ -1,0 +1,1 @@
+"""Prune a network of your own: the command `prune-gym prune`."""
