@@ -10,7 +10,8 @@ return                           sum of the episode's rewards
 accuracy, soft_accuracy          of the last plan, on the reward split (fractions)
 flops_reduction, lambda          of the last plan (fraction); penalty weight it was scored with
 violation, score                 of the last plan
-target_flops_reduction           what was asked for (fraction)
+target_flops_reduction           what was asked for (fraction); 0 where the target is of something else
+reduction, target_reduction      the same two of what the target limits: FLOPs, parameters or latency
 kept                             kept units per layer of the last plan (list of int)
 measured_evaluations             distinct plans measured so far, the start plan included
 ================================ ==================================================================
@@ -26,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from agents.interface.protocol import TOLERANCE
+from agents.interface.protocol import TOLERANCE, reduction_of, target_of
 
 Record = dict[str, Any]
 Callback = Callable[[Record], "bool | None"]
@@ -36,6 +37,8 @@ INFO_KEYS = (
     "soft_accuracy",
     "flops_reduction",
     "target_flops_reduction",
+    "reduction",
+    "target_reduction",
     "lambda",
     "violation",
     "score",
@@ -59,18 +62,17 @@ def best_feasible(history: list[Record], target: float | None = None) -> Record 
 
     Args:
         history: records of :func:`episode_record`.
-        target: only records of this target FLOPs reduction; None: of the last record's.
+        target: only records of this target; None: of the last record's.
 
     Returns:
         The record; None if there is none.
     """
-    if target is None and history:
-        target = history[-1].get("target_flops_reduction")
+    of_plans = [record for record in history if "flops_reduction" in record]
+    if not of_plans:
+        return None
+    wanted = target_of(of_plans[-1]) if target is None else target
     feasible = [
-        record
-        for record in history
-        if record.get("target_flops_reduction") == target
-        and 0 <= record["flops_reduction"] - record["target_flops_reduction"] <= TOLERANCE
+        record for record in of_plans if target_of(record) == wanted and 0 <= reduction_of(record) - wanted <= TOLERANCE
     ]
     return max(feasible, key=lambda record: record["score"], default=None)
 

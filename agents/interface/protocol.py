@@ -7,21 +7,21 @@ scored by its reward model. Everything is asked of ``env.unwrapped``; whether it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
 
 TOLERANCE = 0.02
-"""A plan meets a target when its FLOPs reduction is at most this far above it (and not below)."""
+"""A plan meets a target when its reduction is at most this far above it (and not below)."""
 
 
 class Costs(Protocol):
-    """What plans cost."""
+    """What plans cost, of what the target limits."""
 
     def reduction(self, kept: np.ndarray) -> Any:
-        """FLOPs reductions [...] (fractions) of the plans `kept` [..., L]."""
+        """Reductions [...] (fractions) of the plans `kept` [..., L]."""
         ...
 
 
@@ -31,11 +31,6 @@ class Problem(Protocol):
     @property
     def log_curves(self) -> Sequence[np.ndarray]:
         """Per layer, [num_units]: entry k is the log predicted loss increase of removing k units. Finite."""
-        ...
-
-    @property
-    def cost(self) -> Costs:
-        """The task's costs."""
         ...
 
     def prefetch(self, plans: Sequence[Sequence[int]]) -> None:
@@ -71,6 +66,11 @@ class PlannableEnv(Protocol):
         ...
 
     @property
+    def cost(self) -> Costs:
+        """What the target limits: FLOPs, parameters or latency."""
+        ...
+
+    @property
     def reward(self) -> Metric:
         """How plans are scored."""
         ...
@@ -80,11 +80,11 @@ class PlannableEnv(Protocol):
         ...
 
     def score_of(self, evaluations: np.ndarray, reductions: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
-        """Scores [...] of plans `kept` [..., L] with these metrics and FLOPs reductions, under the current target."""
+        """Scores [...] of plans `kept` [..., L] with these metrics and reductions, under the current target."""
         ...
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Gymnasium's; ``options={"target": x}`` sets the episode's target FLOPs reduction."""
+        """Gymnasium's; ``options={"target": x}`` sets the episode's target, as a reduction."""
         ...
 
     def fork(self, **overrides: Any) -> gym.Env:
@@ -105,6 +105,19 @@ def plannable(env: gym.Env | gym.vector.VectorEnv) -> PlannableEnv:
             'gymnasium.make("HOBSPrune-v0")'
         )
     return inner
+
+
+def target_of(info: Mapping[str, Any]) -> float:
+    """The target of an episode by its information or its record, as a reduction of what it limits.
+
+    Records and environments that know FLOPs targets only say it by another name.
+    """
+    return float(info["target_reduction"] if "target_reduction" in info else info["target_flops_reduction"])
+
+
+def reduction_of(info: Mapping[str, Any]) -> float:
+    """What the plan of an episode reduces, of what the target limits."""
+    return float(info["reduction"] if "reduction" in info else info["flops_reduction"])
 
 
 def finite_reward(reward: Any) -> float:

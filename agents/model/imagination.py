@@ -55,7 +55,7 @@ class Imagination:
         """Where `actions` [N, L] would lead."""
         actions = np.asarray(actions, dtype=np.float32)
         kept = self.env.decode(actions, self.start)
-        return Moves(actions, kept, self.env.problem.cost.reduction(kept))
+        return Moves(actions, kept, self.env.cost.reduction(kept))
 
     def believing(self, action: np.ndarray) -> Imagination:
         """The same with the plan of an action [L] known, at the score that is expected of it."""
@@ -108,7 +108,7 @@ class Imagination:
         for _ in range(halvings):
             middle = (low + high) / 2
             kept = self.env.decode(_shifted(wrong, middle), self.start)
-            enough = (self.env.problem.cost.reduction(kept) >= self.target)[:, None]
+            enough = (self.env.cost.reduction(kept) >= self.target)[:, None]
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         shifted = moves.actions.copy()
         shifted[off] = _shifted(wrong, high)
@@ -130,7 +130,7 @@ class Imagination:
         """Scores of measured plans under the current target; minus infinity where they do not meet it."""
         metric = self.env.reward.metric
         qualities = np.array([getattr(self.experience.plans[plan], metric) for plan in plans])
-        reductions = self.env.problem.cost.reduction(np.array(plans))
+        reductions = self.env.cost.reduction(np.array(plans))
         return np.where(
             self.meets_target(reductions), self.env.score_of(qualities, reductions, np.array(plans)), -np.inf
         )

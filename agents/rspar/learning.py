@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from agents.interface.monitor import Monitor
-from agents.interface.protocol import PlannableEnv, finite_reward, plannable
+from agents.interface.protocol import PlannableEnv, finite_reward, plannable, target_of
 from agents.model.acquisition import eligible
 from agents.model.experience import Experience, Move, as_plan, fingerprint
 from agents.model.imagination import Imagination
@@ -73,17 +73,17 @@ def learn_with_imagination(
             break
         if over:
             # A batch is chosen for one target, which its episodes keep.
-            observation, info = env.reset(options={"target": info["target_flops_reduction"]}) if chosen else env.reset()
+            observation, info = env.reset(options={"target": target_of(info)}) if chosen else env.reset()
             episode_return = 0.0
         else:
             chosen.clear()
         experience.absorb(plans)
-        imagination = Imagination(plans, experience, info["kept"], float(info["target_flops_reduction"]))
+        imagination = Imagination(plans, experience, info["kept"], target_of(info))
         if carried:
             chosen, carried = carried_over(agent, imagination, observation), False
         if not chosen:
             states = [State(observation, imagination, float(info["score"]))]
-            met = [imagination.target, *(record["target_flops_reduction"] for record in agent.history)]
+            met = [imagination.target, *(target_of(record) for record in agent.history)]
             states += states_at_other_targets(plans, experience, met, settings.other_targets, agent.rng)
             monitor.log(practise(agent, settings, states), agent.num_timesteps)
             samples = np.tanh(imagined_decisions(agent, observation, settings.proposals).pre_squash)
@@ -236,7 +236,7 @@ def _first_reset(agent: LearnerState, env: gym.Env) -> tuple[np.ndarray, dict[st
     if experience is None or experience.fingerprint != fingerprint(plans) or not experience.restore_archive(plans):
         return env.reset(seed=agent.reset_seed)
     if experience.moves and agent.history:
-        _, info = env.reset(options={"target": agent.history[-1]["target_flops_reduction"]})
+        _, info = env.reset(options={"target": target_of(agent.history[-1])})
         if as_plan(info["kept"]) == experience.moves[-1].start:
             env.step(experience.moves[-1].action)
     return env.reset()

@@ -17,7 +17,7 @@ import numpy as np
 
 from agents.interface.learner import Environment
 from agents.interface.monitor import Monitor
-from agents.interface.protocol import PlannableEnv, finite_reward, plannable, positive
+from agents.interface.protocol import PlannableEnv, finite_reward, plannable, positive, target_of
 from agents.model.acquisition import eligible
 from agents.model.experience import Experience, Move, Plan, as_plan, fingerprint
 from agents.model.imagination import Imagination
@@ -136,7 +136,7 @@ class Search(PlanChooser):
         """Start an episode; make sure that it is about the same question as those before."""
         first = self._experience is None
         _, info = env.reset(seed=self.seed if first else None)
-        identity, target = fingerprint(plans), float(info["target_flops_reduction"])
+        identity, target = fingerprint(plans), target_of(info)
         if self._experience is None:
             self._experience, self._target = Experience(identity, self.reward_model()), target
         if self._experience.fingerprint != identity or self._target != target:

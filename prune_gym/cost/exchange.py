@@ -85,7 +85,7 @@ class Exchange:
 
     table: LossTable
     form: QuadraticCost
-    dense: int
+    dense: float
     target: float
     kept: IntArray
     _coupled: tuple[IntArray, IntArray] = field(init=False)

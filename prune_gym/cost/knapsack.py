@@ -1,6 +1,7 @@
-"""The cheapest plan that meets a FLOPs target, by predicted loss: a knapsack whose items share their sizes.
+"""The cheapest plan that meets a target, by predicted loss: a knapsack whose items share their sizes.
 
-Minimise ``sum_l curve_l[removed_l]`` subject to ``FLOPs(kept) <= budget``. Three steps, each exact in what it does:
+Minimise ``sum_l curve_l[removed_l]`` subject to ``FLOPs(kept) <= budget``, or parameters, or latency
+(:mod:`prune_gym.cost.budgeted`). Three steps, each exact in what it does, for latency on a quadratic form close to it:
 
 1. For a price ``mu`` on FLOPs, coordinate descent: with all other layers fixed, FLOPs are quadratic in one layer's
    count, so its best count is found by looking at all of them. Bisection on ``mu`` brackets the budget.
@@ -18,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.exchange import Exchange, LossTable
 from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
-from prune_gym.cost.model import CostModel
 
 _PRICE_STEPS = 40
 _DESCENT_SWEEPS = 20
@@ -28,19 +29,19 @@ _DESCENT_SWEEPS = 20
 
 def knapsack(
     curves: Sequence[Any],
-    cost: CostModel,
+    cost: BudgetedCost,
     target: float,
     max_ratio: float = 0.95,
     *,
     limits: CountLimits | None = None,
 ) -> IntArray:
-    """Kept counts of least summed loss whose FLOPs reduction is at least the target.
+    """Kept counts of least summed loss whose reduction of the cost is at least the target.
 
     Args:
         curves: one array [num_units] a layer, ``curves[l][k]`` = predicted loss increase of removing k units; made
             non-decreasing before use.
-        cost: the network's cost model.
-        target: FLOPs reduction to reach, fraction in [0, 1).
+        cost: what is limited; a :class:`prune_gym.cost.model.CostModel` limits FLOPs.
+        target: reduction to reach, fraction in [0, 1).
         max_ratio: largest pruning ratio of a layer; ignored when ``limits`` are given.
         limits: legal counts, if they are to be other than ``max_ratio`` alone says.
 
@@ -55,7 +56,7 @@ def knapsack(
     return _Search(_checked(curves, cost), cost, limits, target).run()
 
 
-def _checked(curves: Sequence[Any], cost: CostModel) -> list[FloatArray]:
+def _checked(curves: Sequence[Any], cost: BudgetedCost) -> list[FloatArray]:
     if len(curves) != len(cost.units):
         raise ValueError(f"expected one curve a layer, {len(cost.units)}; got {len(curves)}")
     arrays = [np.asarray(curve, dtype=np.float64) for curve in curves]
@@ -71,7 +72,7 @@ def _checked(curves: Sequence[Any], cost: CostModel) -> list[FloatArray]:
 class _Search:
     """One knapsack problem: losses by kept count, FLOPs in fractions of the dense network's."""
 
-    def __init__(self, curves: list[FloatArray], cost: CostModel, limits: CountLimits, target: float) -> None:
+    def __init__(self, curves: list[FloatArray], cost: BudgetedCost, limits: CountLimits, target: float) -> None:
         self.cost = cost
         self.limits = limits
         self.target = target
@@ -111,11 +112,11 @@ class _Search:
 
     def _descend(self, start: IntArray, price: float) -> IntArray:
         """Coordinate descent on ``loss + price * FLOPs / dense FLOPs``."""
-        form, kept = self.cost.flops_form, start.astype(np.float64)
+        form, kept = self.cost.form, start.astype(np.float64)
         slope, square, price = (
             2.0 * (kept @ form.pairwise) + form.linear,
             form.pairwise.diagonal(),
-            price / self.cost.dense_flops,
+            price / self.cost.dense,
         )
         sizes = self.table.sizes.tolist()
         for _ in range(_DESCENT_SWEEPS):
@@ -137,14 +138,15 @@ class _Search:
         kept = kept.copy()
         while not self._feasible(kept):
             fewer = self.limits.one_fewer(kept)
-            saved = -self.cost.flops_form.change(kept, fewer)
+            saved = self.cost.of(kept) - self.cost.each_changed(kept, fewer)
             harm = np.where(fewer < kept, self._changes(kept, fewer) / np.maximum(saved, 1.0), np.inf)
             layer = int(harm.argmin())
             kept[layer] = fewer[layer]
         while True:
             more = self.limits.one_more(kept)
-            spent = self.cost.flops_form.change(kept, more)
-            after = 1.0 - (self.cost.flops_form(kept) + spent) / self.cost.dense_flops
+            costs = self.cost.each_changed(kept, more)
+            spent = costs - self.cost.of(kept)
+            after = 1.0 - costs / self.cost.dense
             gain = np.where((more > kept) & (after >= self.target), -self._changes(kept, more), -np.inf)
             gain = gain / np.maximum(spent, 1.0)
             if np.isneginf(gain).all():
@@ -158,4 +160,4 @@ class _Search:
     def _exchange(self, kept: IntArray) -> IntArray:
         """Best pairs of counts under the budget until no pair of layers improves."""
         cost = self.cost
-        return Exchange(self.table, cost.flops_form, cost.dense_flops, self.target, kept).run()
+        return Exchange(self.table, cost.form, cost.dense, cost.form_target(kept, self.target), kept).run()

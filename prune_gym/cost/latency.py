@@ -29,7 +29,7 @@ from prune_gym.support.fingerprint import network_fingerprint
 from prune_gym.support.timing import time_callable, time_model
 
 BATCH_SIZE = 32
-"""Images a timed call."""
+"""Images a timed call, unless told otherwise."""
 
 SHARES = (0.05, 0.25, 0.5, 0.75, 1.0)
 """Shares of a layer's inputs and outputs that are timed."""
@@ -44,12 +44,17 @@ class LayerTimes:
     Attributes:
         outputs: float64 [R], ascending output counts.
         inputs: float64 [C], ascending input counts.
-        milliseconds: float64 [R, C].
+        milliseconds: float64 [R, C], non-decreasing along both (a larger layer that was measured faster counts as fast
+            as the smaller one: a target must not be met by adding channels).
     """
 
     outputs: FloatArray
     inputs: FloatArray
     milliseconds: FloatArray
+
+    def __post_init__(self) -> None:
+        rising = np.maximum.accumulate(np.maximum.accumulate(self.milliseconds, axis=0), axis=1)
+        object.__setattr__(self, "milliseconds", rising)
 
     def __call__(self, outputs: IntArray, inputs: IntArray) -> FloatArray:
         """Milliseconds at sizes [...], bilinear in between and constant outside."""
@@ -80,14 +85,16 @@ class LatencyTable:
         cost: the network's cost model.
         layers: module name -> its times.
         rest: milliseconds the dense network takes beyond its layers.
+        batch_size: images of the timed batch.
     """
 
     cost: CostModel
     layers: dict[str, LayerTimes]
     rest: float
+    batch_size: int = BATCH_SIZE
 
     def __call__(self, kept: IntArray) -> FloatArray:
-        """Milliseconds of :data:`BATCH_SIZE` images: kept int [..., L] -> float64 [...]."""
+        """Milliseconds of a batch: kept int [..., L] -> float64 [...]."""
         kept = np.asarray(kept)
         total = self.rest * kept.sum(axis=-1) / self.cost.units.sum()
         for name, times in self.layers.items():
@@ -109,7 +116,13 @@ class LatencyTable:
 
 
 def latency_table(
-    model: nn.Module, example_input: torch.Tensor, cost: CostModel, name: str, folder: Path, progress: Progress | None
+    model: nn.Module,
+    example_input: torch.Tensor,
+    cost: CostModel,
+    name: str,
+    folder: Path,
+    progress: Progress | None,
+    batch_size: int = BATCH_SIZE,
 ) -> LatencyTable:
     """The table of a network on the device it is on, from the cache or measured now (seconds).
 
@@ -120,6 +133,7 @@ def latency_table(
         name: the task's name, for the file.
         folder: the cache.
         progress: called with (description, done, total) while measuring.
+        batch_size: images of the timed batch.
     """
     device = module_device(model)
     key = sha256_of(
@@ -132,7 +146,7 @@ def latency_table(
         torch.get_num_threads(),
         [platform.machine(), platform.processor(), os.cpu_count() or 0],
         list(SHARES),
-        BATCH_SIZE,
+        batch_size,
     )
 
     def restore(tensors: Tensors, metadata: Metadata) -> LatencyTable:
@@ -142,16 +156,20 @@ def latency_table(
             )
             for module in cost.input_shapes
         }
-        return LatencyTable(cost, layers, float(metadata["rest"]))
+        return LatencyTable(cost, layers, float(metadata["rest"]), batch_size)
 
     def compute() -> tuple[Tensors, Metadata]:
-        return measure(model, example_input, cost, progress).tensors()
+        return measure(model, example_input, cost, progress, batch_size).tensors()
 
     return remember(cache_path(folder, name, "latency", key), compute, restore)
 
 
 def measure(
-    model: nn.Module, example_input: torch.Tensor, cost: CostModel, progress: Progress | None = None
+    model: nn.Module,
+    example_input: torch.Tensor,
+    cost: CostModel,
+    progress: Progress | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> LatencyTable:
     """Time every layer at its grid of sizes, equal layers once, and the dense network as a whole."""
     modules: dict[str, Any] = dict(model.named_modules())
@@ -167,14 +185,14 @@ def measure(
         )
         key = (repr(module), shape, *(tuple(grid) for grid in grids))
         if key not in measured:
-            measured[key] = _time_layer(module, shape, *grids)
+            measured[key] = _time_layer(module, (batch_size, *shape), *grids)
         layers[name] = measured[key]
         if progress is not None:
             progress("measuring latencies", done, len(cost.input_shapes))
-    images = example_input[:1].expand(BATCH_SIZE, *example_input.shape[1:]).contiguous()
+    images = example_input[:1].expand(batch_size, *example_input.shape[1:]).contiguous()
     dense = time_model(model, images, num_iterations=_CALLS, num_warmup=3).p50_ms
     own = sum(float(times.milliseconds[-1, -1]) for times in layers.values())
-    return LatencyTable(cost, layers, max(0.0, dense - own))
+    return LatencyTable(cost, layers, max(0.0, dense - own), batch_size)
 
 
 def _grid(full: int, varies: bool, groups: int) -> list[int]:
@@ -186,6 +204,7 @@ def _grid(full: int, varies: bool, groups: int) -> list[int]:
 
 
 def _time_layer(module: Any, shape: tuple[int, ...], outputs: list[int], inputs: list[int]) -> LayerTimes:
+    """Times of a layer whose dense input is [N, ...] of this shape."""
     device = module.weight.device
     milliseconds = np.empty((len(outputs), len(inputs)))
     for row, rows in enumerate(outputs):
@@ -200,10 +219,10 @@ def _time_layer(module: Any, shape: tuple[int, ...], outputs: list[int], inputs:
 
 
 def _resized(module: Any, shape: tuple[int, ...], outputs: int, inputs: int) -> tuple[nn.Module, torch.Tensor]:
-    """The layer at other sizes, and a batch for it."""
+    """The layer at other sizes, and a batch for it; ``shape`` [N, C, ...] is the dense layer's input."""
     bias = module.bias is not None
     if not isinstance(module, CONVOLUTIONS):
-        return nn.Linear(inputs, outputs, bias), torch.zeros(BATCH_SIZE, *shape[:-1], inputs)
+        return nn.Linear(inputs, outputs, bias), torch.zeros(*shape[:-1], inputs)
     depthwise = module.groups == module.in_channels > 1
     if depthwise:
         inputs = outputs
@@ -218,4 +237,4 @@ def _resized(module: Any, shape: tuple[int, ...], outputs: int, inputs: int) -> 
         groups=inputs if depthwise else module.groups,
         bias=bias,
     )
-    return layer, torch.zeros(BATCH_SIZE, inputs, *shape[1:])
+    return layer, torch.zeros(shape[0], inputs, *shape[2:])

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
 from hessian.channels.layer_calls import calls_of_one_input
-from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
-from prune_gym.cost.projection import project
-from prune_gym.cost.quadratic import FormBuilder
+from prune_gym.cost.budgeted import BudgetedCost, FormCost
+from prune_gym.cost.limits import FloatArray, IntArray
+from prune_gym.cost.quadratic import FormBuilder, QuadraticCost
 
 if TYPE_CHECKING:
     from hessian.channels.group import ChannelGroup, Member
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 CONVOLUTIONS = nn.modules.conv._ConvNd
 
 
-class CostModel:
-    """FLOPs and parameters as functions of kept units.
+class CostModel(BudgetedCost):
+    """FLOPs and parameters as functions of kept units; as a cost that a target limits, the FLOPs.
 
     FLOPs are 2 x MACs of convolutions and linear maps for one input, exactly what ``torch.utils.flop_counter`` counts;
     parameters are all of the network's.
@@ -93,66 +94,35 @@ class CostModel:
         # A depthwise convolution counts all inputs as kept: it loses groups, and each output sees as many as before.
         return 2.0 * self.positions[name] * extents.taps * outputs * inputs / extents.groups
 
-    def limits(self, max_ratio: float = 0.95, *, min_channels: int = 1, round_to: int = 1) -> CountLimits:
-        """Legal kept counts under the given bounds (see :meth:`prune_gym.cost.limits.CountLimits.of`)."""
-        return CountLimits.of(self.groups, max_ratio, min_channels=min_channels, round_to=round_to)
+    @property
+    def form(self) -> QuadraticCost:
+        """The FLOPs."""
+        return self.flops_form
 
-    def largest_reduction(self, limits: CountLimits) -> float:
-        """The FLOPs reduction of the smallest legal network."""
-        return float(self.reduction(limits.minimum))
+    @property
+    def dense(self) -> float:
+        """FLOPs of the dense network."""
+        return self.dense_flops
 
-    def check_target(self, target: float | FloatArray, limits: CountLimits) -> None:
-        """Raise ValueError, naming the reachable range, if a target FLOPs reduction is out of reach."""
-        low, high = float(np.min(target)), float(np.max(target))
-        reachable = self.largest_reduction(limits)
-        if not (low >= 0.0 and high <= reachable):
-            given = f"{low:g}" if low == high else f"[{low:g}, {high:g}]"
-            raise ValueError(
-                f"target FLOPs reduction {given} is out of reach: this network reaches [0, {reachable:.4f}] under "
-                "max_pruning_ratio (and round_to, min_channels); lower the target or raise max_pruning_ratio"
-            )
+    @cached_property
+    def params_cost(self) -> FormCost:
+        """The parameters, as a cost that a target limits."""
+        return FormCost("params", "parameter", self.groups, self.units, self.params_form)
 
-    def project(
-        self,
-        ratios: FloatArray,
-        target: float | FloatArray,
-        max_ratio: float = 0.95,
-        *,
-        limits: CountLimits | None = None,
-    ) -> IntArray:
-        """Move plans onto a FLOPs target: one common shift of all ratios in logit space, then whole units.
-
-        The shift is the smallest one whose rounded plan reduces FLOPs by at least the target. What
-        rounding overshoots is given back, unit by unit, to the layer rounded down furthest among those that still fit;
-        so no single unit of the result can be given back, and projecting twice changes nothing.
+    def module_forms(self, name: str, form: FormBuilder, fit: Sequence[float]) -> None:
+        """Add ``constant + b * outputs + c * inputs + d * outputs * inputs`` of a module to a form.
 
         Args:
-            ratios: float [..., L], pruning ratios in [0, 1].
-            target: FLOPs reduction to reach; a number or an array that broadcasts to the leading dimensions.
-            max_ratio: largest pruning ratio of a layer; ignored when ``limits`` are given.
-            limits: legal counts, if they are to be other than ``max_ratio`` alone says.
-
-        Returns:
-            int64 [..., L], kept units; ``reduction(kept) >= target`` holds exactly.
-
-        Raises:
-            ValueError: ratios outside [0, 1] or NaN, or a target out of reach (the reachable range is named).
+            name: the module's.
+            form: what it is added to.
+            fit: the four coefficients.
         """
-        ratios = np.asarray(ratios, dtype=np.float64)
-        if ratios.shape[-1:] != self.units.shape or not np.all((ratios >= 0.0) & (ratios <= 1.0)):
-            raise ValueError(
-                f"ratios are {len(self.units)} pruning ratios in [0, 1], one a layer; got an array of shape "
-                f"{ratios.shape}: {np.array2string(ratios, threshold=8, precision=4)}"
-            )
-        limits = self.limits(max_ratio) if limits is None else limits
-        self.check_target(target, limits)
-        return self.project_logits(limits.logits(self.units * (1.0 - ratios)), target, limits)
-
-    def project_logits(self, logits: FloatArray, target: float | FloatArray, limits: CountLimits) -> IntArray:
-        """:meth:`project` for ratios given in logit space [..., L], without checks."""
-        odds = np.exp(logits).reshape(-1, len(self.units))
-        targets = np.broadcast_to(np.asarray(target, dtype=np.float64), np.shape(logits)[:-1]).reshape(-1)
-        return project(odds, targets, self.flops_form, self.dense_flops, limits).reshape(np.shape(logits))
+        extents = self._extents[name]
+        constant, outputs, inputs, both = fit
+        form.add(constant, 1.0, np.zeros(len(self.units)))
+        form.add(outputs, extents.outputs, extents.rows)
+        form.add(inputs, extents.inputs, extents.columns)
+        form.add(both, extents.outputs, extents.rows, extents.inputs, extents.columns)
 
 
 @dataclass(frozen=True, eq=False)

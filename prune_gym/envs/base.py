@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.envs.constraint import TargetRange
 from prune_gym.envs.fidelity import Archive, MeasuredFidelity, make_fidelity
@@ -38,7 +39,8 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     Args:
         task: what is pruned.
-        target_flops_reduction: required reduction, or a range sampled at reset; None means the task's default.
+        target_flops_reduction: required reduction, or a range sampled at reset; None means the task's default, unless
+            another setting names the target.
         problem: a loaded problem to share; overrules the settings that make one.
         **settings: the other fields of :attr:`SETTINGS`.
 
@@ -78,13 +80,16 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
             min_channels=self.settings.min_channels,
             round_to=self.settings.round_to,
         )
-        self.targets = TargetRange.of(target_flops_reduction, problem.default_target)
-        problem.cost.check_target(np.array([self.targets.low, self.targets.high]), self.limits)
+        asked = self.settings.one_target()
+        self.limited = asked.quantity
+        self.targets = TargetRange.of(asked.reduction, problem.default_target)
+        if self.limited != "latency":  # which is measured at the first reset
+            self._check_range()
         self._fidelity = make_fidelity(self.settings.fidelity)
         self.render_mode = self.settings.render_mode
         self.layout = ObservationLayout(problem.num_layers, (*self.features.names, *self.OWN_FEATURES))
         self._observer = Observer(self.layout, self.features, problem)
-        self._scorer = Scorer(problem, self.reward)
+        self._scorer = Scorer(problem, self.reward, self.limited)
         self.observation_space = spaces.Box(-BOUND, BOUND, (self.layout.size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (self._action_entries(),), np.float32)
         self.archive: Archive = {}
@@ -95,6 +100,19 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self._past: list[tuple[PlanState, IntArray]] = []
         self._start_score = 0.0
 
+    @property
+    def cost(self) -> BudgetedCost:
+        """What the target limits; latency is measured when first asked for."""
+        return self.problem.cost_of(self.limited)
+
+    def _check_range(self) -> None:
+        self.cost.check_target(np.array([self.targets.low, self.targets.high]), self.limits)
+
+    def start_plan(self, target: float | None = None) -> IntArray:
+        """Where episodes of a target (None: the current one) start, int64 [L]."""
+        wanted = self._target if target is None else target
+        return self.problem.start_plan(self.settings.start, wanted, limits=self.limits, cost=self.cost)
+
     # ------------------------------------------------------------------ episodes
 
     def reset(self, *, seed: int | None = None, options: Mapping[str, Any] | None = None) -> tuple[Observation, Info]:
@@ -102,18 +120,20 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
         Args:
             seed: seeds the targets' sampling and restores lambda to ``lambda_0``.
-            options: ``{"target": x}`` sets this episode's target FLOPs reduction.
+            options: ``{"target": x}`` sets this episode's target, as a reduction.
 
         Raises:
             ValueError: an unknown option, or a target out of reach.
         """
         super().reset(seed=seed)
         self.problem.load()
+        if self._state is None:
+            self._check_range()
         self._adapt_lambda(restart=seed is not None)
         self._target = self.next_target(options or {}, self.np_random)
         self._steps = 0
         self._past = []
-        start = self.problem.start_plan(self.settings.start, self._target, limits=self.limits)
+        start = self.start_plan()
         self._state = self._visit(start)
         self._start_score = self._state.score
         return self._look_at(start.copy()), self._info({"accuracy": 0.0, "violation": 0.0})
@@ -132,7 +152,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     @property
     def target(self) -> float:
-        """The current episode's target FLOPs reduction."""
+        """The current episode's target, as a reduction of what it limits."""
         return self._target
 
     @property
@@ -154,7 +174,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
         Args:
             evaluations: [...], what plans measure in the reward's metric (soft accuracy by default).
-            reductions: [...], their FLOPs reductions.
+            reductions: [...], their reductions of what the target limits.
             kept: int [..., L], the plans; only rewards that weigh latency need them.
 
         Returns:
@@ -172,16 +192,16 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         start plan of the current target is among them (and is measured if it was not).
 
         Args:
-            tolerance: plans count whose FLOPs reduction is in ``[target, target + tolerance]``.
+            tolerance: plans count whose reduction is in ``[target, target + tolerance]``.
 
         Returns:
             Kept units int64 [L], and what they score.
         """
         self.problem.load()
-        start = self.problem.start_plan(self.settings.start, self._target, limits=self.limits)
+        start = self.start_plan()
         MeasuredFidelity().evaluate(self.problem, self.archive, start)
         plans = np.array(list(self.archive))
-        reductions = self.problem.cost.reduction(plans)
+        reductions = self.cost.reduction(plans)
         meets = (reductions >= self._target) & (reductions <= self._target + tolerance)
         # The start plan stays in the race where whole units cannot come within the tolerance.
         meets |= (plans == start).all(axis=1)
@@ -264,7 +284,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """
         target = self.targets.choose(options, generator)
         if options:
-            self.problem.cost.check_target(target, self.limits)
+            self.cost.check_target(target, self.limits)
         return target
 
     def _adapt_lambda(self, restart: bool) -> None:
@@ -284,7 +304,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     def _observation(self, kept: IntArray, progress: float) -> Observation:
         """The observation of a plan, a fresh array."""
-        reduction = self.problem.cost.reduction(kept)
+        reduction = self.cost.reduction(kept)
         return self._observer(kept, self._accuracy_drop, reduction, self._target, self._lambda, progress)
 
     def _gains(self, before: PlanState, after: PlanState) -> dict[str, float]:
@@ -295,13 +315,15 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         }
 
     def _info(self, rewards: dict[str, float]) -> Info:
-        state = self._current
+        state, of_flops = self._current, self.limited == "flops"
         return {
             "accuracy": state.evaluation.accuracy,
             "soft_accuracy": state.evaluation.soft_accuracy,
             "loss": state.evaluation.loss,
-            "flops_reduction": state.reduction,
-            "target_flops_reduction": self._target,
+            "flops_reduction": state.reduction if of_flops else float(self.problem.cost.reduction(state.kept)),
+            "target_flops_reduction": self._target if of_flops else 0.0,
+            "reduction": state.reduction,
+            "target_reduction": self._target,
             "violation": state.violation,
             "score": state.score,
             "lambda": self._lambda,

@@ -1,4 +1,4 @@
-"""How the FLOPs target binds: as a penalty on the score, or as a projection of every plan."""
+"""How the target binds: as a penalty on the score, or as a projection of every plan."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from hessian.support.names import unknown
+from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
-from prune_gym.cost.model import CostModel
+from prune_gym.cost.target import bounds
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,18 @@ class SoftConstraint:
 
     projects = False
 
-    def plan(self, logits: FloatArray, cost: CostModel, limits: CountLimits, target: float | FloatArray) -> IntArray:
+    def plan(self, logits: FloatArray, cost: BudgetedCost, limits: CountLimits, target: float | FloatArray) -> IntArray:
         """Kept counts int64 [..., L] of pruning ratios given in logit space [..., L]."""
         return limits.from_logits(logits)
 
 
 @dataclass(frozen=True)
 class HardConstraint:
-    """Every plan is moved to the smallest reachable FLOPs reduction at or above the target."""
+    """Every plan is moved to the smallest reachable reduction at or above the target."""
 
     projects = True
 
-    def plan(self, logits: FloatArray, cost: CostModel, limits: CountLimits, target: float | FloatArray) -> IntArray:
+    def plan(self, logits: FloatArray, cost: BudgetedCost, limits: CountLimits, target: float | FloatArray) -> IntArray:
         """Kept counts int64 [..., L], on the target, of pruning ratios given in logit space [..., L]."""
         return cost.project_logits(logits, target, limits)
 
@@ -72,15 +73,7 @@ class TargetRange:
         Raises:
             ValueError: not a number in (0, 1) or an ascending pair of such.
         """
-        given = default if target is None else target
-        pair: list[Any] = [given, given] if np.ndim(given) == 0 else np.asarray(given).tolist()
-        numbers = all(isinstance(bound, (int, float, np.number)) and not isinstance(bound, bool) for bound in pair)
-        if not numbers or len(pair) != 2 or not 0.0 < pair[0] <= pair[1] < 1.0:
-            raise ValueError(
-                "target_flops_reduction is a fraction in (0, 1), for example 0.9, or a range (low, high) of such; "
-                f"got {target!r}"
-            )
-        return cls(float(pair[0]), float(pair[1]))
+        return cls(*bounds("target", default if target is None else target))
 
     def sample(self, generator: np.random.Generator) -> float:
         """One target, uniform over an even grid from low to high; draws nothing where there is a single target."""
@@ -102,5 +95,5 @@ class TargetRange:
             return self.sample(generator)
         target = TargetRange.of(options["target"], self.low)
         if target.low != target.high:
-            raise ValueError(f"options['target'] is a single FLOPs reduction; got {options['target']!r}")
+            raise ValueError(f"options['target'] is a single reduction; got {options['target']!r}")
         return target.low

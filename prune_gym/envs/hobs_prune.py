@@ -174,4 +174,4 @@ class HOBSPruneEnv(PruningEnv):
         origin = self._current.kept if kept is None else np.asarray(kept)
         moves = np.minimum(np.maximum(np.asarray(actions, dtype=np.float64), -1.0), 1.0)
         logits = self.limits.logits(origin) + self.action_scale * moves
-        return self.constraint.plan(logits, self.problem.cost, self.limits, self._target)
+        return self.constraint.plan(logits, self.cost, self.limits, self._target)

@@ -125,8 +125,7 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
     def _feasible(self, choices: IntArray, later: IntArray, target: float) -> IntArray:
         """Counts of the current layer that reach the target with the later layers as given."""
         plan = np.concatenate([self._draft[: self._steps + 1], later[self._steps + 1 :]])
-        cost = self.problem.cost
-        reductions = 1.0 - cost.flops_form.along(plan, self._steps, choices) / cost.dense_flops
+        reductions = 1.0 - self.cost.along(plan, self._steps, choices) / self.cost.dense
         return choices[reductions >= target]
 
     def _look_at(self, draft: IntArray) -> Observation:

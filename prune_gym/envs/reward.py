@@ -77,6 +77,7 @@ class AccuracyFlops:
     metric: Metric = "soft_accuracy"
     schedule: LambdaSchedule = field(default_factory=LambdaSchedule)
     cost: Cost = "flops"
+    weighs_cost = False
     needs_hard_constraint = False
 
     def value(self, quality: FloatOrArray, cost: FloatOrArray) -> FloatOrArray:
@@ -91,6 +92,7 @@ class AMCAccuracy:
     metric: Metric = "accuracy"
     schedule: LambdaSchedule = field(default_factory=lambda: LambdaSchedule(0.0, 0.0))
     cost: Cost = "flops"
+    weighs_cost = False
     needs_hard_constraint = True
 
     def value(self, quality: FloatOrArray, cost: FloatOrArray) -> FloatOrArray:
@@ -105,6 +107,7 @@ class AMCFlops:
     metric: Metric = "accuracy"
     schedule: LambdaSchedule = field(default_factory=lambda: LambdaSchedule(0.0, 0.0))
     cost: Cost = "flops"
+    weighs_cost = True
     needs_hard_constraint = False
 
     def value(self, quality: FloatOrArray, cost: FloatOrArray) -> FloatOrArray:
@@ -130,6 +133,7 @@ class Latency:
     metric: Metric = "soft_accuracy"
     schedule: LambdaSchedule = field(default_factory=LambdaSchedule)
     cost: Cost = "latency"
+    weighs_cost = True
     needs_hard_constraint = False
 
     def value(self, quality: FloatOrArray, cost: FloatOrArray) -> FloatOrArray:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.envs.reward import Reward, violation
 from prune_gym.measuring.evaluator import Evaluation
@@ -20,7 +21,7 @@ class PlanState:
     Attributes:
         kept: int64 [L], kept units.
         evaluation: what the plan scores.
-        reduction: its FLOPs reduction.
+        reduction: its reduction of what the target limits.
         violation: relative shortfall of the reduction.
         value: what the reward finds it worth, without penalty.
         score: value minus the weighted violation.
@@ -40,15 +41,17 @@ class Scorer:
     Args:
         problem: what is pruned.
         reward: what counts.
+        limited: what the target limits, see :meth:`prune_gym.problem.problem.PruningProblem.cost_of`.
     """
 
-    def __init__(self, problem: PruningProblem, reward: Reward) -> None:
+    def __init__(self, problem: PruningProblem, reward: Reward, limited: str | BudgetedCost = "flops") -> None:
         self._problem = problem
         self._reward = reward
+        self._limited = limited
 
     def state(self, kept: IntArray, evaluation: Evaluation, target: float, weight: float) -> PlanState:
         """A plan [L] with its score, where ``weight`` is lambda."""
-        reduction = float(self._problem.cost.reduction(kept))
+        reduction = float(self._problem.cost_of(self._limited).reduction(kept))
         short = float(violation(reduction, target))
         value = float(self.values(getattr(evaluation, self._reward.metric), reduction, kept))
         return PlanState(kept, evaluation, reduction, short, value, value - weight * short)
@@ -58,8 +61,8 @@ class Scorer:
 
         Args:
             qualities: [...], what they measure in the reward's metric.
-            reductions: [...], their FLOPs reductions.
-            kept: int [..., L], the plans; only rewards that weigh latency need them.
+            reductions: [...], their reductions of what the target limits.
+            kept: int [..., L], the plans; only rewards that weigh something else need them.
 
         Raises:
             ValueError: the reward weighs latency and the plans are not given.
@@ -79,10 +82,15 @@ class Scorer:
 
     def _costs(self, reductions: Any, kept: IntArray | None) -> Any:
         """What the reward weighs accuracy against: FLOPs, or latency relative to the dense network's, [...]."""
-        if self._reward.cost == "flops":
+        if self._reward.cost == "flops" and self._limited == "flops":
             return (1.0 - reductions) * self._problem.cost.dense_flops
+        if kept is None and not self._reward.weighs_cost:
+            return reductions
         if kept is None:
+            weighed = "latency" if self._reward.cost == "latency" else "FLOPs"
             raise ValueError(
-                "this reward weighs latency, which needs the plans: score_of(evaluations, reductions, kept)"
+                f"this reward weighs {weighed}, which needs the plans: score_of(evaluations, reductions, kept)"
             )
+        if self._reward.cost == "flops":
+            return self._problem.cost.flops_form(kept)
         return self._problem.latency_table.relative(kept)

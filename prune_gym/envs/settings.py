@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from hessian.support.names import suggest, unknown
+from prune_gym.cost.target import ARGUMENTS, Target
 from prune_gym.envs.constraint import Constraint
 from prune_gym.envs.fidelity import Fidelity
 from prune_gym.envs.render import RENDER_MODES
@@ -19,6 +20,9 @@ from prune_gym.problem.problem import START_NAMES, PruningProblem
 
 if TYPE_CHECKING:
     from prune_gym.tasks.task import PruningTask
+
+TARGETS = ("target", *ARGUMENTS.values())
+"""Settings that name the target; one at most is given."""
 
 S = TypeVar("S", bound="EnvSettings")
 
@@ -33,6 +37,9 @@ class EnvSettings:
     Attributes:
         task: what is pruned, a registered name or an object; names survive ``spec.to_json()``.
         target_flops_reduction: required reduction, or a range sampled at reset; None means the task's default.
+        target_params_reduction: the same for parameters, instead.
+        target_latency: what may be left of the dense network's latency, a share or a range, instead.
+        target: the same as an object, instead.
         reward: name or object, see :mod:`prune_gym.envs.reward`.
         fidelity: name or object, see :mod:`prune_gym.envs.fidelity`.
         repair: how weights that stay are repaired, a name in :data:`prune_gym.measuring.repair.REPAIRS`.
@@ -49,11 +56,14 @@ class EnvSettings:
         render_mode: ``"ansi"``, ``"rgb_array"`` or None.
 
     Raises:
-        ValueError: an unknown start or render mode.
+        ValueError: an unknown start or render mode, or several targets.
     """
 
     task: str | PruningTask = "digits-resnet20"
     target_flops_reduction: float | Sequence[float] | None = None
+    target_params_reduction: float | Sequence[float] | None = None
+    target_latency: float | Sequence[float] | None = None
+    target: Target | None = None
     reward: str | Reward = "accuracy_flops"
     fidelity: str | Fidelity = "measured"
     repair: str = "sequential"
@@ -74,6 +84,17 @@ class EnvSettings:
             raise ValueError(unknown("start", self.start, START_NAMES))
         if self.render_mode is not None and self.render_mode not in RENDER_MODES:
             raise ValueError(unknown("render_mode", self.render_mode, RENDER_MODES))
+        self.one_target()  # refuses several
+
+    def one_target(self) -> Target:
+        """What has to be reached, whichever argument says it.
+
+        Raises:
+            ValueError: several do, or one is out of its range.
+        """
+        return Target.of_arguments(
+            self.target, self.target_flops_reduction, self.target_params_reduction, self.target_latency
+        )
 
     @classmethod
     def of(cls: type[S], given: Mapping[str, Any]) -> S:
@@ -112,7 +133,10 @@ class EnvSettings:
         shared = [name for name in overrides if name in OF_THE_PROBLEM]
         if shared:
             raise ValueError(f"a fork shares the problem, so {shared[0]!r} cannot differ; make another environment")
-        return {**{name: getattr(self, name) for name in self.names()}, **overrides}
+        own = {name: getattr(self, name) for name in self.names()}
+        if any(name in overrides for name in TARGETS):
+            own.update(dict.fromkeys(TARGETS))
+        return {**own, **overrides}
 
     def make_problem(self) -> PruningProblem:
         """The problem these settings describe; its data are not loaded yet."""

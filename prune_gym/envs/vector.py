@@ -49,7 +49,7 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         self.render_mode = self.single.render_mode
         self._fidelity = make_fidelity(self.single.fidelity)
         self._observer = Observer(self.single.layout, self.single.features, self.single.problem)
-        self._scorer = Scorer(self.single.problem, self.single.reward)
+        self._scorer = Scorer(self.single.problem, self.single.reward, self.single.limited)
         self.single_observation_space = self.single.observation_space
         self.single_action_space = self.single.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -166,7 +166,7 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
     def _decode(self, moves: FloatArray, kept: IntArray, targets: FloatArray) -> IntArray:
         single = self.single
         logits = single.limits.logits(kept) + single.action_scale * moves
-        return single.constraint.plan(logits, single.problem.cost, single.limits, targets)
+        return single.constraint.plan(logits, single.cost, single.limits, targets)
 
     def _restart(self, mask: NDArray[np.bool_], options: Mapping[str, Any]) -> None:
         """Begin new episodes where the mask says so."""
@@ -181,7 +181,7 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         )
         for index in np.flatnonzero(mask):
             self._targets[index] = single.next_target(options, self._generators[index])
-            kept[index] = single.problem.start_plan(single.settings.start, self._targets[index], limits=single.limits)
+            kept[index] = single.start_plan(float(self._targets[index]))
         everyone = mask if self._plans is not None else np.ones_like(mask)
         self._plans = self._visit(kept, everyone)
         self._start_scores = np.where(mask, self._plans.scores, self._start_scores)
@@ -198,7 +198,7 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         if single.fidelity == "measured":
             for index in np.flatnonzero(changed):
                 self._visited[index].add(kept[index].tobytes())
-        reductions = single.problem.cost.reduction(kept)
+        reductions = single.cost.reduction(kept)
         violations = np.asarray(violation(reductions, self._targets))
         qualities = metrics[:, METRICS.index(single.reward.metric)]
         values = np.asarray(self._scorer.values(qualities, reductions, kept), dtype=np.float64)
@@ -214,13 +214,16 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         return self._observer(plans.kept, self._drops(plans), plans.reductions, self._targets, self._lambda, progress)
 
     def _info(self, parts: FloatArray) -> dict[str, Any]:
-        plans = self._current
+        plans, single = self._current, self.single
+        of_flops = single.limited == "flops"
         rewards = {"accuracy": parts[0].copy(), "violation": parts[1].copy()}
         present = np.ones(self.num_envs, dtype=np.bool_)
         info: dict[str, Any] = {
             **{name: plans.metrics[:, column].copy() for column, name in enumerate(METRICS)},
-            "flops_reduction": plans.reductions.copy(),
-            "target_flops_reduction": self._targets.copy(),
+            "flops_reduction": plans.reductions.copy() if of_flops else single.problem.cost.reduction(plans.kept),
+            "target_flops_reduction": self._targets.copy() if of_flops else np.zeros(self.num_envs),
+            "reduction": plans.reductions.copy(),
+            "target_reduction": self._targets.copy(),
             "violation": plans.violations.copy(),
             "score": plans.scores.copy(),
             "lambda": self._lambda.copy(),

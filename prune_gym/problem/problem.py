@@ -12,10 +12,14 @@ import torch
 from hessian.channels.find import find_channel_groups
 from hessian.channels.group import ChannelGroup
 from hessian.support.names import unknown
+from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.knapsack import knapsack
+from prune_gym.cost.latency import BATCH_SIZE as LATENCY_BATCH
 from prune_gym.cost.latency import LatencyTable, latency_table
+from prune_gym.cost.latency_cost import LatencyCost
 from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
 from prune_gym.cost.model import CostModel
+from prune_gym.cost.target import QUANTITIES
 from prune_gym.measuring import magnitude, predicted
 from prune_gym.measuring.curvature_cache import CurvatureSettings, analyse
 from prune_gym.measuring.evaluator import Evaluation, Evaluator
@@ -123,7 +127,8 @@ class PruningProblem:
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None
         self._loaded: AnalysedTask | None = None
         self._predictor: predicted.PredictedMetrics | None = None
-        self._latency: LatencyTable | None = None
+        self._latencies: dict[int, LatencyTable] = {}
+        self._latency_cost: LatencyCost | None = None
         self._starts: dict[tuple[Any, ...], IntArray] = {}
 
     # ------------------------------------------------------------------ structure
@@ -240,13 +245,33 @@ class PruningProblem:
 
     @property
     def latency_table(self) -> LatencyTable:
-        """Latencies of plans on :attr:`device`, measured once (seconds) and kept on disk."""
-        if self._latency is None:
+        """Latencies of plans on :attr:`device`, batches of 32 images; measured once (seconds) and kept on disk."""
+        return self.latency_of_batches(LATENCY_BATCH)
+
+    def latency_of_batches(self, batch_size: int) -> LatencyTable:
+        """Latencies of plans for batches of so many images."""
+        if batch_size not in self._latencies:
             task = self.task
-            self._latency = latency_table(
-                task.model, task.example_input, self.cost, self.name, self._folder, self.progress
+            self._latencies[batch_size] = latency_table(
+                task.model, task.example_input, self.cost, self.name, self._folder, self.progress, batch_size
             )
-        return self._latency
+        return self._latencies[batch_size]
+
+    def cost_of(self, quantity: str | BudgetedCost) -> BudgetedCost:
+        """What a target limits: ``"flops"``, ``"params"`` or ``"latency"`` (measured when first asked for).
+
+        Raises:
+            ValueError: another quantity.
+        """
+        if isinstance(quantity, BudgetedCost):
+            return quantity
+        if quantity not in QUANTITIES:
+            raise ValueError(unknown("quantity", quantity, QUANTITIES))
+        if quantity == "latency":
+            if self._latency_cost is None:
+                self._latency_cost = LatencyCost(self.latency_table)
+            return self._latency_cost
+        return self.cost if quantity == "flops" else self.cost.params_cost
 
     # ------------------------------------------------------------------ predictions
 
@@ -306,15 +331,22 @@ class PruningProblem:
     # ------------------------------------------------------------------ start plans
 
     def start_plan(
-        self, start: str, target: float, max_ratio: float = 0.95, *, limits: CountLimits | None = None
+        self,
+        start: str,
+        target: float,
+        max_ratio: float = 0.95,
+        *,
+        limits: CountLimits | None = None,
+        cost: BudgetedCost | None = None,
     ) -> IntArray:
         """Where a search begins: a plan on the target.
 
         Args:
             start: ``"knapsack"`` (least summed predicted loss) or ``"uniform"`` (equal ratios).
-            target: FLOPs reduction.
+            target: reduction of the cost.
             max_ratio: largest pruning ratio of a layer; ignored when ``limits`` are given.
             limits: legal counts.
+            cost: what the target limits; None means FLOPs.
 
         Returns:
             int64 [L] kept units; ``cost.reduction(kept) >= target``.
@@ -325,12 +357,13 @@ class PruningProblem:
         if start not in START_NAMES:
             raise ValueError(unknown("start", start, START_NAMES))
         limits = self.cost.limits(max_ratio) if limits is None else limits
-        key = (start, float(target), limits.minimum.tobytes(), limits.step.tobytes())
+        limited = self.cost if cost is None else cost
+        key = (start, float(target), limits.minimum.tobytes(), limits.step.tobytes(), limited)
         if key not in self._starts:
             if start == "knapsack":
-                self._starts[key] = knapsack(self.curves, self.cost, target, limits=limits)
+                self._starts[key] = knapsack(self.curves, limited, target, limits=limits)
             else:
-                self._starts[key] = self.cost.project(np.full(self.num_layers, 0.5), target, limits=limits)
+                self._starts[key] = limited.project(np.full(self.num_layers, 0.5), target, limits=limits)
         return self._starts[key].copy()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:

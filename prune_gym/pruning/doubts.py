@@ -42,6 +42,6 @@ def trained_on(held_out: Score, test: Score) -> list[str]:
     if gap <= max(doubt, GAP):
         return []
     return [
-        f"the dense network gets {held_out} of the held-out images right but {test} of the test images: it was probably "
-        "trained on the former, which then say little about a pruned one; hold out images it has not seen"
+        f"the dense network gets {held_out} of the held-out images right but {test} of the test images: it was "
+        "probably trained on the former, which then say little about a pruned one; hold out images it has not seen"
     ]

@@ -70,6 +70,10 @@ class SyntheticPruning(gym.Env):
         self.start, self.targets = start, targets
         self.penalty, self.kept = 3.0, None
 
+    @property
+    def cost(self) -> SyntheticCosts:
+        return self.problem.cost
+
     def start_plan(self) -> np.ndarray:
         if not isinstance(self.start, str):
             return np.array(self.start)
