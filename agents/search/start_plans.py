@@ -25,7 +25,7 @@ class StartPlanSearch(PlanChooser):
 
 
 class KnapsackSearch(StartPlanSearch):
-    """The plan of least summed predicted loss (:mod:`prune_gym.cost.knapsack`)."""
+    """The plan of least summed predicted loss (:mod:`prune_gym.allocation.knapsack`)."""
 
     start = "knapsack"
 

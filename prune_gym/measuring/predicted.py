@@ -17,7 +17,7 @@ from scipy.optimize import isotonic_regression
 from hessian import HOBSSensitivityAnalyzer
 from hessian.audit.rank_correlation import spearman
 from hessian.support.progress import Progress
-from prune_gym.cost.knapsack import knapsack
+from prune_gym.allocation.knapsack import knapsack
 from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
 from prune_gym.cost.model import CostModel
 from prune_gym.measuring.evaluator import Evaluator
@@ -144,7 +144,7 @@ def probe_plans(
     The remaining FLOPs fall geometrically from 80 % to the least reachable, since accuracy falls at deep cuts.
 
     Args:
-        curves: predicted loss curves, as for :func:`prune_gym.cost.knapsack.knapsack`.
+        curves: predicted loss curves, as for :func:`prune_gym.allocation.knapsack.knapsack`.
         cost: the network's cost model.
         limits: legal counts.
         count: number of plans (rounded up to even; duplicates are dropped).

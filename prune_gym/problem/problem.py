@@ -12,8 +12,8 @@ import torch
 from hessian.channels.find import find_channel_groups
 from hessian.channels.group import ChannelGroup
 from hessian.support.names import unknown
+from prune_gym.allocation.knapsack import knapsack
 from prune_gym.cost.budgeted import BudgetedCost
-from prune_gym.cost.knapsack import knapsack
 from prune_gym.cost.latency import BATCH_SIZE as LATENCY_BATCH
 from prune_gym.cost.latency import LatencyTable, latency_table
 from prune_gym.cost.latency_cost import LatencyCost

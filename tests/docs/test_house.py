@@ -12,6 +12,7 @@ ROOMS = {
     "prune_gym": (
         "",
         "envs",
+        "pruning",
         "problem",
         "measuring",
         "saving",
@@ -19,6 +20,7 @@ ROOMS = {
         "reconstruction",
         "tasks",
         "training",
+        "allocation",
         "cost",
         "data",
         "support",
@@ -27,6 +29,7 @@ ROOMS = {
     "baselines": ("", "methods", "workshop"),
     "benchmarks": (
         "",
+        "prune",
         "report",
         "studies",
         "studies.evidence",

@@ -8,25 +8,31 @@ from prune_gym.measuring.measurement_key import MEASURING_CODE
 
 FOLDER = Path(prune_gym.__file__).parent
 NO_PART = {
-    "cache": "keeps results",
-    "curvature_cache": "has a key of its own",
-    "device": "says where tensors are",
-    "files": "keeps results",
-    "pruner": "exports networks after they were measured",
-    "pruning_task": "what is measured, keyed by its content",
-    "reward": "scores what was measured",
+    "support.cache": "keeps results",
+    "measuring.curvature_cache": "has a key of its own",
+    "support.device": "says where tensors are",
+    "support.files": "keeps results",
+    "surgery.pruner": "exports networks after they were measured",
+    "tasks.task": "what is measured, keyed by its content",
+    "envs.reward": "scores what was measured",
 }
 
 
 def imported(name: str) -> set[str]:
-    tree = ast.parse((FOLDER / f"{name}.py").read_text())
-    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    names = {node.module.removeprefix("prune_gym.") for node in froms if node.module.startswith("prune_gym.")}
-    return names | {alias.name for node in froms if node.module == "prune_gym" for alias in node.names}
+    """Modules of the package that a module imports, as ``room.file``."""
+    tree = ast.parse((FOLDER / f"{name.replace('.', '/')}.py").read_text())
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("prune_gym."):
+            place = node.module.removeprefix("prune_gym.")
+            inner = {f"{place}.{alias.name}" for alias in node.names}
+            files = {entry for entry in inner if (FOLDER / f"{entry.replace('.', '/')}.py").is_file()}
+            names |= files or {place}
+    return names
 
 
 def test_every_module_that_decides_a_measurement_is_in_the_key():
-    found, waiting = set(), {"evaluator", "predicted"}
+    found, waiting = set(), {"measuring.evaluator", "measuring.predicted"}
     while waiting:
         name = waiting.pop()
         found.add(name)

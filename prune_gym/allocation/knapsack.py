@@ -7,7 +7,7 @@ Minimise ``sum_l curve_l[removed_l]`` subject to ``FLOPs(kept) <= budget``, or p
    count, so its best count is found by looking at all of them. Bisection on ``mu`` brackets the budget.
 2. Repair to the budget: give back what helps most per FLOP, or take away what costs least per FLOP.
 3. Exchange: two layers at a time are set to their best pair of counts under the budget, until no pair improves
-   (:mod:`prune_gym.cost.exchange`).
+   (:mod:`prune_gym.allocation.exchange`).
 
 Lagrangian relaxation alone leaves a gap when curves are not convex; the exchanges close most of it.
 """
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from prune_gym.allocation.exchange import Exchange, LossTable
 from prune_gym.cost.budgeted import BudgetedCost
-from prune_gym.cost.exchange import Exchange, LossTable
 from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
 
 _PRICE_STEPS = 40

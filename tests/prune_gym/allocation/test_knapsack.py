@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from hessian.channels import find_channel_groups
+from prune_gym.allocation.knapsack import knapsack
 from prune_gym.cost import CostModel
-from prune_gym.cost.knapsack import knapsack
 
 
 def chain(*widths: int) -> CostModel:

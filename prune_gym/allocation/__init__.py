@@ -1,0 +1,1 @@
+"""Budgets without a policy: the plan of least predicted loss on a target."""
