@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from benchmarks.prune.images import Listing
     from benchmarks.prune.models import LoadedModel
     from prune_gym.pruning.data import Pictures
+    from prune_gym.pruning.job import Searcher
     from prune_gym.pruning.result import PruneResult
     from prune_gym.support.stage_progress import StageProgress
 
@@ -90,13 +91,14 @@ def _pictures(
     from benchmarks.prune.images import check_classes, list_images, preprocessing_of, read_images
 
     folders = {name: getattr(options, name) for name in ("images", "val", "test")}
-    listed = {"images": list_images("--images", options.images, options.labels)}
+    listed = {"images": list_images("--images", options.images, options.labels, options.class_order)}
     for name in ("val", "test"):
         if folders[name] is not None:
             listed[name] = list_images(f"--{name}", folders[name], options.labels, listed["images"].classes or None)
     preprocessing, channels, notes = preprocessing_of(options, listed["images"], loaded.model, loaded.preprocessing)
-    check_classes(loaded.model, listed["images"], preprocessing, channels)
-    for note in (*notes, _said_labels(listed["images"])):
+    scoring = listed.get("val", listed["images"])
+    check_classes(loaded.model, scoring, preprocessing, channels)
+    for note in (*notes, _said_labels(scoring)):
         console.print(f"  {note}", style="dim", markup=False, highlight=False)
     with shown.stage("read images") as report:
         return {
@@ -121,6 +123,7 @@ def _prune(
     device: torch.device,
     shown: StageProgress,
 ) -> PruneResult:
+    from prune_gym.pruning.job import Effort
     from prune_gym.pruning.prune import prune_within
 
     try:
@@ -132,6 +135,7 @@ def _prune(
             test=pictures["test"],
             ignored_layers=options.ignore,
             batch_size=options.batch,
+            effort=Effort(options.minutes, _searcher(options), options.reconstruct),
             seed=options.seed,
             name=loaded.name,
             shown=shown,
@@ -140,3 +144,15 @@ def _prune(
         raise
     except ValueError as error:
         raise OptionError(str(error)) from error
+
+
+def _searcher(options: PruneOptions) -> Searcher | None:
+    """R-SPAR with the plans asked for; None where neither plans nor minutes are."""
+    if options.search is None and options.minutes is None:
+        return None
+    from agents.rspar.plan_search import search_plans
+
+    def search(*given: Any, evaluations: int | None, **named: Any) -> Any:
+        return search_plans(*given, evaluations=options.search, **named)
+
+    return search

@@ -27,6 +27,7 @@ class PruneOptions:
         trust: whether files that may run code are read.
         images: folder of images for repair.
         labels: where labels are: one of :data:`LABELS`.
+        class_order: names of the classes in the order of the network's outputs, or None.
         val: held-out folder, or None.
         test: folder for the report, or None.
         image_size: height and width the network takes; None: as timm or torchvision say, else the images' own.
@@ -57,6 +58,7 @@ class PruneOptions:
     trust: bool
     images: Path
     labels: str
+    class_order: tuple[str, ...] | None
     val: Path | None
     test: Path | None
     image_size: int | None
@@ -92,6 +94,7 @@ def read_options(argv: Sequence[str], prog: str | None) -> PruneOptions:
         model_args=tuple(given.pop("model_arg")),
         imports=tuple(given.pop("imports")),
         ignore=tuple(given.pop("ignore")),
+        class_order=_names(given.pop("class_order")),
         mean=_numbers(given.pop("mean")),
         std=_numbers(given.pop("std")),
         command=tuple(argv),
@@ -113,6 +116,10 @@ def _targets(given: dict[str, object]) -> Targets:
 
 def _numbers(values: Sequence[float] | None) -> tuple[float, ...] | None:
     return None if values is None else tuple(values)
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))
 
 
 def _check(options: PruneOptions) -> None:
@@ -183,6 +190,7 @@ def _add_images(group: argparse._ArgumentGroup) -> None:
         help="folders: DIR/<class>/image; csv: DIR/labels.csv with columns file,label; none; auto: folders if all "
         "images are in class folders (default)",
     )
+    add("--class-order", metavar="A,B,...", help="names of the classes in the order of the outputs (default: a to z)")
     add("--val", type=_path, metavar="DIR", help="images the network was not trained on (default: a fifth of --images)")
     add("--test", type=_path, metavar="DIR", help="images for the report alone (default: the held-out ones)")
     add(

@@ -20,7 +20,8 @@ from prune_gym.data.splits import TensorSplit, stratified_partition
 from prune_gym.training import evaluate_model, train_dense
 
 MEAN, STD = 0.286, 0.353
-CLASSES = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+NAMES = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+CLASSES = tuple(f"{number}_{name}" for number, name in enumerate(NAMES))  # in alphabetical order, as labels are counted
 
 
 def build() -> nn.Module:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from hessian.support.progress import Progress
 from prune_gym.cost.limits import IntArray
+from prune_gym.data.splits import TensorSplit
 from prune_gym.measuring.grading import Evaluation
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.pruning.numbers import evaluation_on
+from prune_gym.pruning.numbers import evaluation_on, in_memory
+from prune_gym.reconstruction.images import FEWEST
+from prune_gym.reconstruction.reconstruct import reconstruct
+from prune_gym.reconstruction.settings import Reconstruction
+from prune_gym.tasks.outputs import scores_classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +38,53 @@ class Finished:
     score: Evaluation
 
 
-def finish(problem: PruningProblem, kept: IntArray, progress: Progress | None = None) -> Finished:
-    """Cut a plan and repair what is left.
+@dataclass(frozen=True)
+class Finisher:
+    """Cuts plans and repairs what is left.
 
-    Args:
+    Attributes:
         problem: the dense network and its images.
-        kept: units of every layer, int64 [L].
-        progress: called with (description, done, total).
+        settings: of the reconstruction; None for the refit alone.
+        seed: of the order of the images.
     """
-    one_shot = problem.evaluator.export(kept.tolist())
-    score = evaluation_on(one_shot, problem.task, problem.task.reward)
-    return Finished(kept, one_shot, one_shot, "one_shot", score)
+
+    problem: PruningProblem
+    settings: Reconstruction | None
+    seed: int = 0
+
+    def cut(self, kept: IntArray) -> Finished:
+        """The network of a plan after the refit."""
+        one_shot = self.problem.evaluator.export(kept.tolist())
+        return Finished(kept, one_shot, one_shot, "one_shot", self._score(one_shot))
+
+    def reconstructed(self, cut: Finished, progress: Progress | None = None, seconds: float | None = None) -> Finished:
+        """The same network matched to the dense one's outputs on images, or as it was where that does not help.
+
+        Args:
+            cut: from :meth:`cut`.
+            progress: called with (description, done, total).
+            seconds: wall time to stay within; None for the settings' own.
+        """
+        images = self._images()
+        if self.settings is None or len(images) < FEWEST:
+            return cut
+        settings = self.settings if seconds is None else replace(self.settings, seconds=seconds)
+        network = copy.deepcopy(cut.one_shot)
+        task = self.problem.task
+        reconstruct(network, task.model, images, settings, seed=self.seed, progress=progress)
+        score = self._score(network.eval())
+        if (score.accuracy, score.soft_accuracy) < (cut.score.accuracy, cut.score.soft_accuracy):
+            return cut
+        return Finished(cut.kept, cut.one_shot, network, "reconstructed", score)
+
+    def _images(self) -> TensorSplit:
+        task = self.problem.task
+        return task.calibration if task.train is None else in_memory(task.train)
+
+    def _score(self, network: nn.Module) -> Evaluation:
+        return evaluation_on(network, self.problem.task, self.problem.task.reward)
+
+
+def default_settings(problem: PruningProblem) -> Reconstruction:
+    """How a network is matched to the dense one unless told otherwise."""
+    return Reconstruction(loss="kl" if scores_classes(problem.task.criterion) else "mse")

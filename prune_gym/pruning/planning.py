@@ -1,26 +1,38 @@
-"""Which plan meets the targets: a knapsack on the predicted loss curves, or the deepest cut within a drop.
+"""Which plan meets the targets: a knapsack on the predicted loss curves under one budget or several.
 
-The deepest cut is found by bisection on the FLOPs reduction. Every plan is measured once; what one step measured
-narrows the next.
+A latency target is closed by measurement: the plan's network is cut and timed beside the dense one, and where the table
+was wrong about their ratio, the next plan is found with the table put right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
+import torch
+from torch import nn
 
 from hessian.support.progress import Progress
+from prune_gym.cost.budgeted import BudgetedCost
+from prune_gym.cost.joint import Budget, guided
+from prune_gym.cost.knapsack import knapsack
+from prune_gym.cost.latency_cost import LatencyCost
 from prune_gym.cost.limits import CountLimits, IntArray
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.targets import Targets, TargetsNotMetError
+from prune_gym.support.timing import compare_models, time_model
+from prune_gym.surgery.pruner import PhysicalPruner
 
-PRECISION = 0.01
-"""FLOPs reductions closer than this are one in a bisection."""
+TIMED_PASSES = 40
+CORRECTIONS = 4
+"""Cuts timed for a latency target at most."""
 
-FIRST_GUESSES = (0.5, 0.75)
-"""Where a bisection looks first: most networks' limits are around there."""
+SLACK = 0.03
+"""A network this far below the latency asked for, relative to it, is taken; another would not be worth the time."""
+
+AIM = 0.985
+"""What is aimed at, relative to the latency asked for: half the slack, so that noise falls on either side."""
+
+LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 
 
 @dataclass
@@ -31,104 +43,123 @@ class Planner:
         problem: the network, its costs and its predicted losses.
         targets: what to reach.
         limits: legal counts.
+        batch_size: images of the batch whose latency counts.
+        correction: measured over tabulated latency of pruned networks, relative to the dense one.
     """
 
     problem: PruningProblem
     targets: Targets
     limits: CountLimits
+    batch_size: int
+    correction: float = 1.0
+    _latency_share: float | None = field(default=None, init=False)
 
     def check(self) -> None:
-        """Refuse targets that no legal network reaches.
+        """Refuse targets of FLOPs and parameters that no legal network reaches; needs no data.
 
         Raises:
             TargetsNotMetError: with the reachable range.
         """
-        reachable = self.problem.cost.largest_reduction(self.limits)
-        if self.targets.flops is not None and self.targets.flops > reachable:
+        asked = {"flops": self.targets.flops, "params": self.targets.params}
+        for quantity, reduction in asked.items():
+            if reduction is not None:
+                self._check_reachable(quantity, self.problem.cost_of(quantity), reduction)
+
+    def measure_latency(self) -> None:
+        """Measure the table that latency targets need, and the dense network where milliseconds are asked for.
+
+        Raises:
+            TargetsNotMetError: the latency is out of reach, or the dense network is as fast already.
+        """
+        limit = self.targets.latency
+        if limit is None:
+            return
+        share = limit.share
+        if share is None:
+            assert limit.milliseconds is not None
+            dense = time_model(self.problem.task.model, self._batch(), num_iterations=TIMED_PASSES, num_warmup=5).p50_ms
+            share = limit.milliseconds / dense
+            if share >= 1.0:
+                raise TargetsNotMetError(
+                    f"latency: the dense network takes {dense:.3g} ms for {self.batch_size} images, less than {limit}"
+                )
+        self._latency_share = share
+        self._check_reachable("latency", self._latency_cost(), 1.0 - share)
+
+    def _check_reachable(self, quantity: str, cost: BudgetedCost, reduction: float) -> None:
+        reachable = cost.largest_reduction(self.limits)
+        if reduction > reachable:
             raise TargetsNotMetError(
-                f"flops: at most {100 * reachable:.1f} % of the FLOPs of this network can be removed, not "
-                f"{100 * self.targets.flops:g} %"
+                f"{quantity}: of this network at most {100 * reachable:.1f} % of the {LABELS[quantity]} can be removed, "
+                f"not {100 * reduction:.3g} %"
             )
 
-    @property
-    def least(self) -> float:
-        """The smallest FLOPs reduction to consider."""
-        return self.targets.flops or 0.0
+    def budgets(self, flops_reduction: float = 0.0) -> list[Budget]:
+        """All cost targets, and a FLOPs reduction beyond them if it is more than is asked for."""
+        flops = max(self.targets.flops or 0.0, flops_reduction)
+        found = [] if flops <= 0.0 else [Budget(self.problem.cost, flops)]
+        if self.targets.params is not None:
+            found.append(Budget(self.problem.cost.params_cost, self.targets.params))
+        if self._latency_share is not None:
+            found.append(Budget(self._latency_cost(), 1.0 - AIM * self._latency_share))
+        return found
 
-    def plan(self, flops_reduction: float) -> IntArray:
-        """The best predicted plan at a FLOPs reduction that meets all cost targets, int64 [L]."""
-        return self.problem.start_plan("knapsack", flops_reduction, limits=self.limits)
-
-
-@dataclass
-class Bisection:
-    """The deepest FLOPs reduction whose drop stays within a bound.
-
-    Attributes:
-        drop_of: FLOPs reduction -> drop in points; measured once for each.
-        bound: largest drop.
-        measured: reduction -> drop, all that was measured.
-    """
-
-    drop_of: Callable[[float], float]
-    bound: float
-    measured: dict[float, float] = field(default_factory=dict)
-
-    def run(self, low: float, high: float, steps: int, progress: Progress | None = None) -> float | None:
-        """The deepest measured reduction within the bound.
+    def plan(self, flops_reduction: float = 0.0) -> IntArray:
+        """The best predicted plan that meets all cost targets, int64 [L].
 
         Args:
-            low: smallest reduction to consider; measured if nothing else is within the bound.
-            high: largest.
-            steps: measurements at most.
-            progress: called with (description, done, total).
-
-        Returns:
-            A measured reduction, or None where even ``low`` drops too far.
+            flops_reduction: to reach too.
         """
-        for step in range(steps):
-            good, bad = self._bracket(low, high)
-            if bad - good < PRECISION:
-                break
-            self._measure(self._next(good, bad))
+        budgets = self.budgets(flops_reduction)
+        if not budgets:
+            return self.limits.units.copy()
+        if len(budgets) == 1:
+            only = budgets[0]
+            return self.problem.start_plan("knapsack", only.reduction, limits=self.limits, cost=only.cost)
+        plans = [knapsack(self.problem.curves, cost, cost.target, limits=self.limits) for cost in guided(budgets)]
+        return min(plans, key=lambda plan: float(self.problem.predicted_loss(plan)))
+
+    def close_latency(self, kept: IntArray, flops_reduction: float, progress: Progress | None = None) -> IntArray:
+        """The plan, or the next ones, until the latency is met by measurement; the plan as it is without such a target.
+
+        Args:
+            kept: from :meth:`plan`.
+            flops_reduction: as it was given there.
+            progress: called with (description, done, total).
+        """
+        share = self._latency_share
+        if share is None:
+            return kept
+        best: tuple[float, IntArray] | None = None
+        for step in range(CORRECTIONS):
+            measured = self._measured_share(kept)
+            if measured <= share and (best is None or measured > best[0]):
+                best = measured, kept
             if progress is not None:
-                progress("measuring cuts", step + 1, steps)
-        within = [reduction for reduction, drop in self.measured.items() if drop <= self.bound]
-        if within:
-            return max(within)
-        return low if self._measure(low) <= self.bound else None
+                progress("timing cuts", step + 1, CORRECTIONS)
+            if share * (1.0 - SLACK) <= measured <= share:
+                break
+            predicted = float(self._latency_cost().of(kept)) / self._latency_cost().dense
+            self.correction *= measured / predicted
+            kept = self.plan(flops_reduction)
+        return kept if best is None else best[1]
 
-    def _measure(self, reduction: float) -> float:
-        if reduction not in self.measured:
-            self.measured[reduction] = self.drop_of(reduction)
-        return self.measured[reduction]
+    def meets_latency(self, kept: IntArray) -> bool:
+        """Whether a plan's network is as fast as asked for by measurement; true without a latency target."""
+        return self._latency_share is None or self._measured_share(kept) <= self._latency_share
 
-    def _bracket(self, low: float, high: float) -> tuple[float, float]:
-        """The deepest reduction known to be within the bound, and the mildest beyond it that is not."""
-        good = max((r for r, drop in self.measured.items() if drop <= self.bound), default=low)
-        bad = min((r for r, drop in self.measured.items() if drop > self.bound and r > good), default=high)
-        return good, bad
+    def _measured_share(self, kept: IntArray) -> float:
+        """Latency of a plan's network beside the dense one's; its weights do not matter for that."""
+        task = self.problem.task
+        pruner = PhysicalPruner(task.model, task.example_input[:1], ignored_layers=task.ignored_layers)
+        networks: dict[str, nn.Module] = {"dense": task.model}
+        networks["pruned"] = pruner.prune(self.problem.hobs.plan(kept.tolist()))
+        times = compare_models(networks, self._batch(), num_iterations=TIMED_PASSES, num_warmup=5)
+        return times["pruned"].p50_ms / times["dense"].p50_ms
 
-    def _next(self, good: float, bad: float) -> float:
-        """Where to measure: a first guess, else where the drops on either side say the bound is crossed."""
-        guesses = [guess for guess in FIRST_GUESSES if good + PRECISION < guess < bad - PRECISION]
-        if guesses and not self.measured:
-            return guesses[0]
-        before, after = self.measured.get(good, 0.0 if good == 0.0 else None), self.measured.get(bad)
-        share = 0.5
-        if before is not None and after is not None and after > before:
-            # Drops grow faster than in proportion, so the crossing lies beyond the straight line's; never too close to
-            # an end, or the other would not move.
-            share = float(np.clip(np.sqrt(max(self.bound - before, 0.0) / (after - before)), 0.2, 0.8))
-        return good + share * (bad - good)
+    def _latency_cost(self) -> LatencyCost:
+        return LatencyCost(self.problem.latency_of_batches(self.batch_size), self.correction)
 
-
-def refused(targets: Targets, drop: float, reduction: float, deepest: float | None) -> TargetsNotMetError:
-    """The error for cost targets that cost more accuracy than allowed."""
-    found = (
-        f"the deepest cut within it removes {100 * deepest:.1f} % of the FLOPs" if deepest else "no cut stays within it"
-    )
-    return TargetsNotMetError(
-        f"{targets.described()}: the cut that meets the costs removes {100 * reduction:.1f} % of the FLOPs and loses "
-        f"{drop:.2f} points on the held-out images; {found}. Ask for less, or allow a larger drop"
-    )
+    def _batch(self) -> torch.Tensor:
+        image = self.problem.task.example_input[:1]
+        return image.expand(self.batch_size, *image.shape[1:]).contiguous()

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hessian.support.progress import Progress
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.data import MAX_IMAGES, Outputs, Pictures, make_pruning_task, read_pictures
-from prune_gym.pruning.doubts import warnings_of
-from prune_gym.pruning.finishing import Finished, finish
-from prune_gym.pruning.numbers import compare, score_name
-from prune_gym.pruning.planning import Bisection, Planner, refused
+from prune_gym.pruning.job import Effort, Job, Searcher
 from prune_gym.pruning.result import PruneResult
 from prune_gym.pruning.shown import progress_for
 from prune_gym.pruning.targets import Targets
+from prune_gym.reconstruction.settings import Reconstruction
 from prune_gym.support.stage_progress import StageProgress
 from prune_gym.tasks.task import Metric
-
-MAX_RATIO = 0.95
-"""Largest share of a layer's channels that goes."""
-
-BISECTION_STEPS = 9
-"""Plans a bisection measures at most."""
 
 
 def prune(
@@ -46,6 +35,9 @@ def prune(
     criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
     outputs: Outputs = "auto",
     ignored_layers: Sequence[str] = (),
+    minutes: float | None = None,
+    search: int | Searcher | None = None,
+    reconstruct: bool | Reconstruction = True,
     batch_size: int = 32,
     max_images: int = MAX_IMAGES,
     device: str | int | torch.device | None = None,
@@ -57,7 +49,7 @@ def prune(
     """Make a trained network smaller.
 
     Channels are priced by H-OBS, the counts of every layer are the best predicted ones that meet the targets, and the
-    weights that stay are refitted, so that the smaller network computes what the dense one did. Labels are not needed.
+    weights that stay are refitted and then matched to the dense network's outputs. Labels are not needed.
 
     Example:
         >>> result = prune_gym.prune(model, images, flops=0.5)  # doctest: +SKIP
@@ -81,6 +73,10 @@ def prune(
             squared error.
         outputs: ``"classes"`` or ``"numbers"``, where neither labels nor criterion tell what the outputs are.
         ignored_layers: names of layers to leave alone.
+        minutes: wall time for all of it; what is left after the first plan goes into a search and the reconstruction.
+        search: plans that R-SPAR measures, in place of taking the predicted best; or what searches.
+        reconstruct: whether the pruned network is matched to the dense one by gradient steps on the images, without
+            labels; or how.
         batch_size: images of the batch whose latency counts.
         max_images: images of each kind held in memory.
         device: where to work; None means where the network is.
@@ -117,6 +113,7 @@ def prune(
             outputs=outputs,
             ignored_layers=ignored_layers,
             batch_size=batch_size,
+            effort=Effort(minutes, search, reconstruct),
             device=device,
             seed=seed,
             name=name,
@@ -137,6 +134,7 @@ def prune_within(
     outputs: Outputs = "auto",
     ignored_layers: Sequence[str] = (),
     batch_size: int = 32,
+    effort: Effort,
     device: str | int | torch.device | None = None,
     seed: int = 0,
     name: str = "network",
@@ -144,7 +142,7 @@ def prune_within(
     shown: StageProgress,
 ) -> PruneResult:
     """:func:`prune` for targets and images that are read already, on bars that are drawn already."""
-    job = _Job(targets, shown, batch_size)
+    job = Job(targets, effort, shown, batch_size, seed)
     with job.stage("look at the network"):
         task = make_pruning_task(
             name,
@@ -160,78 +158,3 @@ def prune_within(
         )
         problem = PruningProblem(task, device=device, cache_dir=cache_dir)
     return job.run(problem)
-
-
-class _Job:
-    """The stages of one pruning, in order."""
-
-    def __init__(self, targets: Targets, shown: StageProgress, batch_size: int) -> None:
-        self._targets, self._shown, self._batch_size = targets, shown, batch_size
-        self._seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Progress]:
-        started = time.perf_counter()
-        with self._shown.stage(name) as report:
-            yield report
-        self._seconds[name] = time.perf_counter() - started
-
-    def run(self, problem: PruningProblem) -> PruneResult:
-        planner = Planner(problem, self._targets, problem.cost.limits(MAX_RATIO))
-        planner.check()
-        with self.stage("price channels") as report:
-            problem.progress = report
-            problem.load()
-        reduction = self._reduction(planner)
-        with self.stage("cut and repair") as report:
-            finished = finish(problem, planner.plan(reduction), report)
-        self._check_drop(planner, finished)
-        with self.stage("test and time"):
-            return self._result(problem, finished)
-
-    def _reduction(self, planner: Planner) -> float:
-        """FLOPs reduction to cut at: the target's, or the deepest within the drop."""
-        problem, bound = planner.problem, self._targets.max_drop
-        if bound is None:
-            return planner.least
-
-        def drop_of(reduction: float) -> float:
-            kept = planner.plan(reduction)
-            return 100.0 * (problem.dense.accuracy - problem.evaluator.evaluate(kept.tolist()).accuracy)
-
-        with self.stage("find the deepest cut") as report:
-            search = Bisection(drop_of, bound)
-            deepest = search.run(planner.least, problem.cost.largest_reduction(planner.limits), BISECTION_STEPS, report)
-        if deepest is None:
-            raise refused(self._targets, search.measured[planner.least], planner.least, None)
-        return deepest
-
-    def _check_drop(self, planner: Planner, finished: Finished) -> None:
-        """Refuse a network that lost more than allowed."""
-
-    def _result(self, problem: PruningProblem, finished: Finished) -> PruneResult:
-        task = problem.task
-        networks = {"dense": task.model, "one_shot": finished.one_shot, "pruned": finished.network}
-        numbers = compare(networks, task, self._batch_size)
-        plan = problem.hobs.plan(finished.kept.tolist())
-        ratios = 1.0 - finished.kept / problem.cost.units
-        return PruneResult(
-            model=finished.network,
-            tier=finished.tier,
-            targets=self._targets,
-            scored_by=score_name(task),
-            scored_on="held-out" if task.test is None else "test",
-            dense=numbers["dense"],
-            one_shot=numbers["one_shot"],
-            pruned=numbers["pruned"],
-            kept={
-                group.name: sorted(set(range(group.size)) - set(plan.get(group.name, ()))) for group in problem.groups
-            },
-            ratios=dict(zip(problem.layer_names, ratios.tolist(), strict=True)),
-            plans_measured=problem.evaluator.num_measured,
-            batch_size=self._batch_size,
-            seconds=dict(self._seconds),
-            warnings=warnings_of(task, numbers["dense"].held_out),
-            example_input=task.example_input[:1].clone(),
-            _dense_model=task.model,
-        )
