@@ -66,11 +66,14 @@ class _Gathering:
         self._places = places_of(model, provenance)
         resolved = provenance.resolve()
         self._classes = resolved.classes
+        self._class_list: list[int] = resolved.classes.tolist()
         none = torch.zeros(2, 0, dtype=torch.long)
         ties = torch.cat([none, *(option.ties for option in options)], dim=1)
         self._units = components(len(resolved.units), resolved.units[ties])[resolved.units]
         self._reasons = dict(resolved.pinned)
         self._resolved = resolved
+        self._unit_list: list[int] = self._units.tolist()
+        self._first_ids = [int(place.ids[0]) for place in self._places]  # ids of a place are consecutive
         self._add_pins([*pins, *self._ignored_pins(ignored), *self._training_pins()])
         self._stays = self._staying_units()
 
@@ -102,7 +105,7 @@ class _Gathering:
     def layers(self) -> Layers:
         """The layers."""
         groups: list[ChannelGroup] = []
-        ids: dict[str, Tensor] = {}
+        owners = torch.full((len(self._units),), -1)
         failed: dict[int, Reason] = {}
         taken: set[str] = set()
         for parts in self._sublayers():
@@ -111,8 +114,9 @@ class _Gathering:
                 failed.update(dict.fromkeys((unit for unit, _ in parts), reason))
                 continue
             groups.append(group)
-            members = torch.tensor([unit for unit, _ in parts])
-            ids[group.name] = torch.isin(self._units, members).nonzero()[:, 0]
+            owners[torch.tensor([unit for unit, _ in parts])] = len(groups) - 1
+        owner = owners[self._units]
+        ids = {group.name: (owner == index).nonzero()[:, 0] for index, group in enumerate(groups)}
         rank = {group.name: index for index, group in enumerate(groups)}
         groups.sort(key=lambda group: (self._order[group.producers[0].module], rank[group.name]))
         return Layers(groups, self._pinned(failed), ids)
@@ -126,11 +130,11 @@ class _Gathering:
         make layers of their own.
         """
         owned = self._owned()
-        families = self._families(set(owned))
+        families = self._families(set(owned)).tolist()
         parts: dict[tuple[int, tuple[tuple[int, int], ...]], list[tuple[int, dict[int, list[int]]]]] = defaultdict(list)
         for unit, places in owned.items():
             signature = tuple((place, len(positions)) for place, positions in places.items())
-            parts[int(families[unit]), signature].append((unit, places))
+            parts[families[unit], signature].append((unit, places))
         return sorted(parts.values(), key=self._first_place)
 
     def _first_place(self, parts: list[tuple[int, dict[int, list[int]]]]) -> tuple[int, int]:
@@ -151,8 +155,9 @@ class _Gathering:
         owned: dict[int, dict[int, list[int]]] = defaultdict(dict)
         for index, place in enumerate(self._places):
             units = self._units[place.ids]
-            for position in free[units].nonzero()[:, 0].tolist():
-                owned[int(units[position])].setdefault(index, []).append(position)
+            there = free[units].nonzero()[:, 0]
+            for position, unit in zip(there.tolist(), units[there].tolist(), strict=True):
+                owned[unit].setdefault(index, []).append(position)
         return owned
 
     def _families(self, free: set[int]) -> Tensor:
@@ -216,9 +221,9 @@ class _Gathering:
         for _, places in parts:
             by_class: dict[int, dict[int, list[int]]] = defaultdict(dict)
             for place, positions in places.items():
-                classes = self._classes[self._places[place].ids[positions]].tolist()
-                for position, owner in zip(positions, classes, strict=True):
-                    by_class[owner].setdefault(place, []).append(position)
+                first = self._first_ids[place]
+                for position in positions:
+                    by_class[self._class_list[first + position]].setdefault(place, []).append(position)
             units.append(list(range(len(channels), len(channels) + len(by_class))))
             channels.extend(by_class.values())
         alike = {tuple((place, len(positions)) for place, positions in channel.items()) for channel in channels}
@@ -246,13 +251,15 @@ class _Gathering:
 
     def _attributes(self, table: Mapping[int, Tensor], root: int) -> tuple[SizeAttribute, ...]:
         """Attributes of modules that count channels of this layer."""
+        found: dict[tuple[str, str], SizeAttribute] = {}
+        if not any(option.followers for option in self._options):
+            return ()
         owners = {
-            int(self._classes[owner]): channel
+            self._class_list[self._first_ids[place] + position]: channel
             for place, indices in table.items()
             for channel, positions in enumerate(indices.tolist())
-            for owner in self._places[place].ids[positions].tolist()
+            for position in positions
         }
-        found: dict[tuple[str, str], SizeAttribute] = {}
         for option in self._options:
             for follower in option.followers:
                 counts = torch.zeros(len(table[root]), dtype=torch.long)
@@ -270,15 +277,16 @@ class _Gathering:
         """Channels of every producer that are in no layer, by reason."""
         partners: dict[int, Reason] = {}
         for root, reason in self._reasons.items():
-            partners.setdefault(int(self._units[root]), reason)
+            partners.setdefault(self._unit_list[root], reason)
         found: dict[tuple[str, Reason], int] = {}
         sizes: dict[str, int] = {}
-        for place in self._places:
+        for index, place in enumerate(self._places):
             if place.role is not Role.PRODUCER or place.module not in self._order:
                 continue
             sizes[place.module] = len(place.ids)
-            for root in self._classes[place.ids].tolist():
-                unit = int(self._units[root])
+            first = self._first_ids[index]
+            for root in self._class_list[first : first + len(place.ids)]:
+                unit = self._unit_list[root]
                 reason = self._reasons.get(root) or partners.get(unit) or failed.get(unit)
                 if reason is not None:
                     found[place.module, reason] = found.get((place.module, reason), 0) + 1
