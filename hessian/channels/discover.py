@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hessian.channels.group import ChannelGroup, PinnedChannels
+from hessian.channels.group import ChannelGroup, PinnedChannels, UnsupportedStructureError
 from hessian.channels.layers import layers_of
 from hessian.channels.proof import proved
 from hessian.channels.requests import ignored_names, runnable, unwrapped
@@ -60,3 +60,16 @@ def discover(
     else:
         layers = layers_of(model, provenance, {}, (), ignored)
     return Discovery(layers.groups, layers.pinned)
+
+
+def layers_found(model: nn.Module, found: Discovery) -> list[ChannelGroup]:
+    """The layers of a discovery, if there are any.
+
+    Raises:
+        UnsupportedStructureError: there are none; the first reasons are named.
+    """
+    if found.groups:
+        return found.groups
+    reasons = [f"{stay.name!r} {stay.reason}" for stay in found.pinned[:3]]
+    why = "; ".join(reasons) if reasons else "no conv or linear output feeds another weighted layer"
+    raise UnsupportedStructureError(f"{type(model).__name__} has no prunable layer: {why}")

@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import nn
 
-from hessian.channels.discover import discover
-from hessian.channels.group import ChannelGroup, UnsupportedStructureError
+from hessian.channels.discover import discover, layers_found
+from hessian.channels.group import ChannelGroup
 
 
 def find_channel_groups(
@@ -40,9 +40,4 @@ def find_channel_groups(
         ValueError: an unknown ignored layer, or a model that does not run on the example.
         TypeError: something else than a module, or ignored layers that are neither names nor modules.
     """
-    found = discover(model, example_input, ignored_layers, verify=verify)
-    if not found.groups:
-        reasons = [f"{stay.name!r} {stay.reason}" for stay in found.pinned[:3]]
-        why = f": {'; '.join(reasons)}" if reasons else ": no conv or linear output feeds another weighted layer"
-        raise UnsupportedStructureError(f"{type(model).__name__} has no prunable layer{why}")
-    return found.groups
+    return layers_found(model, discover(model, example_input, ignored_layers, verify=verify))

@@ -96,6 +96,11 @@ class ChannelGroup:
     attributes: tuple[SizeAttribute, ...] = ()
 
     @property
+    def root(self) -> str:
+        """Qualified name of the root; the layer's name too, unless the root's channels make several layers."""
+        return self.producers[0].module
+
+    @property
     def num_units(self) -> int:
         """Number of smallest legal removals."""
         return len(self.units)

@@ -118,7 +118,7 @@ class _Gathering:
         owner = owners[self._units]
         ids = {group.name: (owner == index).nonzero()[:, 0] for index, group in enumerate(groups)}
         rank = {group.name: index for index, group in enumerate(groups)}
-        groups.sort(key=lambda group: (self._order[group.producers[0].module], rank[group.name]))
+        groups.sort(key=lambda group: (self._rank(group.root), rank[group.name]))
         return Layers(groups, self._pinned(failed), ids)
 
     # ------------------------------------------------------------------ which units make a layer
@@ -139,11 +139,14 @@ class _Gathering:
 
     def _first_place(self, parts: list[tuple[int, dict[int, list[int]]]]) -> tuple[int, int]:
         root = self._root(parts)
-        return self._order[self._places[root].module], min(places[root][0] for _, places in parts)
+        return self._rank(self._places[root].module), min(places[root][0] for _, places in parts)
 
     def _root(self, parts: list[tuple[int, dict[int, list[int]]]]) -> int:
         producers = [place for place in parts[0][1] if self._places[place].role is Role.PRODUCER]
-        return min(producers, key=lambda place: self._order[self._places[place].module])
+        return min(producers, key=lambda place: self._rank(self._places[place].module))
+
+    def _rank(self, module: str) -> int:
+        return self._order.get(module, len(self._order))
 
     def _owned(self) -> dict[int, dict[int, list[int]]]:
         """Positions of every unit that may leave and has a producer: unit -> place -> sorted positions."""
@@ -246,7 +249,7 @@ class _Gathering:
             for place, indices in table.items()
             if self._places[place].role is role and live in (None, self._places[place].live)
         ]
-        found.sort(key=lambda pair: self._order.get(pair[0].module, len(self._order)))
+        found.sort(key=lambda pair: self._rank(pair[0].module))
         return tuple(Member(place.module, indices, place.parameter, place.axis) for place, indices in found)
 
     def _attributes(self, table: Mapping[int, Tensor], root: int) -> tuple[SizeAttribute, ...]:

@@ -14,8 +14,7 @@ from hessian.channels.layer_types import CONV_TYPES, TRANSPOSED_TYPES
 from hessian.channels.mixing import norms_over
 from hessian.channels.slicing import Cut, NetworkSlicer, installed
 from hessian.provenance.classes import Reason
-from hessian.provenance.movement import leaves
-from hessian.support.calling import call_model, training_outside_leaves
+from hessian.support.calling import call_model, tensors_in, training_outside_leaves
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest difference, relative to the range of an output."""
@@ -61,11 +60,11 @@ class Trial:
         with _watched(self._model) as stack:
             try:
                 with installed(self._model, cut.state(self._values), cut.attributes):
-                    pruned = leaves(call_model(self._model, self._example_input))
+                    pruned = tensors_in(call_model(self._model, self._example_input))
                     trained = self._trained_shapes()
                     del stack[:]
                 with installed(self._model, self._zeroed(cut), {}), norms_over(self._model, cut):
-                    dense = leaves(call_model(self._model, self._example_input))
+                    dense = tensors_in(call_model(self._model, self._example_input))
                     expected = self._trained_shapes() if trained is not None else None
             except NETWORK_ERRORS as error:
                 return Reason(f"cannot be cut: {_short(error)}", stack[-1] if stack else "")
@@ -78,7 +77,7 @@ class Trial:
         with training_outside_leaves(self._model) as changed:
             if not changed or not self._trains:
                 return None
-            return [tuple(output.shape) for output in leaves(call_model(self._model, self._example_input))]
+            return [tuple(output.shape) for output in tensors_in(call_model(self._model, self._example_input))]
 
     def _can_train(self) -> bool:
         """Whether the dense network runs on the example in training mode too (detectors need boxes)."""

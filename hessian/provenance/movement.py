@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from hessian.provenance.classes import FIXED, NEUTRAL
 from hessian.provenance.combining import neutral_is
@@ -191,18 +190,3 @@ def _sliced(facts: Facts, source: Tensor, before: Tensor, call: Call) -> None:
         return
     key = (source.untyped_storage()._cdata, facts.context.where, tuple(before.flatten()[:2].tolist()))
     facts.sites.sliced(key, facts.context.where, facts.context.module, part.flatten())
-
-
-def leaves(value: Any) -> list[Tensor]:
-    """All tensors in a nest of containers (dataclasses and other objects too)."""
-    found: list[Tensor] = []
-    seen: set[int] = set()
-    queue = list(_pytree.tree_leaves(value))
-    while queue:
-        leaf = queue.pop()
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        elif hasattr(leaf, "__dict__") and id(leaf) not in seen and not callable(leaf):
-            seen.add(id(leaf))
-            queue.extend(_pytree.tree_leaves(vars(leaf)))
-    return found

@@ -14,10 +14,9 @@ from hessian.provenance.classes import Classes, Resolved
 from hessian.provenance.entries import Entries
 from hessian.provenance.facts import Context, Facts, fixed
 from hessian.provenance.labels import Labels, varying
-from hessian.provenance.movement import leaves
 from hessian.provenance.sites import Sites
 from hessian.provenance.tracker import Tracker
-from hessian.support.calling import call_model, state_kept, training_outside_leaves
+from hessian.support.calling import call_model, state_kept, tensors_in, training_outside_leaves
 
 _BARE_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -70,11 +69,11 @@ def trace(model: nn.Module, example_input: Any) -> Provenance:
 
 
 def _run(model: nn.Module, example_input: Any, facts: Facts) -> None:
-    for tensor in leaves(example_input):
+    for tensor in tensors_in(example_input):
         facts.labels.set(tensor, [fixed(tensor.ndim)], activation=True)
     with Tracker(facts):
         result = call_model(model, example_input)
-    for tensor in leaves(result):
+    for tensor in tensors_in(result):
         facts.pin(facts.map(tensor), "reaches the network's output")
 
 

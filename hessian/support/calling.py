@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree
 
 
 def call_model(model: nn.Module, example_input: Any) -> Any:
@@ -44,6 +45,23 @@ def _are_keywords(model: nn.Module, given: Mapping[Any, Any]) -> bool:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return all(isinstance(key, str) for key in given)
     return set(given) <= set(parameters)
+
+
+def first_sample(example_input: Any) -> Any:
+    """The example with only the first sample of every batch in it; a list of images keeps its first image."""
+    if isinstance(example_input, Tensor):
+        return example_input[:1] if example_input.ndim else example_input
+    if isinstance(example_input, list):
+        return example_input[:1] if _holds_images(example_input) else [*map(first_sample, example_input)]
+    if isinstance(example_input, tuple) and not hasattr(example_input, "_fields"):
+        return tuple(map(first_sample, example_input))
+    if isinstance(example_input, Mapping):
+        return {key: first_sample(value) for key, value in example_input.items()}
+    return example_input
+
+
+def _holds_images(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, Tensor) and value.ndim == 3 for value in values)
 
 
 @contextmanager
@@ -89,3 +107,18 @@ def training_outside_leaves(model: nn.Module) -> Iterator[bool]:
     finally:
         for module, training in before:
             module.training = training
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in a nest of containers (dataclasses and other objects too)."""
+    found: list[Tensor] = []
+    seen: set[int] = set()
+    queue = list(_pytree.tree_leaves(value))
+    while queue:
+        leaf = queue.pop()
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif hasattr(leaf, "__dict__") and id(leaf) not in seen and not callable(leaf):
+            seen.add(id(leaf))
+            queue.extend(_pytree.tree_leaves(vars(leaf)))
+    return found
