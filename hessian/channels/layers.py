@@ -74,7 +74,7 @@ class _Gathering:
         self._resolved = resolved
         self._unit_list: list[int] = self._units.tolist()
         self._first_ids = [int(place.ids[0]) for place in self._places]  # ids of a place are consecutive
-        self._add_pins([*pins, *self._ignored_pins(ignored), *self._training_pins()])
+        self._add_pins([*pins, *self._ignored_pins(ignored), *self._training_pins(), *self._option_pins()])
         self._stays = self._staying_units()
 
     def _add_pins(self, pins: Iterable[Pin]) -> None:
@@ -95,6 +95,10 @@ class _Gathering:
             for place in self._places
             if place.role is Role.PRODUCER and place.module in self._order and not place.live
         ]
+
+    def _option_pins(self) -> list[Pin]:
+        sites = zip(self._provenance.sites, self._options, strict=True)
+        return [(option.pins, Reason(f"stays where code {site.text}", site.where)) for site, option in sites]
 
     def _staying_units(self) -> Tensor:
         stays = torch.zeros(len(self._units), dtype=torch.bool)

@@ -43,7 +43,7 @@ class _Proof:
         self._provenance = provenance
         self._ignored = ignored
         self._sites: list[Site] = list(provenance.sites)
-        self._trial = Trial(model, example_input)
+        self._trial = Trial(model, example_input, provenance.trains)
         self._choice: dict[int, int] = {}
         self._pins: list[Pin] = []
         self._layers = self._read()
@@ -54,8 +54,9 @@ class _Proof:
     def layers(self) -> Layers:
         """Layers that stand the trial."""
         with torch.inference_mode(False), torch.no_grad(), state_kept(self._model):
-            if self._trial.failure(self._layers.groups) is not None:
-                self._reread()
+            if self._trial.failure(self._layers.groups) is None:
+                return self._layers
+            self._reread()
             while (failed := self._failing(self._layers.groups)) is not None:
                 group, problem = failed
                 self._pins.append((self._layers.ids[group.name], problem))
@@ -71,7 +72,7 @@ class _Proof:
                 for site in kind:
                     self._choice[site] = min(option, len(self._sites[site].options) - 1)
                 self._layers = self._read()
-                if self._trial.failure(self._touching(kind)) is None:
+                if self._stands(kind):
                     break
             else:
                 self._reread_one_by_one(kind)
@@ -81,7 +82,7 @@ class _Proof:
             for option in range(len(self._sites[site].options)):
                 self._choice[site] = option
                 self._layers = self._read()
-                if self._trial.failure(self._touching([site])) is None:
+                if self._stands([site]):
                     break
             else:
                 self._choice[site] = 0
@@ -96,6 +97,11 @@ class _Proof:
                 key = type(modules.get(site.where, self._model)), site.text, len(site.options)
                 kinds.setdefault(key, []).append(index)
         return list(kinds.values())
+
+    def _stands(self, sites: Sequence[int]) -> bool:
+        """Whether a reading leaves layers at these places, and they stand."""
+        touching = self._touching(sites)
+        return bool(touching) and self._trial.failure(touching) is None
 
     def _touching(self, sites: Sequence[int]) -> list[ChannelGroup]:
         ids = torch.cat([self._sites[site].ids for site in sites])

@@ -49,8 +49,9 @@ class Cut:
         model: the dense network.
         slices: module name -> kept rows and columns; modules the plan leaves alone are absent.
         parameters: name of a bare parameter or buffer the plan touches -> (axis, kept positions) of every axis cut.
-        attributes: module name -> attributes that a forward pass reads and that change with the plan.
-        aliases: state-dict key -> the key under which the same tensor comes first.
+        attributes: module name -> attributes (and buffers that no state dict holds) that a forward pass reads and that
+            change with the plan.
+        aliases: state-dict key -> the key under which the same tensor is cut, where it has several.
     """
 
     model: nn.Module
@@ -98,7 +99,8 @@ class NetworkSlicer:
         self._outs: dict[str, list[tuple[str, Tensor]]] = {}
         self._ins: dict[str, list[tuple[str, Tensor]]] = {}
         self._parameters: dict[str, dict[int, list[tuple[str, Tensor]]]] = {}
-        self._aliases = _aliases(model)
+        self._shared = _shared(model)
+        self._unsaved = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
         for group in groups:
             for member in (*group.producers, *group.carriers):
                 if member.parameter is None:
@@ -160,7 +162,10 @@ class NetworkSlicer:
         slices = self._slices(removed)
         attributes = self._attributes(slices)
         self._add_own_attributes(attributes, removed)
-        return Cut(self.model, slices, self._cut_parameters(removed), attributes, self._aliases)
+        parameters = self._cut_parameters(removed)
+        self._add_unsaved(attributes, parameters)
+        touched = {*parameters, *(f"{name}.{suffix}" for name in slices for suffix in _KNOWN)}
+        return Cut(self.model, slices, parameters, attributes, _aliases(self._shared, touched))
 
     def _slices(self, removed: dict[str, list[int]]) -> dict[str, ModuleSlice]:
         rows = {
@@ -177,6 +182,17 @@ class NetworkSlicer:
             if name in rows or name in columns
         }
         return {name: part for name, part in touched.items() if part.rows is not None or part.columns is not None}
+
+    def _add_unsaved(
+        self, attributes: dict[str, dict[str, Any]], parameters: dict[str, list[tuple[int, Tensor]]]
+    ) -> None:
+        """Buffers that no state dict holds are cut as attributes."""
+        for name in parameters.keys() & self._unsaved:
+            tensor = _named_tensor(self.model, name)
+            for axis, kept in parameters.pop(name):
+                tensor = tensor.index_select(axis, kept.to(tensor.device))
+            owner, _, suffix = name.rpartition(".")
+            attributes.setdefault(owner, {})[suffix] = tensor
 
     def _cut_parameters(self, removed: dict[str, list[int]]) -> dict[str, list[tuple[int, Tensor]]]:
         found: dict[str, list[tuple[int, Tensor]]] = {}
@@ -229,15 +245,21 @@ def _named_tensor(model: nn.Module, name: str) -> Tensor:
     return cast("Tensor", getattr(model.get_submodule(owner), suffix))
 
 
-def _aliases(model: nn.Module) -> dict[str, str]:
-    """Further names of tensors that are registered several times."""
-    first: dict[int, str] = {}
-    found = {}
+def _shared(model: nn.Module) -> list[list[str]]:
+    """Names of tensors that are registered several times."""
+    names: dict[int, list[str]] = {}
     every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     for name, tensor in every:
-        if first.setdefault(id(tensor), name) != name:
-            found[name] = first[id(tensor)]
-    return found
+        names.setdefault(id(tensor), []).append(name)
+    return [several for several in names.values() if len(several) > 1]
+
+
+def _aliases(shared: Sequence[Sequence[str]], touched: set[str]) -> dict[str, str]:
+    aliases = {}
+    for names in shared:
+        source = next((name for name in names if name in touched), names[0])
+        aliases.update({name: source for name in names if name != source})
+    return aliases
 
 
 def _channel_axis(model: nn.Module, member: Member) -> int:
@@ -315,7 +337,8 @@ def installed(
                 put(cast("dict[str, Any]", module._buffers), name, tensor)
         for owner, values in attributes.items():
             for name, value in values.items():
-                put(modules[owner].__dict__, name, value)
+                buffers = cast("dict[str, Any]", modules[owner]._buffers)
+                put(buffers if name in buffers else modules[owner].__dict__, name, value)
         yield
     finally:
         for table, name, value in reversed(saved):

@@ -32,14 +32,15 @@ class Trial:
     Args:
         model: the network; in evaluation mode while it is tried, in which the caller puts it back.
         example_input: what it is run on.
+        trains: whether it does something else in training mode, which has to run too.
     """
 
-    def __init__(self, model: nn.Module, example_input: Any) -> None:
+    def __init__(self, model: nn.Module, example_input: Any, trains: bool) -> None:
         self._model = model
         self._example_input = example_input
         self._modules: dict[str, Any] = dict(model.named_modules())
         self._values = lively(dict(model.state_dict()))
-        self._trains: bool | None = None
+        self._trains = trains
 
     def failure(self, groups: Sequence[ChannelGroup]) -> Reason | None:
         """What goes wrong when one unit of each layer, or a third of its units, is cut; None if nothing does."""
@@ -55,8 +56,6 @@ class Trial:
 
     def _failure(self, cut: Cut) -> Reason | None:
         self._model.eval()
-        if self._trains is None:
-            self._trains = self._can_train()
         with _watched(self._model) as stack:
             try:
                 with installed(self._model, cut.state(self._values), cut.attributes):
@@ -73,20 +72,11 @@ class Trial:
         return _difference(dense, pruned)
 
     def _trained_shapes(self) -> list[tuple[int, ...]] | None:
-        """Shapes of the outputs with containers in training mode; None for networks that need more to train."""
-        with training_outside_leaves(self._model) as changed:
-            if not changed or not self._trains:
-                return None
-            return [tuple(output.shape) for output in tensors_in(call_model(self._model, self._example_input))]
-
-    def _can_train(self) -> bool:
-        """Whether the dense network runs on the example in training mode too (detectors need boxes)."""
+        """Shapes of the outputs with containers in training mode; None where that is nothing new."""
+        if not self._trains:
+            return None
         with training_outside_leaves(self._model):
-            try:
-                call_model(self._model, self._example_input)
-            except NETWORK_ERRORS:
-                return False
-        return True
+            return [tuple(output.shape) for output in tensors_in(call_model(self._model, self._example_input))]
 
     def _zeroed(self, cut: Cut) -> dict[str, Tensor]:
         """Values of the dense network with zeros in the columns that read removed channels."""

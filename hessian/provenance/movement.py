@@ -20,6 +20,8 @@ def moved(facts: Facts, call: Call, func: Any) -> None:
     """Run an operation of one tensor on its ids (flip, roll, gather, repeat, pixel shuffle, ...)."""
     source = call.arguments.get("self", call.arguments.get("input"))
     found = facts.map(source)
+    if call.name == "roll":
+        _rolled(facts, call)
     floating = call.name.startswith(_FLOATING)
     planes = []
     for plane in found.planes:
@@ -28,6 +30,15 @@ def moved(facts: Facts, call: Call, func: Any) -> None:
         planes.append(compressed(ids.long()))
     if found.planes:
         facts.give(call.result, planes, found.activation)
+
+
+def _rolled(facts: Facts, call: Call) -> None:
+    plane = facts.map(call["self"]).plane
+    if plane is None:
+        return
+    for dim, shift in zip(wrapped(call["dims"], plane.ndim), call["shifts"], strict=False):
+        if varying(plane) == (dim,):
+            facts.sites.rolled(facts.context.where, plane.flatten(), int(shift))
 
 
 def _first(call: Call) -> str:
@@ -167,7 +178,7 @@ def _viewed(facts: Facts, before: Tensor, result: Tensor) -> None:
             facts.sites.regrouped(where, module, grid)
         return
     if len(dims) == 1 and after.shape[dims[0]] != max(before.shape):
-        facts.sites.flattened(where, module, after.flatten())
+        facts.sites.counted(where, module, after.flatten(), "views channels with a size of its own")
 
 
 def _split(facts: Facts, before: Tensor, call: Call) -> None:

@@ -31,6 +31,7 @@ class Provenance:
         sites: places that can be read in several ways.
         order: rank of every module's first call, modules with tensors of their own.
         calls: how often each of them is called in evaluation mode.
+        trains: whether the network does something else in training mode that it can do on the example.
     """
 
     entries: Entries
@@ -38,6 +39,7 @@ class Provenance:
     sites: Sites
     order: dict[str, int]
     calls: dict[str, int]
+    trains: bool
 
     def resolve(self) -> Resolved:
         """Classes and hard units."""
@@ -61,11 +63,9 @@ def trace(model: nn.Module, example_input: Any) -> Provenance:
             model.eval()
             _run(model, example_input, facts)
             seen = dict(calls)
-            with training_outside_leaves(model) as changed:
-                if changed:
-                    _run_for_training(model, example_input, facts)
+            trains = _run_for_training(model, example_input, facts, seen)
     sites.finish()
-    return Provenance(entries, classes, sites, order, seen)
+    return Provenance(entries, classes, sites, order, seen, trains)
 
 
 def _run(model: nn.Module, example_input: Any, facts: Facts) -> None:
@@ -77,11 +77,37 @@ def _run(model: nn.Module, example_input: Any, facts: Facts) -> None:
         facts.pin(facts.map(tensor), "reaches the network's output")
 
 
-def _run_for_training(model: nn.Module, example_input: Any, facts: Facts) -> None:
-    try:
+def _run_for_training(model: nn.Module, example_input: Any, facts: Facts, calls: dict[str, int]) -> bool:
+    """Follow what runs in training mode only, if anything does."""
+    with training_outside_leaves(model):
+        if _calls(model, example_input) in (None, calls):
+            return False  # nothing else, or it needs more than the example to train (labels, boxes)
         _run(model, example_input, facts)
+    return True
+
+
+def _calls(model: nn.Module, example_input: Any) -> dict[str, int] | None:
+    """How often modules with tensors of their own are called; None where the network does not run."""
+    calls: dict[str, int] = {}
+
+    def counting(name: str) -> Any:
+        return lambda _module, _args: calls.update({name: calls.get(name, 0) + 1})
+
+    handles = [
+        module.register_forward_pre_hook(counting(name)) for name, module in model.named_modules() if _own(module)
+    ]
+    try:
+        call_model(model, example_input)
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError):
-        return  # it needs more than the example to train (labels, boxes): what it would show is not known
+        return None
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _own(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
 
 
 @contextmanager
@@ -90,7 +116,7 @@ def _watched(model: nn.Module, facts: Facts, order: dict[str, int], calls: dict[
     handles = []
 
     def watch(name: str, module: nn.Module) -> None:
-        own = any(True for _ in module.parameters(recurse=False))
+        own = _own(module)
 
         def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
             facts.context.stack.append((name, module))

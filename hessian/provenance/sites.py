@@ -8,7 +8,7 @@ place has several *options*, and cutting a network for trial says which of them 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,10 +39,12 @@ class Option:
     Attributes:
         ties: int64 [2, pairs], ids that leave together.
         followers: attributes that change with the number of channels.
+        pins: int64 [ids], ids that stay.
     """
 
     ties: Tensor
     followers: tuple[Follower, ...] = ()
+    pins: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,7 @@ class Sites:
     def parts(self, where: str, module: nn.Module | None, parts: Sequence[Tensor]) -> None:
         """Channels are split into consecutive parts: ids int64 [size] of each."""
         free = Option(torch.zeros(2, 0, dtype=torch.long))
-        followers = _followers(where, module, parts)
+        followers = _followers(where, module, [*parts, torch.cat(list(parts))])
         options = [free, Option(free.ties, followers)] if followers else [free]
         if len({len(part) for part in parts}) == 1 and len(parts) > 1:
             ties = _tied_across(torch.stack(list(parts)), 1)
@@ -99,13 +101,23 @@ class Sites:
         if all(not torch.equal(part, other) for other in slices.parts):
             slices.parts.append(part)
 
-    def flattened(self, where: str, module: nn.Module | None, ids: Tensor) -> None:
-        """Channels are viewed with a size that the module may keep as an attribute: ids int64 [size]."""
+    def rolled(self, where: str, ids: Tensor, shift: int) -> None:
+        """Channels are rolled: ids int64 [size]; those that come round are counted by the code."""
+        size = len(ids)
+        round_ = ids[size - shift % size :]
+        none = torch.zeros(2, 0, dtype=torch.long)
+        options = [Option(none, (), round_)]
+        if 2 * (shift % size) == size:
+            options.insert(0, Option(_tied_across(ids.view(2, -1), 1)))
+        self._sites.append(Site(where, "rolls channels", ids, tuple(options)))
+
+    def counted(self, where: str, module: nn.Module | None, ids: Tensor, text: str) -> None:
+        """Code uses a number of channels that its module may keep as an attribute: ids int64 [size]."""
         followers = _followers(where, module, [ids])
         if followers:
             none = torch.zeros(2, 0, dtype=torch.long)
             options = (Option(none), Option(none, followers))
-            self._sites.append(Site(where, "views channels with a size of its own", ids, options))
+            self._sites.append(Site(where, text, ids, options))
 
     def finish(self) -> None:
         """Turn slices seen into places."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hessian.provenance.classes import FIXED, NEUTRAL
 from hessian.provenance.combining import mixed_along
@@ -75,11 +75,14 @@ def _grouped(facts: Facts, read: Tensor, first: Tensor, second: Tensor, groups: 
         transposed: whether it is.
     """
     reason = facts.reason("read by a convolution whose weight cannot be followed")
+    if (len(first) if transposed else len(second)) == 1 and len(read) == 1:
+        reason = facts.reason("lies along positions of a convolution, or is its only input channel")
     if groups == 1:
         columns, rows = (first, second) if transposed else (second, first)
         facts.classes.unite(columns, read, reason)
         return rows
     if len(read) == groups:  # depthwise: every input channel owns its outputs
+        _count_groups(facts, read)
         rows = _columns_of(facts, first, len(first) * len(second)) if transposed and len(second) > 1 else first
         facts.classes.unite(rows.view(groups, -1), read[:, None].expand(groups, len(rows) // groups), reason)
         if transposed and len(second) > 1:
@@ -99,6 +102,12 @@ def _grouped(facts: Facts, read: Tensor, first: Tensor, second: Tensor, groups: 
     facts.classes.tie(columns[:per_group], second, "groups")
     _tie_groups(facts, first.view(groups, -1))
     return first
+
+
+def _count_groups(facts: Facts, read: Tensor) -> None:
+    """Note a depthwise convolution written as a function, whose number of groups its module may keep."""
+    if not isinstance(facts.context.module, nn.modules.conv._ConvNd) and bool((read > FIXED).all()):
+        facts.sites.counted(facts.context.where, facts.context.module, read, "convolves channels one by one")
 
 
 def _columns_of(facts: Facts, ids: Tensor, count: int) -> Tensor:
@@ -319,8 +328,9 @@ def unknown(facts: Facts, call: Call) -> None:
         return
     for found in maps:
         facts.pin(found, f"goes through {call.name}, which is not followed")
+    activation = any(found.activation for found in maps)
     for result in call.results:
-        facts.give(result, [fixed(result.ndim)])
+        facts.give(result, [fixed(result.ndim)], activation)
 
 
 def repeated(facts: Facts, call: Call) -> None:

@@ -66,7 +66,10 @@ def _holds_images(values: list[Any]) -> bool:
 
 @contextmanager
 def state_kept(model: nn.Module) -> Iterator[None]:
-    """Inside, the network may run in any mode; afterwards buffers, modes and random numbers are as they were."""
+    """Inside, the network may run in any mode; afterwards buffers, modes and random numbers are as they were.
+
+    Automatic casts (``torch.autocast``) are off: they differ by more than what is compared, and are remembered.
+    """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, buffer.detach().clone())
@@ -75,7 +78,7 @@ def state_kept(model: nn.Module) -> Iterator[None]:
         if buffer is not None
     ]
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    with torch.random.fork_rng(devices=[device.index or 0 for device in devices]):
+    with torch.random.fork_rng(devices=[device.index or 0 for device in devices]), _full_precision():
         try:
             yield
         finally:
@@ -89,21 +92,23 @@ def state_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def training_outside_leaves(model: nn.Module) -> Iterator[bool]:
+def _full_precision() -> Iterator[None]:
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+@contextmanager
+def training_outside_leaves(model: nn.Module) -> Iterator[None]:
     """Inside, modules with children think that they train, and leaves (normalisations, dropout) that they do not.
 
     So heads that run in training only do run, and nothing is random or estimated anew.
-
-    Yields:
-        Whether any module has a reason to behave otherwise than in evaluation mode.
     """
     containers = [module for module in model.modules() if next(module.children(), None) is not None]
-    custom = [module for module in containers if not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))]
     before = [(module, module.training) for module in containers]
     try:
         for module in containers:
             module.training = True
-        yield bool(custom)
+        yield
     finally:
         for module, training in before:
             module.training = training
