@@ -76,7 +76,7 @@ class _Combiner:
         axis = set(varying(plane))
         if self.plane is None:
             self._beside(plane)
-        elif not axis or wide & set(varying(self.plane)) and axis < set(varying(self.plane)):
+        elif not axis or (wide & set(varying(self.plane)) and axis < set(varying(self.plane))):
             self._shared(plane)
         elif axis == set(varying(self.plane)):
             self.plane = self._united(self.plane, plane)
@@ -143,7 +143,7 @@ def reduction(facts: Facts, call: Call) -> None:
 
     A sum over all channels of an activation asks nothing of them: what is absent adds nothing, as a zero does.
     """
-    source = call.arguments.get("self", call.arguments.get("input"))
+    source = call.source
     found = facts.map(source)
     dims = wrapped(call.arguments.get("dim"), source.ndim)
     for result in call.results:
@@ -174,7 +174,7 @@ def _reduced(facts: Facts, plane: Tensor, dims: Sequence[int], call: Call, activ
 
 def along(facts: Facts, call: Call) -> None:
     """Softmax and its kind: the shape stays, elements are mixed along one dimension."""
-    source = call.arguments.get("self", call.arguments.get("input"))
+    source = call.source
     found = facts.map(source)
     dims = wrapped(call.arguments.get("dim", -1), source.ndim)
     for plane in found.planes:
@@ -187,7 +187,7 @@ def along(facts: Facts, call: Call) -> None:
 
 def spatial(facts: Facts, call: Call) -> None:
     """Pooling, resampling and padding: positions change, channels (dimension 1, or those before) stay."""
-    source = call.arguments.get("self", call.arguments.get("input"))
+    source = call.source
     found = facts.map(source)
     count = _spatial_dimensions(call)
     dims = tuple(range(source.ndim - count, source.ndim))

@@ -107,6 +107,12 @@ class Call:
         return self.arguments[name]
 
     @property
+    def source(self) -> Tensor:
+        """The tensor an operation is called on: its argument ``self`` or ``input``."""
+        source: Tensor = self.arguments["self"] if "self" in self.arguments else self.arguments["input"]
+        return source
+
+    @property
     def tensors(self) -> list[Tensor]:
         """All tensors among the arguments."""
         return [leaf for leaf in _pytree.tree_leaves(self.arguments) if isinstance(leaf, Tensor)]

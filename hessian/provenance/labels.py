@@ -2,8 +2,8 @@
 
 A map is a list of *planes*. An activation has one plane; a parameter has one for each of its axes (an element of a
 convolution's weight belongs to a row and to a column). A plane is an int64 tensor that broadcasts to the shape of its
-tensor: dimensions along which the ids do not change have size one, so that a map of a feature map [1, C, H, W] is held as
-[1, C, 1, 1].
+tensor: dimensions along which the ids do not change have size one, so that a map of a feature map
+[1, C, H, W] is held as [1, C, 1, 1].
 
 Maps belong to *storages*, not to tensor objects: a view is looked up by its offset and strides, so that every view
 PyTorch knows (or will know) is followed exactly and without a rule, and a write through a view reaches its base.
@@ -64,9 +64,9 @@ class Labels:
         record = self._record(tensor)
         if record is None:
             return None
-        if tuple(tensor.shape) == record.shape and tensor.stride() == record.strides:
-            if tensor.storage_offset() == record.offset:
-                return Map(record.planes, record.activation)
+        geometry = tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
+        if geometry == (record.shape, record.strides, record.offset):
+            return Map(record.planes, record.activation)
         return Map([compressed(plane) for plane in _viewed(record, tensor)], record.activation)
 
     def set(self, tensor: Tensor, planes: Sequence[Tensor], activation: bool) -> None:
@@ -79,7 +79,12 @@ class Labels:
         self._sweep()
         storage = tensor.untyped_storage()
         self._records[storage._cdata] = _Record(
-            StorageWeakRef(storage), tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), planes, activation
+            StorageWeakRef(storage),
+            tuple(tensor.shape),
+            tensor.stride(),
+            int(tensor.storage_offset()),
+            planes,
+            activation,
         )
 
     def forget(self, tensor: Tensor) -> None:
@@ -174,7 +179,7 @@ def _decoded(record: _Record, view: Tensor) -> list[Tensor] | None:
     dims = sorted((dim for dim, size in enumerate(record.shape) if size > 1), key=lambda dim: -record.strides[dim])
     zero = torch.zeros((1,) * view.ndim, dtype=torch.long)
     indices, reach = [zero] * len(record.shape), [0] * len(record.shape)
-    left = view.storage_offset() - record.offset
+    left = int(view.storage_offset()) - record.offset
     for dim in dims:
         if record.strides[dim] == 0:
             return None

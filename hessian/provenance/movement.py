@@ -18,7 +18,7 @@ _FLOATING = ("upsample", "reflection_pad", "replication_pad", "im2col", "pixel_u
 
 def moved(facts: Facts, call: Call, func: Any) -> None:
     """Run an operation of one tensor on its ids (flip, roll, gather, repeat, pixel shuffle, ...)."""
-    source = call.arguments.get("self", call.arguments.get("input"))
+    source = call.source
     found = facts.map(source)
     if call.name == "roll":
         _rolled(facts, call)
@@ -63,7 +63,7 @@ def padded(facts: Facts, call: Call, func: Any) -> None:
 
 def joined(facts: Facts, call: Call, func: Any) -> None:
     """Concatenation and stacking."""
-    tensors: Sequence[Tensor] = [tensor for tensor in call["tensors"]]
+    tensors: Sequence[Tensor] = list(call["tensors"])
     maps = [facts.map(tensor) for tensor in tensors]
     if not any(found.planes for found in maps):
         return
@@ -106,7 +106,7 @@ def _concatenated(pieces: Sequence[tuple[Tensor, Sequence[int]]], dim: int) -> T
     along_positions = bool(known) and all(plane.shape[dim] == 1 for plane in known)
     if along_positions and all(plane.shape == known[0].shape and torch.equal(plane, known[0]) for plane in known):
         return known[0]
-    channels = not along_positions or len({tuple(plane.shape) for plane in known}) == 1 and known[0].numel() == 1
+    channels = not along_positions or (len({tuple(plane.shape) for plane in known}) == 1 and known[0].numel() == 1)
     shapes = []
     for other in range(known[0].ndim if known else pieces[0][0].ndim):
         shapes.append(max(plane.shape[other] for plane, _ in pieces))

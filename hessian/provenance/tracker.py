@@ -20,7 +20,8 @@ _ELEMENTWISE = {
     "full_like", "rand_like", "randn_like", "bernoulli", "real", "imag", "conj_physical", "hardtanh", "hardswish",
     "hardsigmoid", "leaky_relu", "elu", "gelu", "silu", "mish", "softplus", "threshold", "clamp", "lerp", "addcmul",
     "addcdiv", "copysign", "dropout", "feature_dropout", "nan_to_num", "isnan", "isinf", "isfinite", "celu", "rsub",
-    "_conj", "resolve_conj", "resolve_neg", "quantize_per_tensor", "fake_quantize_per_tensor_affine", "log_sigmoid_forward",
+    "_conj", "resolve_conj", "resolve_neg", "quantize_per_tensor", "fake_quantize_per_tensor_affine",
+    "log_sigmoid_forward",
 }  # fmt: skip
 _MOVING = {
     "flip", "roll", "repeat", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle",
@@ -135,7 +136,7 @@ def _is_view(func: Any, call: Call) -> bool:
     """Whether the result shares memory with an argument and nothing was written."""
     if func._schema.is_mutable:
         return False
-    results = [result for result in call.results]
+    results = list(call.results)
     sources = {tensor.untyped_storage()._cdata for tensor in call.tensors if _has_storage(tensor)}
     return bool(results) and all(
         _has_storage(result) and result.untyped_storage()._cdata in sources for result in results

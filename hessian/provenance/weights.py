@@ -164,8 +164,8 @@ def _times(
 ) -> Tensor:
     """Contract an activation with a weight: ids of what is made [rows], or the activation's plane if that survives."""
     dims = (k_weight,) if rows_dim is None else (k_weight, rows_dim)
-    for plane in other_axes(weight, dims):
-        facts.classes.pin(plane, facts.reason("lies across several axes of a weight"))
+    for crossing in other_axes(weight, dims):
+        facts.classes.pin(crossing, facts.reason("lies across several axes of a weight"))
     columns = axis_ids(weight, k_weight, w.shape[k_weight])
     rows = axis_ids(weight, rows_dim, w.shape[rows_dim]) if rows_dim is not None else fixed(1)
     plane = inputs.plane
@@ -189,7 +189,7 @@ def _times(
 
 def _placed(made: Tensor, dimensions: int, dim: int | None, inputs: Map) -> Tensor:
     """Ids of a product's result as a plane."""
-    if made.ndim > 1 or inputs.plane is None and made.ndim != 1:
+    if made.ndim > 1 or (inputs.plane is None and made.ndim != 1):
         if dim is None:
             return made.squeeze(-1) if made.ndim > dimensions else made
         return made.reshape((1,) * (dimensions - made.ndim) + tuple(made.shape))
@@ -276,9 +276,8 @@ def _normalised(facts: Facts, call: Call, planes: list[Tensor], pin: bool) -> No
             shape[1] = len(ids)
             if not facts.map(vector).planes:
                 continue
-            facts.classes.unite(
-                *torch.broadcast_tensors(plane, ids.reshape(shape)), facts.reason("meets a normalisation that stays")
-            )
+            one, other = torch.broadcast_tensors(plane, ids.reshape(shape))
+            facts.classes.unite(one, other, facts.reason("meets a normalisation that stays"))
 
 
 def group_norm(facts: Facts, call: Call) -> None:
@@ -335,7 +334,7 @@ def unknown(facts: Facts, call: Call) -> None:
 
 def repeated(facts: Facts, call: Call) -> None:
     """Interpolation that mixes along given dimensions only (Fourier transforms, cumulative sums)."""
-    source = call.arguments.get("self", call.arguments.get("input"))
+    source = call.source
     found = facts.map(source)
     dims = wrapped(call.arguments.get("dim"), source.ndim)
     planes = [mixed_along(facts, plane, dims, f"mixed with others by {call.name}") for plane in found.planes]

@@ -214,7 +214,7 @@ def _add_parameter(
     rest = parameter.numel() / np.prod([extent for extent, _ in cut])
     if len(cut) > 2:
         raise ValueError(f"a parameter of shape {list(parameter.shape)} is cut along {len(cut)} axes; two are counted")
-    params.add(rest, *(part for pair in cut for part in pair))
+    params.add(float(rest), *cut[0], *(cut[1] if len(cut) == 2 else ()))
 
 
 def _extents(module: Any) -> tuple[int, int, int, int]:

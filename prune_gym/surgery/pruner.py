@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from hessian.channels.discover import discover, layers_found
 from hessian.channels.group import ChannelGroup, PinnedChannels, UnsupportedStructureError
-from hessian.channels.requests import unwrapped
 from hessian.channels.slicing import NetworkSlicer
+from hessian.discovery.discover import discover, layers_found
+from hessian.discovery.requests import unwrapped
 from hessian.refit.sequential import SequentialRefitter
 from hessian.support.batches import read_batches
 from prune_gym.cost.limits import FloatArray

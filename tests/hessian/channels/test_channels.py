@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from hessian.channels.discover import discover
-from hessian.channels.find import find_channel_groups
+from hessian.discovery.discover import discover
+from hessian.discovery.find import find_channel_groups
 from tests.hessian import networks
 
 X = torch.randn(2, *networks.IMAGE)

@@ -21,7 +21,7 @@ from prune_gym.surgery.cutting import check_against_prediction
 from prune_gym.surgery.pruner import PhysicalPruner
 from prune_gym.surgery.sizes import broken_promises
 from prune_gym.tasks.models import resnet20
-from tests.prune_gym.surgery_networks import BY_NAME, CASES, ConcatWithInput, LayerScale, masked_outputs
+from tests.prune_gym.surgery_networks import BY_NAME, CASES, LayerScale, masked_outputs
 
 
 @pytest.fixture
@@ -360,17 +360,6 @@ def test_sizes_that_contradict_weights_are_found(residual):
         UnsupportedStructureError, match=r"a\.weight is \[4, 6, 3, 3\], its attributes say \[4, 5, 3, 3\]"
     ):
         check_against_prediction(model, model.state_dict())
-
-
-def test_channels_concatenated_with_the_networks_input_are_cut_beside_it():
-    torch.manual_seed(0)
-    model, inputs = ConcatWithInput().eval(), torch.randn(1, 2, 3, 3)
-    pruned = PhysicalPruner(model, inputs).prune({"a": [0]})
-    reading = next(
-        module for module in pruned.modules() if isinstance(module, nn.Conv2d | nn.Linear) and module is not pruned.a
-    )
-    dense = model.get_submodule(next(name for name, module in pruned.named_modules() if module is reading))
-    assert reading.weight.shape[1] < dense.weight.shape[1]
 
 
 def test_a_network_whose_code_fixes_a_channel_count_is_refused():

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from hessian.channels.group import ChannelGroup
-from hessian.channels.layers import Layers, Pin, layers_of
-from hessian.channels.trial import Trial
+from hessian.discovery.layers import Layers, Pin, layers_of
+from hessian.discovery.trial import Trial
 from hessian.provenance.classes import Reason
 from hessian.provenance.run import Provenance
 from hessian.provenance.sites import Site
@@ -142,5 +142,3 @@ class _Proof:
 def _touches(group: ChannelGroup, scope: str) -> bool:
     members = (*group.producers, *group.carriers, *group.consumers, *group.silent)
     return any(member.module == scope or member.module.startswith(scope + ".") for member in members)
-
-

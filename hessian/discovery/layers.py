@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian.channels.group import ChannelGroup, Member, PinnedChannels, SizeAttribute
-from hessian.channels.roles import Place, Role, places_of
+from hessian.discovery.roles import Role, places_of
 from hessian.provenance.classes import Reason, components
 from hessian.provenance.run import Provenance
 from hessian.provenance.sites import Option
@@ -294,9 +294,9 @@ class _Gathering:
             first = self._first_ids[index]
             for root in self._class_list[first : first + len(place.ids)]:
                 unit = self._unit_list[root]
-                reason = self._reasons.get(root) or partners.get(unit) or failed.get(unit)
-                if reason is not None:
-                    found[place.module, reason] = found.get((place.module, reason), 0) + 1
+                why = self._reasons.get(root) or partners.get(unit) or failed.get(unit)
+                if why is not None:
+                    found[place.module, why] = found.get((place.module, why), 0) + 1
         pinned = [
             PinnedChannels(name, count, sizes[name], reason.where, reason.text)
             for (name, reason), count in found.items()

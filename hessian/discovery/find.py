@@ -17,8 +17,8 @@ from typing import Any
 
 from torch import nn
 
-from hessian.channels.discover import discover, layers_found
 from hessian.channels.group import ChannelGroup
+from hessian.discovery.discover import discover, layers_found
 
 
 def find_channel_groups(
@@ -28,7 +28,7 @@ def find_channel_groups(
 
     Args:
         model: any network that runs on the example; it is left as it was.
-        example_input: what it accepts, on its device; see `hessian.channels.discover.discover`.
+        example_input: what it accepts, on its device; see `hessian.discovery.discover.discover`.
         ignored_layers: names (or modules) whose channels stay; a layer with an ignored producer or carrier is left out.
         verify: whether every layer is proved by cutting it for trial.
 

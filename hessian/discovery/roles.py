@@ -111,7 +111,7 @@ def _weight_role(module: nn.Module, entry: Entry) -> Role | None:
 
 
 def _groups(module: nn.Module) -> int:
-    return int(module.groups) if isinstance(module, CONV_TYPES) else 1  # type: ignore[arg-type]
+    return int(module.groups) if isinstance(module, CONV_TYPES) else 1
 
 
 def _counts_inside_groups(module: nn.Module, suffix: str, entry: Entry) -> bool:

@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from hessian.channels.group import ChannelGroup, PinnedChannels, UnsupportedStructureError
-from hessian.channels.layers import layers_of
-from hessian.channels.proof import proved
-from hessian.channels.requests import ignored_names, runnable, unwrapped
+from hessian.discovery.layers import layers_of
+from hessian.discovery.proof import proved
+from hessian.discovery.requests import ignored_names, runnable, unwrapped
 from hessian.provenance.run import trace
 
 
@@ -34,8 +34,8 @@ def discover(
     """Find the prunable layers of any network and what of it stays whole.
 
     The network runs on the example with every element of every activation carrying the channel it comes from
-    (`hessian.provenance`). Then one unit of every layer is cut for trial: the smaller network must compute what the dense
-    one computes with these channels reading as zero. What fails is pinned. The model is left as it was.
+    (`hessian.provenance`). Then units of every layer are cut for trial: the smaller network must compute what the
+    dense one computes with these channels reading as zero. What fails is pinned. The model is left as it was.
 
     Args:
         model: any network that runs on the example; wrappers of PyTorch are looked through.

@@ -77,7 +77,9 @@ def _layer_norm(kept: Tensor, x: Tensor, shape: Any, weight: Any, bias: Any, eps
     return torch.zeros_like(x).index_copy(-1, kept, result), *statistics
 
 
-def _group_norm(kept: Tensor, x: Tensor, weight: Any, bias: Any, n: int, _c: int, hw: int, groups: int, eps: float) -> Any:
+def _group_norm(
+    kept: Tensor, x: Tensor, weight: Any, bias: Any, n: int, _c: int, hw: int, groups: int, eps: float
+) -> Any:
     part = x.index_select(1, kept).contiguous()
     vectors = [None if vector is None else vector.index_select(0, kept) for vector in (weight, bias)]
     result, *statistics = torch.ops.aten.native_group_norm.default(part, *vectors, n, len(kept), hw, groups, eps)

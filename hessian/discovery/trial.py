@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hessian.channels.group import ChannelGroup
-from hessian.channels.layer_types import CONV_TYPES, TRANSPOSED_TYPES
-from hessian.channels.mixing import norms_over
+from hessian.channels.layer_types import TRANSPOSED_TYPES
 from hessian.channels.slicing import Cut, NetworkSlicer, installed
+from hessian.discovery.mixing import norms_over
 from hessian.provenance.classes import Reason
 from hessian.support.calling import call_model, tensors_in, training_outside_leaves
 
@@ -141,7 +141,9 @@ def _difference(dense: Sequence[Tensor], pruned: Sequence[Tensor]) -> Reason | N
         spread = float((exact.max() - exact.min()).clamp_min(exact.abs().max() * 1e-3))
         gap = float((exact - other).abs().nan_to_num(0.0).max())
         if gap > TOLERANCE.get(wanted.dtype, 1e-4) * spread + 1e-12:
-            return Reason(f"cannot be cut: outputs differ from the dense network's by {gap / spread:.2g} of their range", "")
+            return Reason(
+                f"cannot be cut: outputs differ from the dense network's by {gap / spread:.2g} of their range", ""
+            )
     return None
 
 
