@@ -2,7 +2,8 @@
 
 ``x.view(n, groups, c // groups, h, w)`` keeps the number of groups and derives their size;
 ``x.view(n, c // 4, 4, h, w)`` does the opposite. A run cannot tell one from the other, nor ``x.chunk(2)`` from
-``x.split(self.width)``. So each such place has several *options*, and cutting a network for trial says which of them is true.
+``x.split(self.width)``. So each such place has several *options*, and cutting a
+network for trial says which of them is true.
 """
 
 from __future__ import annotations
