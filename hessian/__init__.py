@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from hessian.support.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hessian.channels.find import find_channel_groups
     from hessian.channels.group import ChannelGroup, UnsupportedStructureError
+    from hessian.discovery.find import find_channel_groups
     from hessian.hobs import HOBSSensitivityAnalyzer
     from hessian.kfac.approximator import KFACHessianApproximator
     from hessian.obs.factors import KroneckerFactors
@@ -33,6 +33,6 @@ __getattr__, __dir__ = lazy_names(
         "KFACHessianApproximator": "kfac.approximator",
         "KroneckerFactors": "obs.factors",
         "UnsupportedStructureError": "channels.group",
-        "find_channel_groups": "channels.find",
+        "find_channel_groups": "discovery.find",
     },
 )

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from hessian.audit.audit import audit_prices
 from hessian.audit.report import AuditReport
-from hessian.channels.find import find_channel_groups
 from hessian.channels.flops import FlopsModel
 from hessian.channels.group import ChannelGroup
 from hessian.channels.layer_calls import calls_of_one_input
 from hessian.channels.norms import shift_absorbing_norms
+from hessian.discovery.find import find_channel_groups
 from hessian.kfac.approximator import KFACHessianApproximator
 from hessian.kfac.checks import check_model
 from hessian.kfac.loss_curvature import Criterion

@@ -16,7 +16,7 @@ from benchmarks.sweep.folder import SweepFolder
 from benchmarks.sweep.results_table import summary_table
 from benchmarks.sweep.worker_job import Job, Outcome
 from benchmarks.sweep.workers import Workers
-from hessian.channels.find import find_channel_groups
+from hessian.discovery.find import find_channel_groups
 from prune_gym.cost.model import CostModel
 from prune_gym.support.stage_progress import StageProgress
 from prune_gym.tasks.registry import task_status, task_structure

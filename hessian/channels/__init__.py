@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 from hessian.support.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hessian.channels.find import find_channel_groups
     from hessian.channels.group import ChannelGroup, UnsupportedStructureError
+    from hessian.discovery.discover import discover
+    from hessian.discovery.find import find_channel_groups
 
 __all__ = [
     "ChannelGroup",
     "UnsupportedStructureError",
+    "discover",
     "find_channel_groups",
 ]
 
@@ -21,6 +23,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "ChannelGroup": "group",
         "UnsupportedStructureError": "group",
-        "find_channel_groups": "find",
+        "discover": ".discovery.discover",
+        "find_channel_groups": ".discovery.find",
     },
 )

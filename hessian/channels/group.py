@@ -21,17 +21,53 @@ class Member:
         module: qualified name of the module (of the owner, for a bare parameter).
         indices: LongTensor [size, width], the positions of channel ``i`` along the module's output dimension
             (producers, carriers) or input dimension (consumers). ``width`` exceeds 1 behind a flatten.
-        parameter: qualified name of a bare ``nn.Parameter`` (for example ConvNeXt's layer scale), else None.
+        parameter: qualified name of a bare parameter or buffer (for example ConvNeXt's layer scale), else None.
+        axis: the axis of a bare parameter or buffer along which channels run.
     """
 
     module: str
     indices: Tensor
     parameter: str | None = None
+    axis: int | None = None
 
     @property
     def width(self) -> int:
         """Positions a channel owns along the dimension."""
         return self.indices.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class SizeAttribute:
+    """A whole number that a module of the network's own keeps, and that counts channels of a layer.
+
+    Attributes:
+        module: qualified name of the module.
+        attribute: its attribute.
+        counts: LongTensor [size], how much of the number goes with each channel.
+    """
+
+    module: str
+    attribute: str
+    counts: Tensor
+
+
+@dataclass(frozen=True)
+class PinnedChannels:
+    """Channels of one convolution or linear layer that stay.
+
+    Attributes:
+        name: qualified name of the layer that makes them.
+        count: how many of them stay.
+        size: how many it makes.
+        where: qualified name of the module in which the reason lies; empty for the network itself.
+        reason: why they stay, as the rest of a sentence that begins with the channels.
+    """
+
+    name: str
+    count: int
+    size: int
+    where: str
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +82,8 @@ class ChannelGroup:
         producers: modules whose output channels belong to the layer.
         carriers: modules or parameters that hold one entry a channel.
         consumers: modules whose input channels belong to the layer.
+        silent: consumers that run in training mode only (auxiliary heads): cut, but neither priced nor repaired.
+        attributes: numbers kept by modules of the network's own that change with the layer.
     """
 
     name: str
@@ -54,6 +92,13 @@ class ChannelGroup:
     producers: tuple[Member, ...]
     carriers: tuple[Member, ...]
     consumers: tuple[Member, ...]
+    silent: tuple[Member, ...] = ()
+    attributes: tuple[SizeAttribute, ...] = ()
+
+    @property
+    def root(self) -> str:
+        """Qualified name of the root; the layer's name too, unless the root's channels make several layers."""
+        return self.producers[0].module
 
     @property
     def num_units(self) -> int:

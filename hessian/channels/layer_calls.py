@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian.channels.layer_types import MIXING_TYPES, TRANSPOSED_TYPES, channel_extent
+from hessian.support.calling import call_model, first_sample
 from hessian.support.modes import modes_restored
 
 
@@ -57,10 +58,9 @@ def calls_of_one_input(model: nn.Module, example_input: Any) -> LayerCalls:
 
     watched = [(name, module) for name, module in model.named_modules() if isinstance(module, MIXING_TYPES)]
     handles = [module.register_forward_hook(watching(name), with_kwargs=True) for name, module in watched]
-    inputs = example_input if isinstance(example_input, (tuple, list)) else (example_input,)
     try:
         with torch.no_grad(), modes_restored(model):
-            model.eval()(*(item[:1] for item in inputs))
+            call_model(model.eval(), first_sample(example_input))
     finally:
         for handle in handles:
             handle.remove()

@@ -19,12 +19,10 @@ NORM_TYPES = (
 
 
 def is_depthwise(module: Any) -> bool:
-    """Whether a module is a convolution with one filter a channel."""
-    return (
-        isinstance(module, CONV_TYPES)
-        and module.groups > 1
-        and module.groups == module.in_channels == module.out_channels
-    )
+    """Whether a module is a convolution with filters of its own for every channel: one, or the same number for all."""
+    if not isinstance(module, CONV_TYPES) or module.groups == 1 or module.groups != module.in_channels:
+        return False
+    return module.out_channels == module.groups or not module.transposed
 
 
 def channel_extent(module: Any, role: str) -> int:

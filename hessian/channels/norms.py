@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hessian.channels.layer_calls import layer_input
 from hessian.channels.layer_types import MIXING_TYPES
+from hessian.support.calling import call_model
 from hessian.support.modes import modes_restored
 
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
@@ -48,7 +49,7 @@ def shift_absorbing_norms(model: nn.Module, example_input: Any) -> dict[str, str
     try:
         with torch.no_grad(), modes_restored(model):
             model.eval()
-            model(*example_input) if isinstance(example_input, (tuple, list)) else model(example_input)
+            call_model(model, example_input)
     finally:
         for handle in handles:
             handle.remove()

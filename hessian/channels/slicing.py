@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from hessian.channels.group import ChannelGroup
+from hessian.channels.group import ChannelGroup, Member
 from hessian.channels.layer_types import CONV_TYPES, TRANSPOSED_TYPES, channel_extent, is_depthwise
 from hessian.support.names import suggest
 
@@ -48,30 +48,39 @@ class Cut:
     Attributes:
         model: the dense network.
         slices: module name -> kept rows and columns; modules the plan leaves alone are absent.
-        parameters: name of a bare parameter the plan touches -> (axis, kept positions).
-        attributes: module name -> attributes that a forward pass reads and that change with the plan.
+        parameters: name of a bare parameter or buffer the plan touches -> (axis, kept positions) of every axis cut.
+        attributes: module name -> attributes (and buffers that no state dict holds) that a forward pass reads and that
+            change with the plan.
+        aliases: state-dict key -> the key under which the same tensor is cut, where it has several.
     """
 
     model: nn.Module
     slices: Mapping[str, ModuleSlice]
-    parameters: Mapping[str, tuple[int, Tensor]]
+    parameters: Mapping[str, Sequence[tuple[int, Tensor]]]
     attributes: Mapping[str, Mapping[str, Any]]
+    aliases: Mapping[str, str]
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self, dense: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The model's state dict at the pruned shapes, without any refit.
+
+        Args:
+            dense: values to cut instead of the model's own, under every key of its state dict.
 
         Returns:
             Every key of ``model.state_dict()``; touched tensors are sliced copies, made anew by every call, the others
             the model's own.
         """
-        state = dict(self.model.state_dict())
+        state = dict(self.model.state_dict() if dense is None else dense)
         modules = dict(self.model.named_modules())
         for name, part in self.slices.items():
-            module = modules[name]
-            for suffix, tensor in _own_tensors(module).items():
-                state[f"{name}.{suffix}"] = slice_tensor(module, suffix, tensor, part)
-        for name, (axis, kept) in self.parameters.items():
-            state[name] = state[name].index_select(axis, kept.to(state[name].device))
+            for suffix in _KNOWN:
+                key = f"{name}.{suffix}"
+                if key in state:
+                    state[key] = slice_tensor(modules[name], suffix, state[key], part)
+        for name, axes in self.parameters.items():
+            for axis, kept in axes:
+                state[name] = state[name].index_select(axis, kept.to(state[name].device))
+        state.update({alias: state[name] for alias, name in self.aliases.items() if alias in state})
         return state
 
 
@@ -89,14 +98,18 @@ class NetworkSlicer:
         self._modules = dict(model.named_modules())
         self._outs: dict[str, list[tuple[str, Tensor]]] = {}
         self._ins: dict[str, list[tuple[str, Tensor]]] = {}
-        self._parameters: dict[str, list[tuple[str, Tensor]]] = {}
+        self._parameters: dict[str, dict[int, list[tuple[str, Tensor]]]] = {}
+        self._shared = _shared(model)
+        self._unsaved = {name for name, _ in model.named_buffers()} - model.state_dict().keys()
         for group in groups:
-            for member in group.producers:
-                self._outs.setdefault(member.module, []).append((group.name, member.indices))
-            for member in group.carriers:
-                table = self._outs if member.parameter is None else self._parameters
-                table.setdefault(member.parameter or member.module, []).append((group.name, member.indices))
-            for member in group.consumers:
+            for member in (*group.producers, *group.carriers):
+                if member.parameter is None:
+                    self._outs.setdefault(member.module, []).append((group.name, member.indices))
+                else:
+                    axis = _channel_axis(model, member)
+                    table = self._parameters.setdefault(member.parameter, {})
+                    table.setdefault(axis, []).append((group.name, member.indices))
+            for member in (*group.consumers, *group.silent):
                 self._ins.setdefault(member.module, []).append((group.name, member.indices))
 
     def feeding_layers(self, consumer: str) -> list[str]:
@@ -147,7 +160,12 @@ class NetworkSlicer:
         """
         removed = self.validate(plan)
         slices = self._slices(removed)
-        return Cut(self.model, slices, self._cut_parameters(removed), self._attributes(slices))
+        attributes = self._attributes(slices)
+        self._add_own_attributes(attributes, removed)
+        parameters = self._cut_parameters(removed)
+        self._add_unsaved(attributes, parameters)
+        touched = {*parameters, *(f"{name}.{suffix}" for name in slices for suffix in _KNOWN)}
+        return Cut(self.model, slices, parameters, attributes, _aliases(self._shared, touched))
 
     def _slices(self, removed: dict[str, list[int]]) -> dict[str, ModuleSlice]:
         rows = {
@@ -165,15 +183,34 @@ class NetworkSlicer:
         }
         return {name: part for name, part in touched.items() if part.rows is not None or part.columns is not None}
 
-    def _cut_parameters(self, removed: dict[str, list[int]]) -> dict[str, tuple[int, Tensor]]:
-        found: dict[str, tuple[int, Tensor]] = {}
-        for name, tied in self._parameters.items():
-            parameter = self.model.get_parameter(name)
-            axis = _channel_axis(parameter)
-            kept = self._kept(tied, removed, parameter.shape[axis])
-            if kept is not None:
-                found[name] = (axis, kept)
+    def _add_unsaved(
+        self, attributes: dict[str, dict[str, Any]], parameters: dict[str, list[tuple[int, Tensor]]]
+    ) -> None:
+        """Buffers that no state dict holds are cut as attributes."""
+        for name in parameters.keys() & self._unsaved:
+            tensor = _named_tensor(self.model, name)
+            for axis, kept in parameters.pop(name):
+                tensor = tensor.index_select(axis, kept.to(tensor.device))
+            owner, _, suffix = name.rpartition(".")
+            attributes.setdefault(owner, {})[suffix] = tensor
+
+    def _cut_parameters(self, removed: dict[str, list[int]]) -> dict[str, list[tuple[int, Tensor]]]:
+        found: dict[str, list[tuple[int, Tensor]]] = {}
+        for name, axes in self._parameters.items():
+            tensor = _named_tensor(self.model, name)
+            for axis, tied in axes.items():
+                kept = self._kept(tied, removed, tensor.shape[axis])
+                if kept is not None:
+                    found.setdefault(name, []).append((axis, kept))
         return found
+
+    def _add_own_attributes(self, attributes: dict[str, dict[str, Any]], removed: dict[str, list[int]]) -> None:
+        """Numbers that modules of the network's own keep, less the channels that are gone."""
+        for name, gone in removed.items():
+            for size in self.groups[name].attributes:
+                values = attributes.setdefault(size.module, {})
+                before = values.get(size.attribute, getattr(self._modules[size.module], size.attribute))
+                values[size.attribute] = before - int(size.counts[gone].sum())
 
     def _attributes(self, slices: dict[str, ModuleSlice]) -> dict[str, dict[str, Any]]:
         changed: dict[str, dict[str, Any]] = {}
@@ -182,7 +219,7 @@ class NetworkSlicer:
                 continue
             module = self._modules[name]
             if is_depthwise(module):
-                changed[name] = {"groups": len(part.rows)}
+                changed[name] = {"groups": len(part.rows) * module.groups // module.out_channels}
             elif isinstance(module, nn.LayerNorm):
                 changed[name] = {"normalized_shape": (*module.normalized_shape[:-1], len(part.rows))}
             elif isinstance(module, nn.modules.instancenorm._InstanceNorm):
@@ -199,15 +236,39 @@ class NetworkSlicer:
         return mask.nonzero()[:, 0]
 
 
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    tensors = {name: parameter.detach() for name, parameter in module.named_parameters(recurse=False)}
-    tensors.update({name: buffer for name, buffer in module.named_buffers(recurse=False) if buffer is not None})
-    return tensors
+_KNOWN = ("weight", "bias", "running_mean", "running_var")
+"""Tensors that modules of known kinds have; others are bare parameters, with members of their own."""
 
 
-def _channel_axis(parameter: Tensor) -> int:
-    """The axis torch-pruning cuts on a bare parameter: its last one of more than a single entry."""
-    return max(axis for axis, extent in enumerate(parameter.shape) if extent > 1)
+def _named_tensor(model: nn.Module, name: str) -> Tensor:
+    owner, _, suffix = name.rpartition(".")
+    return cast("Tensor", getattr(model.get_submodule(owner), suffix))
+
+
+def _shared(model: nn.Module) -> list[list[str]]:
+    """Names of tensors that are registered several times."""
+    names: dict[int, list[str]] = {}
+    every = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    for name, tensor in every:
+        names.setdefault(id(tensor), []).append(name)
+    return [several for several in names.values() if len(several) > 1]
+
+
+def _aliases(shared: Sequence[Sequence[str]], touched: set[str]) -> dict[str, str]:
+    aliases = {}
+    for names in shared:
+        source = next((name for name in names if name in touched), names[0])
+        aliases.update({name: source for name in names if name != source})
+    return aliases
+
+
+def _channel_axis(model: nn.Module, member: Member) -> int:
+    """The axis of a bare parameter along which channels run: its last one of more than one entry, unless said."""
+    if member.axis is not None:
+        return member.axis
+    assert member.parameter is not None
+    shape = _named_tensor(model, member.parameter).shape
+    return max(axis for axis, extent in enumerate(shape) if extent > 1)
 
 
 def slice_tensor(module: nn.Module, suffix: str, tensor: Tensor, part: ModuleSlice) -> Tensor:
@@ -259,7 +320,7 @@ def installed(
         state: state-dict key -> tensor; held as given, so buffers updated by a forward pass are updated in place.
         attributes: module name -> attribute values, those of a :class:`Cut`.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     saved: list[tuple[dict[str, Any], str, Any]] = []
 
     def put(table: dict[str, Any], name: str, value: Any) -> None:
@@ -276,7 +337,8 @@ def installed(
                 put(cast("dict[str, Any]", module._buffers), name, tensor)
         for owner, values in attributes.items():
             for name, value in values.items():
-                put(modules[owner].__dict__, name, value)
+                buffers = cast("dict[str, Any]", modules[owner]._buffers)
+                put(buffers if name in buffers else modules[owner].__dict__, name, value)
         yield
     finally:
         for table, name, value in reversed(saved):

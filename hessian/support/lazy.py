@@ -13,13 +13,13 @@ def lazy_names(package: str, locations: Mapping[str, str]) -> tuple[Callable[[st
 
     Args:
         package: the package's ``__name__``.
-        locations: public name -> the package's module that defines it.
+        locations: public name -> the package's module that defines it; with a leading dot, one of its parent's.
     """
 
     def get(name: str) -> Any:
         if name not in locations:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(importlib.import_module(f"{package}.{locations[name]}"), name)
+        value = getattr(importlib.import_module(f".{locations[name]}", package), name)
         setattr(sys.modules[package], name, value)
         return value
 

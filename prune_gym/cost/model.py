@@ -58,8 +58,9 @@ class CostModel(BudgetedCost):
         calls = calls_of_one_input(model, example_input)
         self.positions, self.input_shapes = calls.positions, calls.input_shapes
         flops, params = FormBuilder(self.units), FormBuilder(self.units)
+        counted: set[int] = set()
         for name, module in model.named_modules():
-            _add_module(flops, params, name, module, self.positions.get(name, 0), widths)
+            _add_module(flops, params, name, module, self.positions.get(name, 0), widths, counted)
         self.flops_form, self.params_form = flops.form(), params.form()
         self._extents = {
             name: _ModuleExtents(*_extents(dict(model.named_modules())[name]), widths.rows(name), widths.columns(name))
@@ -144,21 +145,29 @@ class _PositionTable:
         self._count = len(groups)
         self._rows: dict[str, FloatArray] = {}
         self._columns: dict[str, FloatArray] = {}
+        self._bare: dict[str, dict[int | None, FloatArray]] = {}
         for layer, group in enumerate(groups):
             for member in (*group.producers, *group.carriers):
-                self._add(self._rows, member.parameter or member.module, layer, group, member)
-            for member in group.consumers:
+                if member.parameter is None:
+                    self._add(self._rows, member.module, layer, group, member)
+                else:
+                    self._add(self._bare.setdefault(member.parameter, {}), member.axis, layer, group, member)
+            for member in (*group.consumers, *group.silent):
                 self._add(self._columns, member.module, layer, group, member)
 
-    def _add(self, table: dict[str, FloatArray], key: str, layer: int, group: ChannelGroup, member: Member) -> None:
+    def _add(self, table: dict[Any, FloatArray], key: Any, layer: int, group: ChannelGroup, member: Member) -> None:
         sizes = {len(unit) for unit in group.units}
         if len(sizes) > 1:
             raise ValueError(f"units of layer {group.name!r} have {sorted(sizes)} channels; their costs differ")
         table.setdefault(key, np.zeros(self._count))[layer] += sizes.pop() * member.indices.shape[1]
 
     def rows(self, name: str) -> FloatArray:
-        """Output positions a unit of every layer owns in a module (or bare parameter), [L]."""
+        """Output positions a unit of every layer owns in a module, [L]."""
         return self._rows.get(name, np.zeros(self._count))
+
+    def bare(self, parameter: str) -> dict[int | None, FloatArray]:
+        """Positions a unit of every layer owns along each axis of a bare parameter that channels run along, [L]."""
+        return self._bare.get(parameter, {})
 
     def columns(self, name: str) -> FloatArray:
         """Input positions a unit of every layer owns in a module, [L]."""
@@ -172,23 +181,40 @@ def _add_module(
     module: nn.Module,
     positions: int,
     widths: _PositionTable,
+    counted: set[int],
 ) -> None:
-    """Add one module's own operations and parameters."""
+    """Add one module's own operations and parameters; parameters that other modules share count once."""
     rows, columns = widths.rows(name), widths.columns(name)
-    if isinstance(module, (CONVOLUTIONS, nn.Linear)):
+    weighted = isinstance(module, (CONVOLUTIONS, nn.Linear))
+    if weighted:
         outputs, inputs, taps, groups = _extents(module)
         flops.add(2.0 * positions * taps, outputs, rows, inputs / groups, columns / groups)
-        params.add(taps, outputs, rows, inputs / groups, columns / groups)
-        if module.bias is not None:
-            params.add(1.0, outputs, rows)
-        return
     for suffix, parameter in module.named_parameters(recurse=False):
-        qualified = f"{name}.{suffix}" if name else suffix
-        bare = widths.rows(qualified)
+        if id(parameter) in counted:
+            continue
+        counted.add(id(parameter))
+        if weighted and suffix == "weight":
+            params.add(taps, outputs, rows, inputs / groups, columns / groups)
+        else:
+            qualified = f"{name}.{suffix}" if name else suffix
+            _add_parameter(params, parameter, rows, widths.bare(qualified))
+
+
+def _add_parameter(
+    params: FormBuilder, parameter: nn.Parameter, rows: FloatArray, axes: dict[int | None, FloatArray]
+) -> None:
+    """Add a vector of a known module (its channels are the module's), or a bare parameter cut along some axes."""
+    if not axes:
         extents = [extent for extent in parameter.shape if extent > 1] or [1]
-        # A per-channel vector; a single shared entry (PReLU with one slope) stays whole.
-        owned = (rows if rows.any() else bare) * (parameter.numel() > 1)
-        params.add(parameter.numel() / extents[-1], extents[-1], owned)
+        # A single shared entry (PReLU with one slope) stays whole.
+        params.add(parameter.numel() / extents[-1], extents[-1], rows * (parameter.numel() > 1))
+        return
+    last = parameter.ndim - 1
+    cut = [(parameter.shape[last if axis is None else axis], owned) for axis, owned in axes.items()]
+    rest = parameter.numel() / np.prod([extent for extent, _ in cut])
+    if len(cut) > 2:
+        raise ValueError(f"a parameter of shape {list(parameter.shape)} is cut along {len(cut)} axes; two are counted")
+    params.add(float(rest), *cut[0], *(cut[1] if len(cut) == 2 else ()))
 
 
 def _extents(module: Any) -> tuple[int, int, int, int]:

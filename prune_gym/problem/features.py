@@ -254,9 +254,9 @@ def amc_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel) -> dict[str, Fl
     modules = dict(hobs.model.named_modules())
     rows = []
     for group in cost.groups:
-        module: Any = modules[group.name]
-        shape = cost.input_shapes[group.name]
-        outputs, inputs = cost.module_sizes(group.name, cost.units)
+        module: Any = modules[group.root]
+        shape = cost.input_shapes[group.root]
+        outputs, inputs = cost.module_sizes(group.root, cost.units)
         stride = getattr(module, "stride", (1,))[0]
         kernel = getattr(module, "kernel_size", (1,))[0]
         height, width = (1, *shape[1:])[-2:] if len(shape) > 1 else (1, 1)
@@ -270,4 +270,4 @@ def amc_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel) -> dict[str, Fl
 
 def _root_flops(cost: CostModel, kept: IntArray) -> FloatArray:
     """FLOPs of the convolutions the layers are named after: kept int [..., L] -> float64 [..., L]."""
-    return np.stack([cost.module_flops(group.name, kept) for group in cost.groups], axis=-1)
+    return np.stack([cost.module_flops(group.root, kept) for group in cost.groups], axis=-1)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from hessian.channels.find import find_channel_groups
 from hessian.channels.group import ChannelGroup
+from hessian.discovery.find import find_channel_groups
 from hessian.support.names import unknown
 from prune_gym.allocation.knapsack import knapsack
 from prune_gym.cost.budgeted import BudgetedCost

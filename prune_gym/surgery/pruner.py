@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from hessian.channels.find import find_channel_groups
-from hessian.channels.group import ChannelGroup, UnsupportedStructureError
+from hessian.channels.group import ChannelGroup, PinnedChannels, UnsupportedStructureError
 from hessian.channels.slicing import NetworkSlicer
+from hessian.discovery.discover import discover, layers_found
+from hessian.discovery.requests import unwrapped
 from hessian.refit.sequential import SequentialRefitter
 from hessian.support.batches import read_batches
 from prune_gym.cost.limits import FloatArray
@@ -68,6 +69,7 @@ class PhysicalPruner:
 
     Attributes:
         groups: The prunable layers, in execution order.
+        pinned: Channels that stay, with the place and the reason.
 
     Raises:
         TypeError: If ``model`` is not a module.
@@ -85,15 +87,17 @@ class PhysicalPruner:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
-        self.model = model
-        self._ignored = [_name_of(layer, model) for layer in ignored_layers]
+        self.model = unwrapped(model)
+        self._ignored = [_name_of(layer, self.model) for layer in ignored_layers]
         self._damping = damping
         with autograd():
-            self.example_input = random_image(model) if example_input is None else plain(example_input)
-            check_devices(model, self.example_input)
-            scratch = trainable_copy(model)
+            self.example_input = random_image(self.model) if example_input is None else plain(example_input)
+            check_devices(self.model, self.example_input)
+            scratch = trainable_copy(self.model)
             self._output_shapes = output_shapes(scratch, self.example_input)
-            self.groups: list[ChannelGroup] = find_channel_groups(scratch, self.example_input, self._ignored)
+            found = discover(scratch, self.example_input, self._ignored)
+            self.groups: list[ChannelGroup] = layers_found(scratch, found)
+            self.pinned: list[PinnedChannels] = found.pinned
 
     def resolve(self, plan: Mapping[str, Any]) -> dict[str, list[int]]:
         """Check a plan and key it by layer; see `prune_gym.surgery.plan.resolve_plan` for what is accepted."""
@@ -235,9 +239,9 @@ class PhysicalPruner:
 
     def _cut(self, plan: dict[str, list[int]]) -> nn.Module:
         pruned = trainable_copy(self.model)
-        if plan:
-            remove_channels(pruned, self.example_input, self.groups, plan)
-        check_against_prediction(pruned, NetworkSlicer(self.model, self.groups).cut(plan).state())
+        cut = NetworkSlicer(self.model, self.groups).cut(plan)
+        remove_channels(pruned, cut)
+        check_against_prediction(pruned, cut.state())
         self._check_runs(pruned)
         restore_properties(pruned, self.model)
         return pruned

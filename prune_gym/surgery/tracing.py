@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from hessian.support.calling import call_model, tensors_in
 from prune_gym.support.device import module_device
 
 _IMAGENET_SHAPE = (1, 3, 224, 224)
@@ -91,8 +92,7 @@ def in_format_of(model: nn.Module, example_input: Any) -> Any:
 
 def outputs(model: nn.Module, example_input: Any) -> list[Tensor]:
     """All tensors the model returns."""
-    result = model(*example_input) if isinstance(example_input, (tuple, list)) else model(example_input)
-    return [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+    return tensors_in(call_model(model, example_input))
 
 
 def output_shapes(model: nn.Module, example_input: Any) -> list[tuple[int, ...]]:

@@ -138,7 +138,7 @@ def task_size(name: str) -> TaskSize:
     known = _entry(name).size
     if known is not None:
         return known
-    from hessian.channels.find import find_channel_groups
+    from hessian.discovery.find import find_channel_groups
     from prune_gym.cost.model import CostModel
 
     structure = task_structure(name)

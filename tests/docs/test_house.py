@@ -8,7 +8,19 @@ import pytest
 from tests.pages import ROOT
 
 ROOMS = {
-    "hessian": ("", "audit", "pricing", "refit", "kfac", "obs", "patches", "channels", "support"),
+    "hessian": (
+        "",
+        "audit",
+        "pricing",
+        "refit",
+        "kfac",
+        "obs",
+        "patches",
+        "discovery",
+        "channels",
+        "provenance",
+        "support",
+    ),
     "prune_gym": (
         "",
         "envs",

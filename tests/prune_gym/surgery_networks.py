@@ -83,7 +83,7 @@ class Concat(nn.Module):
 
 
 class ConcatWithInput(nn.Module):
-    """torch-pruning does not see the network's input in the concatenation and misplaces what follows it."""
+    """The network's input between two layers: torch-pruning's graph does not see it and misplaces what follows."""
 
     def __init__(self):
         super().__init__()
@@ -207,6 +207,13 @@ CASES = [
         (2, 2, 4, 4),
         {"down": [0, 3], "up": [1]},
         {"down": {"up": offset(0)}, "up": {"head": offset(0)}},
+    ),
+    Case(
+        "concat_with_input",
+        ConcatWithInput,
+        (2, 2, 4, 4),
+        {"a": [0, 2], "b": [1, 4]},
+        {"a": {"head": offset(0)}, "b": {"head": offset(6)}},
     ),
 ]
 """Networks whose pruned outputs must equal masked dense ones (not `LayerScale`: its LayerNorm mixes channels)."""

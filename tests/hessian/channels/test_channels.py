@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from hessian.channels import UnsupportedStructureError, find_channel_groups
+from hessian.discovery.discover import discover
+from hessian.discovery.find import find_channel_groups
 from tests.hessian import networks
 
 X = torch.randn(2, *networks.IMAGE)
@@ -83,11 +84,11 @@ def test_an_ignored_type_is_refused_instead_of_silently_doing_nothing():
         names(networks.make(networks.Residual), ignored_layers=[nn.Linear])
 
 
-def test_frozen_parameters_are_refused_by_name():
+def test_frozen_parameters_change_nothing():
     model = networks.make(networks.Residual)
-    model.conv1.weight.requires_grad_(False)
-    with pytest.raises(UnsupportedStructureError, match=r"conv1\.weight"):
-        names(model)
+    found = names(model)
+    model.requires_grad_(False)
+    assert names(model) == found
 
 
 class Twice(nn.Module):
@@ -99,9 +100,11 @@ class Twice(nn.Module):
         return self.head(self.shared(self.shared(self.stem(x))).mean(dim=(2, 3)))
 
 
-def test_a_module_used_twice_is_refused_with_the_remedy():
-    with pytest.raises(UnsupportedStructureError, match=r"'shared' runs 2 times.*ignored_layers=\['shared'\]"):
-        names(Twice())
+def test_a_module_used_twice_is_tied_to_all_that_it_reads_and_makes():
+    (group,) = find_channel_groups(Twice(), X)
+    assert (group.name, group.size) == ("stem", 3)
+    assert [member.module for member in group.producers] == ["stem", "shared"]
+    assert [member.module for member in group.consumers] == ["shared", "head"]
 
 
 def test_a_model_without_prunable_layers_says_so():
@@ -109,30 +112,32 @@ def test_a_model_without_prunable_layers_says_so():
         names(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)))
 
 
-def test_fused_attention_is_refused_by_name():
+def test_what_attention_mixes_is_pinned_by_name():
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
             self.stem, self.attend = nn.Conv2d(3, 4, 4, stride=4), nn.MultiheadAttention(4, 2, batch_first=True)
-            self.head = nn.Linear(4, 2)
+            self.hidden, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
 
         def forward(self, x):
             x = self.stem(x).flatten(2).transpose(1, 2)
-            return self.head(self.attend(x, x, x)[0].mean(dim=1))
+            return self.head(torch.relu(self.hidden(self.attend(x, x, x)[0].mean(dim=1))))
 
-    with pytest.raises(UnsupportedStructureError, match="'attend' is fused attention"):
-        names(Attention())
+    found = discover(Attention(), X)
+    assert [group.name for group in found.groups] == ["hidden"]
+    assert {stay.name for stay in found.pinned} == {"stem", "head"}
 
 
-def test_a_channel_shuffle_is_refused_by_name():
+def test_shuffled_stages_are_pinned_and_the_rest_is_pruned():
     torchvision = pytest.importorskip("torchvision")
     model = torchvision.models.shufflenet_v2_x0_5(weights=None)
-    with pytest.raises(UnsupportedStructureError, match="channel shuffle"):
-        find_channel_groups(model, torch.randn(1, 3, 64, 64))
+    found = discover(model, torch.randn(1, 3, 64, 64))
+    assert "stage3.1.branch2.0" in {group.name for group in found.groups}
+    assert any(stay.reason == "its channels can only leave all together" for stay in found.pinned)
 
 
 @pytest.mark.parametrize("input_first", [True, False])
-def test_a_concatenation_with_the_networks_input_is_refused_until_ignored(input_first):
+def test_channels_concatenated_with_the_networks_input_keep_their_place_beside_it(input_first):
     class InputConcat(nn.Module):
         def __init__(self):
             super().__init__()
@@ -142,6 +147,7 @@ def test_a_concatenation_with_the_networks_input_is_refused_until_ignored(input_
             parts = [x, self.conv(x)] if input_first else [self.conv(x), x]
             return self.head(torch.relu(self.merge(torch.cat(parts, dim=1))).mean(dim=(2, 3)))
 
-    with pytest.raises(UnsupportedStructureError, match=r"'merge' has 7 input channels but layers make only 4"):
-        names(InputConcat())
-    assert names(InputConcat(), ignored_layers=["conv"]) == ["merge"]
+    groups = {group.name: group for group in find_channel_groups(InputConcat(), X)}
+    assert list(groups) == ["conv", "merge"]
+    first = 3 if input_first else 0
+    assert groups["conv"].consumers[0].indices.flatten().tolist() == list(range(first, first + 4))

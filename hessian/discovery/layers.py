@@ -1,0 +1,304 @@
+"""From classes of positions that leave together to the layers of the pruning problem."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hessian.channels.group import ChannelGroup, Member, PinnedChannels, SizeAttribute
+from hessian.discovery.roles import Role, places_of
+from hessian.provenance.classes import Reason, components
+from hessian.provenance.run import Provenance
+from hessian.provenance.sites import Option
+
+Pin = tuple[Tensor, Reason]
+
+
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """What a network's channels amount to.
+
+    Attributes:
+        groups: the layers, in execution order of their roots.
+        pinned: channels that stay, and why.
+        ids: layer name -> ids of all positions that belong to it.
+    """
+
+    groups: list[ChannelGroup]
+    pinned: list[PinnedChannels]
+    ids: dict[str, Tensor]
+
+
+def layers_of(
+    model: nn.Module, provenance: Provenance, choice: Mapping[int, int], pins: Sequence[Pin], ignored: set[str]
+) -> Layers:
+    """Gather layers.
+
+    Args:
+        model: the network.
+        provenance: what a run showed.
+        choice: index of a place that can be read in several ways -> index of the option; 0 where it is absent.
+        pins: ids that stay besides those the run showed, and why.
+        ignored: names of modules whose channels stay.
+    """
+    options = [site.options[choice.get(index, 0)] for index, site in enumerate(provenance.sites)]
+    return _Gathering(model, provenance, options, pins, ignored).layers()
+
+
+class _Gathering:
+    """Works out the layers of one network; every method is one step."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        provenance: Provenance,
+        options: Sequence[Option],
+        pins: Sequence[Pin],
+        ignored: set[str],
+    ) -> None:
+        self._provenance = provenance
+        self._options = options
+        self._order = provenance.order
+        self._places = places_of(model, provenance)
+        resolved = provenance.resolve()
+        self._classes = resolved.classes
+        self._class_list: list[int] = resolved.classes.tolist()
+        none = torch.zeros(2, 0, dtype=torch.long)
+        ties = torch.cat([none, *(option.ties for option in options)], dim=1)
+        self._units = components(len(resolved.units), resolved.units[ties])[resolved.units]
+        self._reasons = dict(resolved.pinned)
+        self._resolved = resolved
+        self._unit_list: list[int] = self._units.tolist()
+        self._first_ids = [int(place.ids[0]) for place in self._places]  # ids of a place are consecutive
+        self._add_pins([*pins, *self._ignored_pins(ignored), *self._training_pins(), *self._option_pins()])
+        self._stays = self._staying_units()
+
+    def _add_pins(self, pins: Iterable[Pin]) -> None:
+        for ids, reason in pins:
+            for root in self._classes[ids].unique().tolist():
+                self._reasons.setdefault(root, reason)
+
+    def _ignored_pins(self, ignored: set[str]) -> list[Pin]:
+        return [
+            (place.ids, Reason("is in ignored_layers", place.module))
+            for place in self._places
+            if place.module in ignored and place.role is not Role.CONSUMER
+        ]
+
+    def _training_pins(self) -> list[Pin]:
+        return [
+            (place.ids, Reason("runs in training mode only", place.module))
+            for place in self._places
+            if place.role is Role.PRODUCER and place.module in self._order and not place.live
+        ]
+
+    def _option_pins(self) -> list[Pin]:
+        sites = zip(self._provenance.sites, self._options, strict=True)
+        return [(option.pins, Reason(f"stays where code {site.text}", site.where)) for site, option in sites]
+
+    def _staying_units(self) -> Tensor:
+        stays = torch.zeros(len(self._units), dtype=torch.bool)
+        if self._reasons:
+            stays[self._units[torch.tensor(list(self._reasons))]] = True
+        return stays
+
+    def layers(self) -> Layers:
+        """The layers."""
+        groups: list[ChannelGroup] = []
+        owners = torch.full((len(self._units),), -1)
+        failed: dict[int, Reason] = {}
+        taken: set[str] = set()
+        for parts in self._sublayers():
+            group, reason = self._assembled(parts, taken)
+            if group is None:
+                failed.update(dict.fromkeys((unit for unit, _ in parts), reason))
+                continue
+            groups.append(group)
+            owners[torch.tensor([unit for unit, _ in parts])] = len(groups) - 1
+        owner = owners[self._units]
+        ids = {group.name: (owner == index).nonzero()[:, 0] for index, group in enumerate(groups)}
+        rank = {group.name: index for index, group in enumerate(groups)}
+        groups.sort(key=lambda group: (self._rank(group.root), rank[group.name]))
+        return Layers(groups, self._pinned(failed), ids)
+
+    # ------------------------------------------------------------------ which units make a layer
+
+    def _sublayers(self) -> list[list[tuple[int, dict[int, list[int]]]]]:
+        """Units of every layer, each with the positions it owns: place -> positions.
+
+        Producers unite units; units of such a family that do not own the same numbers of positions at the same places
+        make layers of their own.
+        """
+        owned = self._owned()
+        families = self._families(set(owned)).tolist()
+        parts: dict[tuple[int, tuple[tuple[int, int], ...]], list[tuple[int, dict[int, list[int]]]]] = defaultdict(list)
+        for unit, places in owned.items():
+            signature = tuple((place, len(positions)) for place, positions in places.items())
+            parts[families[unit], signature].append((unit, places))
+        return sorted(parts.values(), key=self._first_place)
+
+    def _first_place(self, parts: list[tuple[int, dict[int, list[int]]]]) -> tuple[int, int]:
+        root = self._root(parts)
+        return self._rank(self._places[root].module), min(places[root][0] for _, places in parts)
+
+    def _root(self, parts: list[tuple[int, dict[int, list[int]]]]) -> int:
+        producers = [place for place in parts[0][1] if self._places[place].role is Role.PRODUCER]
+        return min(producers, key=lambda place: self._rank(self._places[place].module))
+
+    def _rank(self, module: str) -> int:
+        return self._order.get(module, len(self._order))
+
+    def _owned(self) -> dict[int, dict[int, list[int]]]:
+        """Positions of every unit that may leave and has a producer: unit -> place -> sorted positions."""
+        made = torch.zeros(len(self._units), dtype=torch.bool)
+        for place in self._places:
+            if place.role is Role.PRODUCER and place.live:
+                made[self._units[place.ids]] = True
+        free = made & ~self._stays
+        owned: dict[int, dict[int, list[int]]] = defaultdict(dict)
+        for index, place in enumerate(self._places):
+            units = self._units[place.ids]
+            there = free[units].nonzero()[:, 0]
+            for position, unit in zip(there.tolist(), units[there].tolist(), strict=True):
+                owned[unit].setdefault(index, []).append(position)
+        return owned
+
+    def _families(self, free: set[int]) -> Tensor:
+        pairs = [torch.zeros(2, 0, dtype=torch.long)]
+        for place in self._places:
+            if place.role is Role.PRODUCER:
+                units = self._units[place.ids].unique()
+                units = units[torch.tensor([unit in free for unit in units.tolist()], dtype=torch.bool)]
+                if len(units) > 1:
+                    pairs.append(torch.stack([units[:1].expand(len(units) - 1), units[1:]]))
+        return components(len(self._units), torch.cat(pairs, dim=1))
+
+    # ------------------------------------------------------------------ a layer from its units
+
+    def _assembled(
+        self, parts: list[tuple[int, dict[int, list[int]]]], taken: set[str]
+    ) -> tuple[ChannelGroup | None, Reason]:
+        root = self._root(parts)
+        module = self._places[root].module
+        places = [self._places[place] for place in parts[0][1]]
+        if not any(place.role is Role.CONSUMER and place.live for place in places):
+            return None, Reason("is read by no convolution or linear layer", module)
+        if len(parts) < 2:
+            mixed = self._resolved.mixed.get(int(self._resolved.units[parts[0][0]]))
+            if mixed is not None:
+                return None, mixed
+            return None, Reason("its channels can only leave all together", module)
+        channels, units = self._channels(parts, root)
+        order = sorted(range(len(channels)), key=lambda channel: channels[channel][root][0])
+        rank = {channel: index for index, channel in enumerate(order)}
+        table = {
+            place: torch.tensor([channels[channel][place] for channel in order], dtype=torch.long)
+            for place in parts[0][1]
+        }
+        name = self._name(module, table[root], taken)
+        renumbered = sorted(tuple(sorted(rank[channel] for channel in unit)) for unit in units)
+        return (
+            ChannelGroup(
+                name,
+                len(channels),
+                tuple(renumbered),
+                self._members(table, Role.PRODUCER, True),
+                self._members(table, Role.CARRIER, None),
+                self._members(table, Role.CONSUMER, True),
+                self._members(table, Role.CONSUMER, False),
+                self._attributes(table, root),
+            ),
+            Reason("", module),
+        )
+
+    def _channels(
+        self, parts: list[tuple[int, dict[int, list[int]]]], root: int
+    ) -> tuple[list[dict[int, list[int]]], list[list[int]]]:
+        """Channels of a layer and its units as numbers of channels.
+
+        A channel is a class where all classes of the layer own alike; else, as where halves of different use leave
+        together, a whole unit counts as one channel.
+        """
+        channels: list[dict[int, list[int]]] = []
+        units: list[list[int]] = []
+        for _, places in parts:
+            by_class: dict[int, dict[int, list[int]]] = defaultdict(dict)
+            for place, positions in places.items():
+                first = self._first_ids[place]
+                for position in positions:
+                    by_class[self._class_list[first + position]].setdefault(place, []).append(position)
+            units.append(list(range(len(channels), len(channels) + len(by_class))))
+            channels.extend(by_class.values())
+        alike = {tuple((place, len(positions)) for place, positions in channel.items()) for channel in channels}
+        if len(alike) == 1:
+            return channels, units
+        return [places for _, places in parts], [[index] for index in range(len(parts))]
+
+    def _name(self, module: str, rows: Tensor, taken: set[str]) -> str:
+        name = module
+        if name in taken:
+            name = f"{module}[{int(rows.min())}:{int(rows.max()) + 1}]"
+        while name in taken:
+            name += "'"
+        taken.add(name)
+        return name
+
+    def _members(self, table: Mapping[int, Tensor], role: Role, live: bool | None) -> tuple[Member, ...]:
+        found = [
+            (self._places[place], indices)
+            for place, indices in table.items()
+            if self._places[place].role is role and live in (None, self._places[place].live)
+        ]
+        found.sort(key=lambda pair: self._rank(pair[0].module))
+        return tuple(Member(place.module, indices, place.parameter, place.axis) for place, indices in found)
+
+    def _attributes(self, table: Mapping[int, Tensor], root: int) -> tuple[SizeAttribute, ...]:
+        """Attributes of modules that count channels of this layer."""
+        found: dict[tuple[str, str], SizeAttribute] = {}
+        if not any(option.followers for option in self._options):
+            return ()
+        owners = {
+            self._class_list[self._first_ids[place] + position]: channel
+            for place, indices in table.items()
+            for channel, positions in enumerate(indices.tolist())
+            for position in positions
+        }
+        for option in self._options:
+            for follower in option.followers:
+                counts = torch.zeros(len(table[root]), dtype=torch.long)
+                for owner in self._classes[follower.ids].tolist():
+                    if owner in owners:
+                        counts[owners[owner]] += 1
+                if counts.any():
+                    key = follower.module, follower.attribute
+                    found.setdefault(key, SizeAttribute(*key, counts))
+        return tuple(found.values())
+
+    # ------------------------------------------------------------------ what stays
+
+    def _pinned(self, failed: Mapping[int, Reason]) -> list[PinnedChannels]:
+        """Channels of every producer that are in no layer, by reason."""
+        partners: dict[int, Reason] = {}
+        for root, reason in self._reasons.items():
+            partners.setdefault(self._unit_list[root], reason)
+        found: dict[tuple[str, Reason], int] = {}
+        sizes: dict[str, int] = {}
+        for index, place in enumerate(self._places):
+            if place.role is not Role.PRODUCER or place.module not in self._order:
+                continue
+            sizes[place.module] = len(place.ids)
+            first = self._first_ids[index]
+            for root in self._class_list[first : first + len(place.ids)]:
+                unit = self._unit_list[root]
+                why = self._reasons.get(root) or partners.get(unit) or failed.get(unit)
+                if why is not None:
+                    found[place.module, why] = found.get((place.module, why), 0) + 1
+        pinned = [
+            PinnedChannels(name, count, sizes[name], reason.where, reason.text)
+            for (name, reason), count in found.items()
+        ]
+        return sorted(pinned, key=lambda stay: self._order[stay.name])

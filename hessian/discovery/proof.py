@@ -1,0 +1,144 @@
+"""Cutting a network for trial: the smaller network must compute what the dense one does without the channels.
+
+One unit of every layer is cut at once. The smaller network has to compute, in evaluation mode, what the dense network
+computes when the columns that read these channels are zero; where a normalisation mixes channels, the dense network
+normalises over the channels that are left. In training mode (heads that run there only) it has to run. A layer that
+fails is read in another way, where its code allows for one, and else stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hessian.channels.group import ChannelGroup
+from hessian.discovery.layers import Layers, Pin, layers_of
+from hessian.discovery.trial import Trial
+from hessian.provenance.classes import Reason
+from hessian.provenance.run import Provenance
+from hessian.provenance.sites import Site
+from hessian.support.calling import state_kept
+
+
+def proved(model: nn.Module, example_input: Any, provenance: Provenance, ignored: set[str]) -> Layers:
+    """The layers of a network that stand the trial.
+
+    Args:
+        model: left as it was.
+        example_input: what it accepts.
+        provenance: what a run showed.
+        ignored: names of modules whose channels stay.
+    """
+    return _Proof(model, example_input, provenance, ignored).layers()
+
+
+class _Proof:
+    """Readings of one network's places, and the layers they lead to."""
+
+    def __init__(self, model: nn.Module, example_input: Any, provenance: Provenance, ignored: set[str]) -> None:
+        self._model = model
+        self._provenance = provenance
+        self._ignored = ignored
+        self._sites: list[Site] = list(provenance.sites)
+        self._trial = Trial(model, example_input, provenance.trains)
+        self._choice: dict[int, int] = {}
+        self._pins: list[Pin] = []
+        self._layers = self._read()
+
+    def _read(self) -> Layers:
+        return layers_of(self._model, self._provenance, self._choice, self._pins, self._ignored)
+
+    def layers(self) -> Layers:
+        """Layers that stand the trial."""
+        with torch.inference_mode(False), torch.no_grad(), state_kept(self._model):
+            if self._trial.failure(self._layers.groups) is None:
+                return self._layers
+            self._reread()
+            while (failed := self._failing(self._layers.groups)) is not None:
+                group, problem = failed
+                self._pins.append((self._layers.ids[group.name], problem))
+                self._layers = self._read()
+        return self._layers
+
+    # ------------------------------------------------------------------ other readings
+
+    def _reread(self) -> None:
+        """Find, for places of each kind, the first reading that stands."""
+        for kind in self._kinds():
+            for option in range(max(len(self._sites[site].options) for site in kind)):
+                for site in kind:
+                    self._choice[site] = min(option, len(self._sites[site].options) - 1)
+                self._layers = self._read()
+                if self._stands(kind):
+                    break
+            else:
+                self._reread_one_by_one(kind)
+
+    def _reread_one_by_one(self, kind: Sequence[int]) -> None:
+        for site in kind:
+            for option in range(len(self._sites[site].options)):
+                self._choice[site] = option
+                self._layers = self._read()
+                if self._stands([site]):
+                    break
+            else:
+                self._choice[site] = 0
+        self._layers = self._read()
+
+    def _kinds(self) -> list[list[int]]:
+        """Places with several readings, those in the same code together."""
+        modules = dict(self._model.named_modules())
+        kinds: dict[Any, list[int]] = {}
+        for index, site in enumerate(self._sites):
+            if len(site.options) > 1:
+                key = type(modules.get(site.where, self._model)), site.text, len(site.options)
+                kinds.setdefault(key, []).append(index)
+        return list(kinds.values())
+
+    def _stands(self, sites: Sequence[int]) -> bool:
+        """Whether a reading leaves layers at these places, and they stand."""
+        touching = self._touching(sites)
+        return bool(touching) and self._trial.failure(touching) is None
+
+    def _touching(self, sites: Sequence[int]) -> list[ChannelGroup]:
+        ids = torch.cat([self._sites[site].ids for site in sites])
+        return [group for group in self._layers.groups if bool(torch.isin(ids, self._layers.ids[group.name]).any())]
+
+    # ------------------------------------------------------------------ finding the culprit
+
+    def _failing(self, groups: Sequence[ChannelGroup]) -> tuple[ChannelGroup, Reason] | None:
+        """One layer that fails, found by halving; None where all stand."""
+        problem = self._trial.failure(groups)
+        if problem is None:
+            return None
+        groups = self._suspects(groups, problem)
+        while len(groups) > 1:
+            half = groups[: len(groups) // 2]
+            found = self._trial.failure(half)
+            if found is not None:
+                groups, problem = half, found
+                continue
+            rest = groups[len(groups) // 2 :]
+            found = self._trial.failure(rest)
+            if found is None:
+                break  # they fail only together: the first of them stays
+            groups, problem = rest, found
+        return groups[0], problem
+
+    def _suspects(self, groups: Sequence[ChannelGroup], problem: Reason) -> Sequence[ChannelGroup]:
+        """The layers around the module that failed, if they fail by themselves."""
+        scope = problem.where
+        while scope:
+            near = [group for group in groups if _touches(group, scope)]
+            if near and len(near) < len(groups) and self._trial.failure(near) is not None:
+                return near
+            scope = scope.rpartition(".")[0]
+        return groups
+
+
+def _touches(group: ChannelGroup, scope: str) -> bool:
+    members = (*group.producers, *group.carriers, *group.consumers, *group.silent)
+    return any(member.module == scope or member.module.startswith(scope + ".") for member in members)

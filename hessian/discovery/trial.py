@@ -1,0 +1,175 @@
+"""One trial: units of some layers are cut, and the smaller network is compared with the dense one without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessian.channels.group import ChannelGroup
+from hessian.channels.layer_types import TRANSPOSED_TYPES
+from hessian.channels.slicing import Cut, NetworkSlicer, installed
+from hessian.discovery.mixing import norms_over
+from hessian.provenance.classes import Reason
+from hessian.support.calling import call_model, tensors_in, training_outside_leaves
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""Largest difference, relative to the range of an output."""
+
+NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
+"""What a network may raise when its sizes do not fit."""
+
+_DEAD = 1e-2
+"""Entries of a tensor that are all smaller hide whatever passes through it (a block's last norm, a layer scale)."""
+
+
+class Trial:
+    """Cuts units of layers and compares.
+
+    Args:
+        model: the network; in evaluation mode while it is tried, in which the caller puts it back.
+        example_input: what it is run on.
+        trains: whether it does something else in training mode, which has to run too.
+    """
+
+    def __init__(self, model: nn.Module, example_input: Any, trains: bool) -> None:
+        self._model = model
+        self._example_input = example_input
+        self._modules: dict[str, Any] = dict(model.named_modules())
+        self._values = lively(dict(model.state_dict()))
+        self._trains = trains
+
+    def failure(self, groups: Sequence[ChannelGroup]) -> Reason | None:
+        """What goes wrong when one unit of each layer, or a third of its units, is cut; None if nothing does."""
+        if not groups:
+            return None
+        slicer = NetworkSlicer(self._model, groups)
+        for share in (0.0, 1 / 3):
+            plan = {group.name: group.channels(_some_units(group, share)) for group in groups}
+            problem = self._failure(slicer.cut(plan))
+            if problem is not None:
+                return problem
+        return None
+
+    def _failure(self, cut: Cut) -> Reason | None:
+        self._model.eval()
+        with _watched(self._model) as stack:
+            try:
+                with installed(self._model, cut.state(self._values), cut.attributes):
+                    pruned = tensors_in(call_model(self._model, self._example_input))
+                    trained = self._trained_shapes()
+                    del stack[:]
+                with installed(self._model, self._zeroed(cut), {}), norms_over(self._model, cut):
+                    dense = tensors_in(call_model(self._model, self._example_input))
+                    expected = self._trained_shapes() if trained is not None else None
+            except NETWORK_ERRORS as error:
+                return Reason(f"cannot be cut: {_short(error)}", stack[-1] if stack else "")
+        if trained is not None and trained != expected:
+            return Reason("cannot be cut: outputs in training mode change their shapes", "")
+        return _difference(dense, pruned)
+
+    def _trained_shapes(self) -> list[tuple[int, ...]] | None:
+        """Shapes of the outputs with containers in training mode; None where that is nothing new."""
+        if not self._trains:
+            return None
+        with training_outside_leaves(self._model):
+            return [tuple(output.shape) for output in tensors_in(call_model(self._model, self._example_input))]
+
+    def _zeroed(self, cut: Cut) -> dict[str, Tensor]:
+        """Values of the dense network with zeros in the columns that read removed channels."""
+        values = dict(self._values)
+        for name, part in cut.slices.items():
+            if part.columns is not None:
+                module = self._modules[name]
+                axis = 0 if isinstance(module, TRANSPOSED_TYPES) else 1
+                kept = part.columns if axis == 0 else part.weight_columns(module)
+                assert kept is not None
+                values[f"{name}.weight"] = _only(values[f"{name}.weight"], axis, kept)
+        for name, axes in cut.parameters.items():
+            if sum(size > 1 for size in values[name].shape) > 1:  # a weight of the network's own, not a vector
+                for axis, kept in axes:
+                    values[name] = _only(values[name], axis, kept)
+        values.update({alias: values[name] for alias, name in cut.aliases.items() if alias in values})
+        return values
+
+
+def _some_units(group: ChannelGroup, share: float) -> list[int]:
+    count = max(1, int(share * group.num_units))
+    order = torch.randperm(group.num_units, generator=torch.Generator().manual_seed(group.num_units))
+    return order[:count].tolist()
+
+
+def _only(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:
+    """The tensor with zeros except at some positions of an axis."""
+    result = torch.zeros_like(tensor)
+    kept = kept.to(tensor.device)
+    return result.index_copy(axis, kept, tensor.index_select(axis, kept))
+
+
+def lively(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in which no tensor is (nearly) zero, so that a trial sees everything.
+
+    Args:
+        state: values; tensors without a tiny range are returned as they are.
+    """
+    generator = torch.Generator().manual_seed(0)
+    values: dict[str, Tensor] = {}
+    changed: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+    for name, tensor in state.items():
+        if not tensor.is_floating_point() or not tensor.numel() or float(tensor.abs().max()) >= _DEAD:
+            values[name] = tensor
+            continue
+        key = tensor.data_ptr(), tuple(tensor.shape)
+        if key not in changed:
+            drawn = torch.rand(tensor.shape, generator=generator, dtype=torch.float32)
+            bias = name.endswith(("bias", "mean", "beta"))
+            changed[key] = ((drawn - 0.5) * 0.2 if bias else drawn * 0.5 + 0.5).to(tensor)
+        values[name] = changed[key]
+    return values
+
+
+def _difference(dense: Sequence[Tensor], pruned: Sequence[Tensor]) -> Reason | None:
+    if [tuple(output.shape) for output in dense] != [tuple(output.shape) for output in pruned]:
+        return Reason("cannot be cut: outputs change their shapes", "")
+    for wanted, found in zip(dense, pruned, strict=True):
+        if not wanted.is_floating_point() or not wanted.numel():
+            continue
+        exact, other = wanted.double(), found.double()
+        spread = float((exact.max() - exact.min()).clamp_min(exact.abs().max() * 1e-3))
+        gap = float((exact - other).abs().nan_to_num(0.0).max())
+        if gap > TOLERANCE.get(wanted.dtype, 1e-4) * spread + 1e-12:
+            return Reason(
+                f"cannot be cut: outputs differ from the dense network's by {gap / spread:.2g} of their range", ""
+            )
+    return None
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:160]
+
+
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[list[str]]:
+    """Inside, a list of the names of modules that are running, the innermost last; what an error leaves stays."""
+    stack: list[str] = []
+
+    def entering(name: str) -> Any:
+        return lambda _module, _args: stack.append(name)
+
+    def leaving(_module: nn.Module, _args: Any, _result: Any) -> None:
+        if stack:
+            stack.pop()
+
+    handles = []
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(entering(name)))
+        handles.append(module.register_forward_hook(leaving))
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""Which producer channel every element of every activation comes from, found by running the network once."""

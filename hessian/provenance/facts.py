@@ -1,0 +1,136 @@
+"""What rules need to follow one operation: maps of its operands, a place to put results, and where it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from hessian.provenance.classes import FIXED, Classes, Reason
+from hessian.provenance.labels import Labels, Map, Planes
+from hessian.provenance.sites import Sites
+
+NOTHING = Map([], False)
+
+
+@dataclass
+class Context:
+    """The module that is running.
+
+    Attributes:
+        stack: qualified names and modules, the innermost last.
+    """
+
+    stack: list[tuple[str, nn.Module]] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """Qualified name of the innermost module; empty for the network itself."""
+        return self.stack[-1][0] if self.stack else ""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The innermost module."""
+        return self.stack[-1][1] if self.stack else None
+
+
+@dataclass
+class Facts:
+    """Everything known so far.
+
+    Attributes:
+        classes: which ids are the same channel, tied or pinned.
+        labels: index maps of tensors.
+        sites: places whose sizes may be fixed in code.
+        context: the module that is running.
+        columns: ids of the columns of grouped convolutions, see `grouped_columns`.
+        features: makes ids for the channels of a normalisation that holds no tensors.
+    """
+
+    classes: Classes
+    labels: Labels
+    sites: Sites
+    context: Context
+    columns: Callable[[Tensor, int], Tensor]
+    features: Callable[[str, int], Tensor]
+
+    def map(self, tensor: Any) -> Map:
+        """Map of an operand; an empty one for what is made from nothing (and for None and numbers)."""
+        if not isinstance(tensor, Tensor):
+            return NOTHING
+        return self.labels.of(tensor) or NOTHING
+
+    def give(self, tensor: Any, planes: Planes, activation: bool = True) -> None:
+        """Give a result its map."""
+        if isinstance(tensor, Tensor):
+            self.labels.set(tensor, planes, activation)
+
+    def reason(self, text: str) -> Reason:
+        """A reason that happens here."""
+        return Reason(text, self.context.where)
+
+    def pin(self, found: Map, text: str) -> None:
+        """Pin everything in a map."""
+        for plane in found.planes:
+            self.classes.pin(plane, self.reason(text))
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation.
+
+    Attributes:
+        name: its name without namespace, overload and the underscore of writing in place.
+        arguments: argument name -> value, with defaults.
+        result: what it returned.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    result: Any
+
+    @classmethod
+    def of(cls, func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> Call:
+        """Bind positional arguments to the operation's schema."""
+        schema = func._schema
+        bound = {argument.name: argument.default_value for argument in schema.arguments}
+        bound.update(zip((argument.name for argument in schema.arguments), args, strict=False))
+        bound.update(kwargs)
+        name = schema.name.rpartition("::")[2]
+        return cls(name.rstrip("_") if not name.startswith("__") else name, bound, result)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    @property
+    def source(self) -> Tensor:
+        """The tensor an operation is called on: its argument ``self`` or ``input``."""
+        source: Tensor = self.arguments["self"] if "self" in self.arguments else self.arguments["input"]
+        return source
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors among the arguments."""
+        return [leaf for leaf in _pytree.tree_leaves(self.arguments) if isinstance(leaf, Tensor)]
+
+    @property
+    def results(self) -> Iterator[Tensor]:
+        """All tensors among the results."""
+        return (leaf for leaf in _pytree.tree_leaves(self.result) if isinstance(leaf, Tensor))
+
+
+def fixed(dimensions: int) -> Tensor:
+    """A plane that says: nothing here can go."""
+    return torch.full((1,) * dimensions, FIXED)
+
+
+def wrapped(dims: Any, dimensions: int) -> tuple[int, ...]:
+    """Dimensions as non-negative numbers; None or an empty list mean all."""
+    if dims is None or (isinstance(dims, (list, tuple)) and not dims):
+        return tuple(range(dimensions))
+    dims = dims if isinstance(dims, (list, tuple)) else [dims]
+    return tuple(sorted(int(dim) % dimensions for dim in dims)) if dimensions else ()

@@ -1,0 +1,162 @@
+"""Places where code cuts channels apart: what has to leave together there depends on how the code finds its sizes.
+
+``x.view(n, groups, c // groups, h, w)`` keeps the number of groups and derives their size;
+``x.view(n, c // 4, 4, h, w)`` does the opposite. A run cannot tell one from the other, nor ``x.chunk(2)`` from
+``x.split(self.width)``. So each such place has several *options*, and cutting a
+network for trial says which of them is true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hessian.provenance.classes import FIXED
+
+
+@dataclass(frozen=True, eq=False)
+class Follower:
+    """A whole number that a module keeps, equal to the number of channels at some place of its code.
+
+    Attributes:
+        module: qualified name of the module.
+        attribute: its attribute.
+        ids: the channels counted.
+    """
+
+    module: str
+    attribute: str
+    ids: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Option:
+    """One way to read a place.
+
+    Attributes:
+        ties: int64 [2, pairs], ids that leave together.
+        followers: attributes that change with the number of channels.
+        pins: int64 [ids], ids that stay.
+    """
+
+    ties: Tensor
+    followers: tuple[Follower, ...] = ()
+    pins: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A place and the ways to read it, the likeliest first.
+
+    Attributes:
+        where: qualified name of the module whose code it is.
+        text: what the code does.
+        ids: all ids concerned.
+        options: see `Option`.
+    """
+
+    where: str
+    text: str
+    ids: Tensor
+    options: tuple[Option, ...]
+
+
+class Sites:
+    """All such places of a run."""
+
+    def __init__(self) -> None:
+        self._sites: list[Site] = []
+        self._slices: dict[Any, _Slices] = {}
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites)
+
+    def regrouped(self, where: str, module: nn.Module | None, ids: Tensor) -> None:
+        """Channels are viewed along several dimensions: ids int64 [A, B, ...], changing along all of them."""
+        order = [ids.ndim - 1, 0, *range(1, ids.ndim - 1)]
+        plain = [Option(_tied_across(ids, flexible)) for flexible in order]
+        followers = _followers(where, module, [_line(ids, dim) for dim in range(ids.ndim)])
+        extra = [Option(option.ties, followers) for option in plain] if followers else []
+        self._sites.append(Site(where, "views channels along several dimensions", ids.flatten(), (*plain, *extra)))
+
+    def parts(self, where: str, module: nn.Module | None, parts: Sequence[Tensor]) -> None:
+        """Channels are split into consecutive parts: ids int64 [size] of each."""
+        free = Option(torch.zeros(2, 0, dtype=torch.long))
+        followers = _followers(where, module, [*parts, torch.cat(list(parts))])
+        options = [free, Option(free.ties, followers)] if followers else [free]
+        if len({len(part) for part in parts}) == 1 and len(parts) > 1:
+            ties = _tied_across(torch.stack(list(parts)), 1)
+            tied = [Option(ties), Option(ties, followers)] if followers else [Option(ties)]
+            options = [*tied, *options]
+        elif followers:
+            options.reverse()
+        self._sites.append(Site(where, "splits channels", torch.cat(list(parts)), tuple(options)))
+
+    def sliced(self, key: Any, where: str, module: nn.Module | None, part: Tensor) -> None:
+        """A slice is taken out of channels; slices of one tensor are looked at together, by `finish`."""
+        slices = self._slices.setdefault(key, _Slices(where, module, []))
+        if all(not torch.equal(part, other) for other in slices.parts):
+            slices.parts.append(part)
+
+    def rolled(self, where: str, ids: Tensor, shift: int) -> None:
+        """Channels are rolled: ids int64 [size]; those that come round are counted by the code."""
+        size = len(ids)
+        round_ = ids[size - shift % size :]
+        none = torch.zeros(2, 0, dtype=torch.long)
+        options = [Option(none, (), round_)]
+        if 2 * (shift % size) == size:
+            options.insert(0, Option(_tied_across(ids.view(2, -1), 1)))
+        self._sites.append(Site(where, "rolls channels", ids, tuple(options)))
+
+    def counted(self, where: str, module: nn.Module | None, ids: Tensor, text: str) -> None:
+        """Code uses a number of channels that its module may keep as an attribute: ids int64 [size]."""
+        followers = _followers(where, module, [ids])
+        if followers:
+            none = torch.zeros(2, 0, dtype=torch.long)
+            options = (Option(none), Option(none, followers))
+            self._sites.append(Site(where, text, ids, options))
+
+    def finish(self) -> None:
+        """Turn slices seen into places."""
+        for slices in self._slices.values():
+            self.parts(slices.where, slices.module, slices.parts)
+        self._slices.clear()
+
+
+@dataclass
+class _Slices:
+    where: str
+    module: nn.Module | None
+    parts: list[Tensor]
+
+
+def _line(ids: Tensor, dim: int) -> Tensor:
+    """Everything whose number of entries along a dimension is the size of that dimension."""
+    first = ids
+    for other in range(ids.ndim):
+        if other != dim:
+            first = first.narrow(other, 0, 1)
+    return first.flatten()
+
+
+def _tied_across(ids: Tensor, flexible: int) -> Tensor:
+    """Pairs that tie all ids with the same index along one dimension."""
+    lines = ids.movedim(flexible, 0).reshape(ids.shape[flexible], -1)
+    pairs = torch.stack([lines[:, :1].expand_as(lines).flatten(), lines.flatten()])
+    return pairs[:, (pairs > FIXED).all(dim=0) & (pairs[0] != pairs[1])]
+
+
+def _followers(where: str, module: nn.Module | None, parts: Sequence[Tensor]) -> tuple[Follower, ...]:
+    """Whole-number attributes of a module that equal the size of a part."""
+    if module is None:
+        return ()
+    found: dict[str, Follower] = {}
+    for part in parts:
+        for name, value in vars(module).items():
+            if type(value) is int and value == len(part) and value > 1:
+                found.setdefault(name, Follower(where, name, part))
+    return tuple(found.values())
