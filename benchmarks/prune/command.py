@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from benchmarks.prune.images import Listing
-    from benchmarks.prune.models import LoadedModel
+    from benchmarks.prune.loaded import LoadedModel
     from prune_gym.pruning.data import Pictures
     from prune_gym.pruning.job import Searcher
     from prune_gym.pruning.result import PruneResult

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from benchmarks.common.errors import OptionError
-from benchmarks.prune.models import LoadedModel
+from benchmarks.prune.loaded import LoadedModel
 from benchmarks.prune.options import PruneOptions
 from prune_gym.saving.exported import ExportedError, exported_network
 
@@ -23,8 +23,8 @@ def load_exported(options: PruneOptions) -> LoadedModel:
         raise OptionError(f"--weights: {options.model} holds its weights already")
     if not options.trust:
         raise OptionError(
-            f"--model {options.model}: PyTorch unpickles parts of a .pt2 file, which can run code in it; say --trust if "
-            "you trust it, or name the function that builds the network, and --weights"
+            f"--model {options.model}: PyTorch unpickles parts of a .pt2 file, which can run code in it; say --trust "
+            "if you trust it, or name the function that builds the network, and --weights"
         )
     try:
         model = exported_network(path)

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor, nn
 
 from benchmarks.common.errors import OptionError
-from benchmarks.prune.models import Preprocessing
+from benchmarks.prune.loaded import Preprocessing
 from benchmarks.prune.options import PruneOptions
 from hessian.support.progress import Progress
 from prune_gym.data.loader_split import spread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,49 +13,10 @@ from torch import nn
 
 from benchmarks.common.errors import OptionError
 from benchmarks.common.modules import look_up
+from benchmarks.prune.loaded import LoadedModel, Preprocessing
 from benchmarks.prune.options import PruneOptions
 from hessian.support.names import unknown
 from prune_gym.saving.weights import Checkpoint, ClassCountError, WeightsError, load_weights, read_checkpoint
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How images become a network's inputs, as its library says.
-
-    Attributes:
-        size: height and width of the crop.
-        resize: shorter side before the crop.
-        mean: of every channel.
-        std: of every channel.
-    """
-
-    size: int
-    resize: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A trained network.
-
-    Attributes:
-        model: in evaluation mode.
-        name: short, for caches and reports.
-        build: builds its untrained structure.
-        import_line: Python that imports what builds it, for whoever loads the pruned network.
-        factory: Python expression of what builds it.
-        preprocessing: as its library says, or None.
-        notes: what was done on loading, a sentence each.
-    """
-
-    model: nn.Module
-    name: str
-    build: Callable[[], nn.Module]
-    import_line: str
-    factory: str
-    preprocessing: Preprocessing | None = None
-    notes: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)

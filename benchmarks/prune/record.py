@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.common.provenance import describe_machine, versions
-from benchmarks.prune.models import LoadedModel
+from benchmarks.prune.loaded import LoadedModel
 from benchmarks.prune.options import RESULT, PruneOptions
 from prune_gym.pruning.numbers import NetworkNumbers
 from prune_gym.pruning.result import PruneResult

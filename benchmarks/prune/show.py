@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.prune.models import LoadedModel
+from benchmarks.prune.loaded import LoadedModel
 from benchmarks.prune.options import PruneOptions
 from benchmarks.prune.record import NETWORK, loading_code, write_page, write_record
 from prune_gym.pruning.result import PruneResult

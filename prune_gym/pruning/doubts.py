@@ -54,9 +54,9 @@ def other_order(task: PruningTask) -> list[str]:
     moved = [f"{label} is output {output}" for label, output in zip(classes, outputs, strict=True) if label != output]
     more = ", ..." if len(moved) > 3 else ""
     return [
-        f"the dense network gets {100 * right:.1f} % of the held-out images right, but {100 * could:.1f} % if its outputs "
-        f"stand for the classes in another order (class {', '.join(moved[:3])}{more}): give the classes in the order of "
-        "the outputs"
+        f"the dense network gets {100 * right:.1f} % of the held-out images right, but {100 * could:.1f} % if its "
+        f"outputs stand for the classes in another order (class {', '.join(moved[:3])}{more}): give the classes in the "
+        "order of the outputs"
     ]
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from hessian.support.progress import Progress
+from prune_gym.allocation.knapsack import knapsack
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.joint import Budget, guided
-from prune_gym.cost.knapsack import knapsack
 from prune_gym.cost.latency_cost import LatencyCost
 from prune_gym.cost.limits import CountLimits, IntArray
 from prune_gym.problem.problem import PruningProblem
@@ -90,7 +90,8 @@ class Planner:
         reachable = cost.largest_reduction(self.limits)
         if reduction > reachable:
             raise TargetsNotMetError(
-                f"{quantity}: of this network at most {100 * reachable:.1f} % of the {LABELS[quantity]} can be removed, "
+                f"{quantity}: of this network at most {100 * reachable:.1f} % of the {LABELS[quantity]} can be "
+                "removed, "
                 f"not {100 * reduction:.3g} %"
             )
 

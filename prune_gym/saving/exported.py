@@ -1,7 +1,7 @@
 """A network out of a ``torch.export`` archive: its operators become modules again, which can be pruned.
 
-An exported graph calls operators with weights as arguments. Here every convolution, linear map and batch norm of the graph
-is a module of its kind again, under the name its weights have; everything else stays the operator it is.
+An exported graph calls operators with weights as arguments. Here every convolution, linear map and batch norm of the
+graph is a module of its kind again, under the name its weights have; everything else stays the operator it is.
 """
 
 from __future__ import annotations
