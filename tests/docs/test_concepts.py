@@ -18,9 +18,10 @@ def test_the_page_runs_and_its_percentages_are_what_comes_out(names):
     assert f"{none} %, {closed_form} % and {sequential} %:" in PAGE.read_text()
 
 
-def test_the_step_of_the_page_gains_accuracy_and_loses_more_to_the_penalty(names):
+def test_the_step_of_the_page_hardly_moves_accuracy_and_pays_the_penalty(names):
     parts = names["info"]["rewards"]
-    assert parts["accuracy"] > 0 > names["reward"]
+    assert names["reward"] < 0
+    assert abs(parts["accuracy"]) < 0.1 * abs(parts["violation"])
     assert names["reward"] == pytest.approx(parts["accuracy"] + parts["violation"])
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from hessian.channels.find import find_channel_groups
+from hessian.channels import find_channel_groups
 from hessian.channels.slicing import NetworkSlicer, installed
 from hessian.refit.lockstep import trace
 from hessian.refit.rectifiers import Rectifier, rectifier_behind
