@@ -28,9 +28,9 @@ def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:
         results: variant -> contents of its runs' ``result.json``, the same seeds for all.
 
     Returns:
-        Rows with ``variant``, ``summary``, ``seeds``, ``accuracy`` (stage -> what
-        :func:`benchmarks.stat_tests.runs.summarise_runs` says, compared with the full run; fractions), ``accuracies``
-        (stage -> seed -> fraction), ``flops_reduction`` (mean, smallest, largest), ``parameters`` and
+        Rows with ``variant``, ``summary``, ``seeds``, ``test_images`` (None where runs do not say it), ``accuracy``
+        (stage -> what :func:`benchmarks.stat_tests.runs.summarise_runs` says, compared with the full run; fractions),
+        ``accuracies`` (stage -> seed -> fraction), ``flops_reduction`` (mean, smallest, largest), ``parameters`` and
         ``measured_evaluations`` (means).
     """
     samples = {
@@ -45,6 +45,7 @@ def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:
             "variant": name,
             "summary": VARIANTS[name].summary,
             "seeds": [run["seed"] for run in runs],
+            "test_images": runs[0].get("test_images"),
             "accuracy": {stage: described[stage][name] for stage in STAGES},
             "accuracies": {
                 stage: {str(seed): value for seed, value in samples[stage][name].items()} for stage in STAGES

@@ -117,7 +117,7 @@ def _ablation(ablation: Ablation) -> StudyView:
         [Picture.of(plot_ablation(rows, title), title, means)],
         command_of_ablation(),
         config_of_ablation(ablation),
-        test_images=content.get("test_images"),
+        test_images=rows[0].get("test_images") if rows else None,
         accuracy=statistics.fmean(means.values()) if means else 0.0,
     )
 
@@ -135,9 +135,18 @@ def _agents(comparison: Comparison) -> StudyView:
     tables = [agent_tables.study_table(question, found, reference) for question, found in by_question.items()]
     policies, signal = policy_table(cells), reward_to_test(cells)
     tables += [table for table in (policies, signal_table(signal) if signal else None) if table is not None]
-    command, config = command_of_comparison(comparison), config_of_agents(comparison)
-    ran_with = _ran_with(comparison.study)
-    return StudyView(study["name"], ran_with, tables, pictures, command, config, whole=bool(cells))
+    plans = [plan for cell in cells for plan in cell["best"].values()]
+    return StudyView(
+        study["name"],
+        _ran_with(comparison.study),
+        tables,
+        pictures,
+        command_of_comparison(comparison),
+        config_of_agents(comparison),
+        test_images=plans[0].get("test_images") if plans else None,
+        accuracy=statistics.fmean(plan["test_accuracy"] for plan in plans) if plans else 0.0,
+        whole=bool(cells),
+    )
 
 
 def _agent_pictures(comparison: Comparison) -> list[Picture]:
@@ -170,7 +179,7 @@ def _methods(comparison: Comparison) -> StudyView:
             f"{cell['method']}, {cell['target']:g}, seed {cell['seed']}: {cell['error']}" for cell in comparison.failed
         ],
         whole=bool(comparison.cells),
-        test_images=comparison.study["budget"].get("test_images"),
+        test_images=comparison.cells[0].get("test_images") if comparison.cells else None,
         accuracy=statistics.fmean(row["accuracy"]["finetuned"]["mean"] for row in rows) if rows else 0.0,
     )
 

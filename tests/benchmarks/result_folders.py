@@ -45,7 +45,10 @@ def result(method="hobs-rspar", seed=1, target=0.75, task="digits", one_shot=0.9
 
 
 def write_run(folder, config="model: {name: resnet20}\n", **options):
-    content = result(**options)
+    return write_result(folder, result(**options), config)
+
+
+def write_result(folder, content, config="model: {name: resnet20}\n"):
     place = folder / f"seed_{content['seed']}"
     place.mkdir(parents=True, exist_ok=True)
     (place / "result.json").write_text(json.dumps(content))
@@ -74,7 +77,7 @@ def write_sweep(folder, results=None, *, cells=False):
     (folder / "failures" / "digits-hobs-rspar-0.75-seed_3.json").write_text(json.dumps(failure))
     if cells:
         for content in results:
-            write_run(folder / "cells" / "digits-hobs-rspar-0.75", **content)
+            write_result(folder / "cells" / "digits-hobs-rspar-0.75", content)
     return folder
 
 

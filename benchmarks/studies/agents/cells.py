@@ -217,6 +217,7 @@ def tested(kept: NDArray[np.int64], found: Evaluation, problem: PruningProblem) 
         "accuracy": found.accuracy,
         "soft_accuracy": found.soft_accuracy,
         "flops_reduction": float(problem.cost.reduction(kept)),
+        "test_images": len(task.test),
         "test_accuracy": seen.accuracy,
         "test_soft_accuracy": seen.soft_accuracy,
     }

@@ -113,8 +113,13 @@ class Contest:
 
     def test_accuracy(self, network: nn.Module) -> float:
         """Top-1 on the test images: what is reported, and nothing else."""
+        return evaluate_model(network, self.test).accuracy
+
+    @cached_property
+    def test(self) -> ImageSplit:
+        """The test images."""
         assert self.problem.task.test is not None
-        return evaluate_model(network, self.problem.task.test.subset(slice(self.budget.test_images))).accuracy
+        return self.problem.task.test.subset(slice(self.budget.test_images))
 
     def measure(self, method: str, target: float, seed: int) -> dict[str, Any]:
         """Prune by a method, repair, fine-tune, and only then test every stage; JSON-able.
@@ -132,6 +137,7 @@ class Contest:
             "seed": seed,
             "accuracy": {stage: self.test_accuracy(networks[stage]) for stage in STAGES},
             "dense_accuracy": self.dense_accuracy,
+            "test_images": len(self.test),
             **self._costs(networks["finetuned"]),
             "evaluations": pruned.evaluations,
             "images": pruned.images,

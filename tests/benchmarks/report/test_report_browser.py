@@ -69,7 +69,7 @@ def folder(tmp_path_factory):
         {"name": "a.layer.with.a.name." * 8, "size": 64, "reason": "its channels are reshaped, which fixes them. " * 9}
     ]
     result_folders.write_runs(folder / "runs")
-    result_folders.write_run(folder / "tiers", pinned=pinned, test_images=400, reconstructed={"accuracy": 0.94})
+    result_folders.write_run(folder / "tiers", pinned=pinned)
     result_folders.write_sweep(folder / "grid", [result_folders.result(method=HOSTILE, task="a-task-with-a-name-" * 6)])
     result_folders.write_ablation(folder / "parts")
     result_folders.write_agents(folder / "agents")

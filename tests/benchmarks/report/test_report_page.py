@@ -16,6 +16,7 @@ from benchmarks.main import main as run_main
 from benchmarks.report.page import main
 from benchmarks.studies.agents import command as compare_agents
 from benchmarks.studies.methods import command as compare_methods
+from benchmarks.sweep.results_table import SCHEMA_VERSION
 from prune_gym.saving.checkpoint import save_pruned
 from prune_gym.tasks.models import build_model
 from tests.benchmarks import result_folders, tiny_task
@@ -94,17 +95,17 @@ def test_the_headline_has_means_intervals_and_paired_differences(tmp_path):
     ours = row_of(page, "Dense network", "hobs-uniform")
     assert ours[1] == "5"
     assert re.fullmatch(r"80\.90 \[80\.\d\d, 81\.\d\d\]", ours[2])
-    assert ours[3] == "93.00 [93.00, 93.00]"
-    assert re.fullmatch(r"-2\.30 \[-2\.\d\d, -2\.\d\d\]", ours[4])
-    assert ours[5] == "<0.001"
-    assert ours[6:8] == ["75.1", "70.00 k"]
-    assert ours[8:10] == ["2.00x", "2.00x"]
+    assert ours[6] == "93.00 [93.00, 93.00]"
+    assert re.fullmatch(r"-2\.30 \[-2\.\d\d, -2\.\d\d\]", ours[8])
+    assert ours[9] == "<0.001"
+    assert ours[10:12] == ["75.1", "70.00 k"]
+    assert ours[12:14] == ["2.00x", "2.00x"]
 
 
 def test_one_run_has_no_interval_and_the_page_says_so(tmp_path):
     result_folders.write_run(tmp_path)
     page = report(tmp_path)
-    assert row_of(page, "Dense network", "hobs-rspar")[2:5] == ["90.00", "95.00", "-2.00"]
+    assert row_of(page, "Dense network", "hobs-rspar")[2:9:2] == ["90.00", "92.50", "95.00", "-2.00"]
     assert "one run has none" in page
     assert "Accuracy against FLOPs" not in page, "one target gives points, not a front"
 
@@ -113,8 +114,8 @@ def test_runs_that_differ_in_more_than_their_seed_are_never_pooled(tmp_path):
     result_folders.write_run(tmp_path / "a", final=0.9)
     result_folders.write_run(tmp_path / "b", final=0.8)
     page = report(tmp_path)
-    assert row_of(page, "Dense network", "hobs-rspar (a)")[3] == "90.00"
-    assert row_of(page, "Dense network", "hobs-rspar (b)")[3] == "80.00"
+    assert row_of(page, "Dense network", "hobs-rspar (a)")[6] == "90.00"
+    assert row_of(page, "Dense network", "hobs-rspar (b)")[6] == "80.00"
 
 
 def test_layers_costs_machine_and_seeds_are_there(tmp_path):
@@ -136,35 +137,39 @@ def test_a_run_folder_itself_is_a_result_and_shows_its_own_pictures(tmp_path):
     assert "data:image/png;base64,UE5H" in page
 
 
+def without(*names, **options):
+    """A result of an older version, without some entries."""
+    return {name: value for name, value in result_folders.result(**options).items() if name not in names}
+
+
 def test_every_accuracy_has_the_standard_error_of_the_test_split(tmp_path):
     for seed in (1, 2):
-        result_folders.write_run(tmp_path, seed=seed, one_shot=0.9, final=0.95, test_images=400)
+        result_folders.write_run(tmp_path, seed=seed, one_shot=0.9, final=0.95)
     page = report(tmp_path)
     row = row_of(page, "400 test images", "hobs-rspar")
-    assert row[2:6] == ["90.00 [90.00, 90.00]", "1.50", "95.00 [95.00, 95.00]", "1.09"]
+    assert row[2:4] + row[6:8] == ["90.00 [90.00, 90.00]", "1.50", "95.00 [95.00, 95.00]", "1.09"]
     words = Reader(page).words
     for text in ("90.00 % ± 1.50", "95.00 % ± 1.09", "dense 97.00 % ± 0.85", "400 ± is one standard error"):
         assert text in words
 
 
 def test_runs_that_do_not_say_how_many_images_were_tested_have_no_standard_error(tmp_path):
-    result_folders.write_run(tmp_path, seed=1, test_images=400)
-    result_folders.write_run(tmp_path, seed=2)
+    result_folders.write_run(tmp_path, seed=1)
+    result_folders.write_result(tmp_path, without("test_images", seed=2))
     page = report(tmp_path)
-    assert row_of(page, "Dense network", "hobs-rspar")[3].startswith("95.00 [")
+    assert row_of(page, "Dense network", "hobs-rspar")[4].startswith("95.00 [")
     assert "± test set</th>" not in page
 
 
-def test_reconstruction_is_a_tier_between_one_shot_and_fine_tuned_where_a_run_has_it(tmp_path):
-    result_folders.write_run(tmp_path / "a", reconstructed={"accuracy": 0.93})
-    result_folders.write_run(tmp_path / "b", method="hobs-uniform")
+def test_reconstruction_is_a_tier_where_a_run_has_it(tmp_path):
+    result_folders.write_run(tmp_path / "a")
+    result_folders.write_result(tmp_path / "old" / "b", without("reconstructed", method="hobs-uniform"))
     page = report(tmp_path)
-    assert row_of(page, "Dense network", "method")[2:5] == ["one-shot", "reconstructed", "fine-tuned"]
-    assert row_of(page, "Dense network", "hobs-rspar")[2:5] == ["90.00", "93.00", "95.00"]
-    assert row_of(page, "Dense network", "hobs-uniform")[2:5] == ["90.00", "–", "95.00"]
+    assert row_of(page, "Dense network", "method")[2:8:2] == ["one-shot", "reconstructed", "fine-tuned"]
+    assert row_of(page, "Dense network", "hobs-rspar")[2:8:2] == ["90.00", "92.50", "95.00"]
+    assert row_of(page, "Dense network", "hobs-uniform")[2:8:2] == ["90.00", "–", "95.00"]
     assert "accuracy, reconstructed" in Reader(page).words
-    result_folders.write_run(tmp_path / "c", method="hobs-uniform")
-    assert "reconstructed" not in report(tmp_path / "c")
+    assert "reconstructed" not in report(tmp_path / "old")
 
 
 def test_pinned_layers_are_named_with_the_reason(tmp_path):
@@ -473,7 +478,7 @@ def test_rows_of_another_version_undefined_or_repeated_are_named(tmp_path):
     page = report(folder)
     words = Reader(page).words
     assert "row 3 of results.csv repeats the run" in words
-    assert "row 4 of results.csv has schema version 9; this version of the project reads 1" in words
+    assert f"row 4 of results.csv has schema version 9; this version of the project reads {SCHEMA_VERSION}" in words
     assert "row 5 of results.csv: the value of final_accuracy is not a finite number" in words
     assert "row 6 of results.csv: the value of 'final_accuracy' is missing" in words
     assert row_of(page, "Dense network", "hobs-rspar")[1] == "2"
@@ -529,7 +534,7 @@ def test_a_real_run_becomes_a_page_whose_command_repeats_it(tmp_path, monkeypatc
     page = out.read_text()
     row = row_of(page, "Dense network", "hobs-uniform")
     images = stored["test_images"]
-    for place, stage in ((2, "one_shot"), (4, "final")):
+    for place, stage in ((2, "one_shot"), (4, "reconstructed"), (6, "final")):
         share = stored[stage]["accuracy"]
         assert row[place : place + 2] == [f"{100 * share:.2f}", f"{100 * (share * (1 - share) / images) ** 0.5:.2f}"]
     words = Reader(page).words
