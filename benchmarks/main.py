@@ -63,7 +63,8 @@ def _run_seed(config: Config, seed: int, folder: RunFolder, device: torch.device
     console = Console()
     if folder.state is RunState.FINISHED:
         console.print(f"{folder.path} holds this run, finished; --overwrite runs it again", highlight=False)
-        result = folder.read_json("result.json")
+        result = folder.read_result()
+        assert result is not None
     else:
         console.rule(f"{config.experiment.name}, seed {seed}, {device}", style="dim")
         with StageProgress(console) as progress:

@@ -310,7 +310,8 @@ class HOBSSensitivityAnalyzer:
         """Take back what :meth:`tensors` gave; the structure must be known (``example_input``).
 
         Raises:
-            ValueError: another format version, other layers or sizes than this network's, or missing tensors.
+            ValueError: another format version, other layers or sizes than this network's, missing tensors, or some of
+                another shape or with NaN; nothing is changed.
         """
         found = storage.from_tensors(self.analysis, tensors, metadata)
         self.damping, self.norms, self.factors = found.damping, dict(found.norms), dict(found.factors)
@@ -319,7 +320,7 @@ class HOBSSensitivityAnalyzer:
         self._compensator = None
 
     def save(self, path: str | Path) -> None:
-        """Write everything computed to a safetensors file, atomically."""
+        """Write everything computed to a safetensors file, atomically and with a checksum over all of it."""
         storage.write(path, *self.tensors())
 
     def load(self, path: str | Path) -> HOBSSensitivityAnalyzer:
@@ -327,7 +328,12 @@ class HOBSSensitivityAnalyzer:
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: the file is truncated or of another network.
+            ValueError: the file is truncated, was changed since it was written, carries no checksum (files of versions
+                before there was one: analyse again), or is of another network.
         """
-        self.restore(*storage.read(path))
+        tensors, metadata = storage.read(path)
+        try:
+            self.restore(tensors, metadata)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
         return self

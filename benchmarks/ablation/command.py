@@ -125,7 +125,7 @@ def _finished(plan: Plan) -> Results:
         if all(folder.state is RunState.FINISHED for folder in folders):
             for seed in config.experiment.random_seeds:
                 open_run(config, seed)  # refuses what another configuration left there
-            results[name] = [folder.read_json("result.json") for folder in folders]
+            results[name] = [result for folder in folders if (result := folder.read_result()) is not None]
     _check_versions(results, plan.folder)
     return results
 

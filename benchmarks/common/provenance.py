@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.signed import signed
 from hessian.support.files import write_atomic
 
 PACKAGES = ("torch", "prune-gym", "torch-pruning", "gymnasium", "numpy")
@@ -18,8 +19,8 @@ DIGITS = 5
 
 
 def write_result(path: Path, content: dict[str, Any]) -> Path:
-    """Write a result as compact JSON with the versions it depends on, numbers rounded, whole or not at all."""
-    rounded = _rounded({**content, "versions": versions()})
+    """Write a result as compact JSON with versions and a checksum, numbers rounded, whole or not at all."""
+    rounded = signed(_rounded({**content, "versions": versions()}))
     return write_atomic(path, json.dumps(rounded, allow_nan=False, separators=(",", ":")) + "\n")
 
 

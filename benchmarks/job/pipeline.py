@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from rich.console import Console
 from torch import nn
 
 from agents import RSPARAgent
 from benchmarks.common.provenance import describe_machine, versions
+from benchmarks.files.models import BUDGETS, FRACTION, MEASURED, SECONDS, VERSIONS
 from benchmarks.job import stages
 from benchmarks.job.budgets import (
     Archive,
@@ -31,7 +33,7 @@ from benchmarks.job.budgets import (
     load_network,
     save_network,
 )
-from benchmarks.job.run_folder import RunFolder
+from benchmarks.job.run_folder import RunFolder, RunFolderError
 from benchmarks.job.run_plots import save_plots
 from benchmarks.job.summary import measure_networks
 from benchmarks.job.task import load_task, make_problem, target_of
@@ -43,8 +45,8 @@ from prune_gym.support.files import sha256_of
 from prune_gym.support.stage_progress import StageProgress
 from prune_gym.tasks.task import PruningTask
 
-TIMED_KEYS = frozenset({"latency_ms", "latency_std_ms", "throughput_imgs_per_sec", "seconds"})
-"""Keys of ``result.json`` that hold times, which no two runs share."""
+TIMED_KEYS = frozenset({"latency_ms", "latency_std_ms", "throughput_imgs_per_sec", "seconds", "sha256"})
+"""Keys of ``result.json`` that hold times or depend on them, which no two runs share."""
 
 Result = dict[str, Any]
 
@@ -100,7 +102,7 @@ class _Run:
         self.config, self.seed, self.folder, self.device = config, seed, folder, device
         self._progress, self._plots = progress, plots
         self._forget_other_versions()
-        self._seconds: dict[str, float] = folder.read_json("unfinished/seconds.json") or {}
+        self._seconds: dict[str, float] = folder.read_json("unfinished/seconds.json", SECONDS) or {}
 
     def execute(self) -> Result:
         with self._stage("load task"):
@@ -158,14 +160,14 @@ class _Run:
     def _prune_by_baseline(self, task: PruningTask, problem: PruningProblem) -> tuple[Budgets, nn.Module]:
         """A published method decides, cuts and trains as it does; no curvature is computed."""
         with self._stage(f"prune: {self.config.pruning.method}") as report:
-            stored = self.folder.read_json("unfinished/budgets.json")
+            stored = self.folder.read_json("unfinished/budgets.json", BUDGETS)
             if stored is None:
                 budgets, network = stages.prune_by_baseline(self.config, self.seed, task, report)
                 save_network(self._cut_path, network, task, problem, budgets)
                 self.folder.write_json("unfinished/budgets.json", asdict(budgets))
             else:
                 budgets = Budgets(**stored)
-            self.folder.write_json("budgets.json", budget_table(problem, budgets))
+            self.folder.write_table("budgets.json", budget_table(problem, budgets))
             return budgets, load_network(self._cut_path, task).to(self.device)
 
     @property
@@ -188,12 +190,16 @@ class _Run:
 
     def _forget_other_versions(self) -> None:
         """Start afresh where other software left off: numbers of two versions must not mix in one result."""
-        if self.folder.read_json("unfinished/versions.json") not in (None, versions()):
+        try:
+            found = self.folder.read_json("unfinished/versions.json", VERSIONS)
+        except RunFolderError:
+            found = {}  # of a version that wrote it without a checksum, or nobody knows of which
+        if found not in (None, versions()):
             self.folder.forget_progress()
         self.folder.write_json("unfinished/versions.json", versions())
 
-    def _once(self, name: str, compute: Callable[[], Any]) -> Any:
-        stored = self.folder.read_json(f"unfinished/{name}.json")
+    def _once(self, name: str, compute: Callable[[], Any], model: TypeAdapter[Any] = FRACTION) -> Any:
+        stored = self.folder.read_json(f"unfinished/{name}.json", model)
         if stored is None:
             stored = compute()
             self.folder.write_json(f"unfinished/{name}.json", stored)
@@ -204,7 +210,7 @@ class _Run:
             self.folder.write_json("unfinished/measured.json", archive_to_json(archive))
 
         def search() -> dict[str, Any]:
-            measured = archive_from_json(self.folder.read_json("unfinished/measured.json"))
+            measured = archive_from_json(self.folder.read_json("unfinished/measured.json", MEASURED))
             budgets, agent = stages.search_budgets(
                 self.config, self.seed, problem, report, measured=measured, remember=remember
             )
@@ -212,8 +218,8 @@ class _Run:
                 agent.save(self.folder.agent)
             return asdict(budgets)
 
-        budgets = Budgets(**self._once("budgets", search))
-        self.folder.write_json("budgets.json", budget_table(problem, budgets))
+        budgets = Budgets(**self._once("budgets", search, BUDGETS))
+        self.folder.write_table("budgets.json", budget_table(problem, budgets))
         self.folder.write_csv("history.csv", [_csv_row(record) for record in budgets.history])
         return budgets
 

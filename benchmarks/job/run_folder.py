@@ -9,13 +9,16 @@ from __future__ import annotations
 import csv
 import enum
 import io
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
+from benchmarks.common.signed import FileError, read_signed, write_signed
+from benchmarks.files.models import check, read_result
 from benchmarks.settings.reading import load_config
 from benchmarks.settings.schema import Config
 from benchmarks.settings.source import ConfigError
@@ -27,6 +30,8 @@ OWN_FILES = (
     *("agent.safetensors", "pruned.safetensors", "pruned.json"),
 )
 OWN_FOLDERS = ("plots", "unfinished")
+
+START_AGAIN = "pass --overwrite to start again"
 
 
 class RunFolderError(ValueError):
@@ -79,25 +84,60 @@ class RunFolder:
         return self.path / "pruned.safetensors"
 
     def write_json(self, name: str, content: Any) -> Path:
-        """Write ``<folder>/<name>``, whole or not at all."""
-        return write_json_atomic(self.path / name, content)
-
-    def read_json(self, name: str) -> Any:
-        """Return the content of ``<folder>/<name>``, or None if there is no such file.
+        """Write ``<folder>/<name>`` with a checksum, whole or not at all.
 
         Raises:
-            RunFolderError: the file is damaged.
+            RunFolderError: the folder was removed since the run began.
+        """
+        self._check_still_there()
+        return write_signed(self.path / name, content)
+
+    def write_table(self, name: str, content: Mapping[str, Any]) -> Path:
+        """Write ``<folder>/<name>`` for people and other programs, whole or not at all; nothing here reads it back."""
+        self._check_still_there()
+        return write_json_atomic(self.path / name, content)
+
+    def read_json(self, name: str, model: TypeAdapter[Any]) -> Any:
+        """Return the content of ``<folder>/<name>``, verified, or None if there is no such file.
+
+        Args:
+            name: of the file.
+            model: what it may say.
+
+        Raises:
+            RunFolderError: the file is damaged or was changed.
         """
         path = self.path / name
         if not path.is_file():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise RunFolderError(f"{path} is damaged ({error}); pass --overwrite to start again") from None
+            return check(read_signed(path, START_AGAIN), model, path, START_AGAIN)
+        except FileError as error:
+            raise RunFolderError(str(error)) from None
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return what a finished run's ``result.json`` says; None before it is finished.
+
+        Raises:
+            RunFolderError: it is damaged, was changed, or says what no run can have measured.
+        """
+        path = self.path / "result.json"
+        if not path.is_file():
+            return None
+        try:
+            return read_result(path, START_AGAIN)
+        except FileError as error:
+            raise RunFolderError(str(error)) from None
+
+    def _check_still_there(self) -> None:
+        if not (self.path / "config.yaml").is_file():
+            raise RunFolderError(
+                f"{self.path} was removed or emptied while its run went on; what it had reached is lost: start it again"
+            )
 
     def write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write rows with the same keys as a table with a header; no rows give an empty file."""
+        self._check_still_there()
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()

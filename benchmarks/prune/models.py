@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from benchmarks.common.errors import OptionError
 from benchmarks.common.modules import look_up
 from benchmarks.prune.loaded import LoadedModel, Preprocessing
 from benchmarks.prune.options import PruneOptions
+from benchmarks.settings.yaml_door import ConfigError, read_yaml
 from hessian.support.names import unknown
 from prune_gym.saving.weights import Checkpoint, ClassCountError, WeightsError, load_weights, read_checkpoint
 
@@ -153,9 +153,9 @@ def _arguments(given: tuple[str, ...]) -> dict[str, Any]:
         if not equals or not key.isidentifier():
             raise OptionError(f"--model-arg {text}: write it as KEY=VALUE")
         try:
-            arguments[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise OptionError(f"--model-arg {text}: the value cannot be read") from None
+            arguments[key] = read_yaml(value, f"--model-arg {text}")
+        except ConfigError as error:
+            raise OptionError(f"--model-arg {text}: the value cannot be read ({error})") from None
     return arguments
 
 

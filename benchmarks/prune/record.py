@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from benchmarks.common.provenance import describe_machine, versions
+from benchmarks.common.signed import write_signed
 from benchmarks.prune.loaded import LoadedModel
 from benchmarks.prune.options import RESULT, PruneOptions
 from prune_gym.pruning.numbers import NetworkNumbers
 from prune_gym.pruning.result import PruneResult
 from prune_gym.saving.export import Parity
-from prune_gym.support.files import write_json_atomic
 
 NETWORK = "network"
 """Stem of the saved network."""
@@ -71,7 +71,7 @@ def write_record(
             "onnx": None if parity is None else _parity(parity),
         },
     }
-    write_json_atomic(options.out / RESULT, content)
+    write_signed(options.out / RESULT, content)
     return content
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.signed import FileError, read_signed
 from benchmarks.sweep.results_table import COLUMNS, NETWORKS, SCHEMA_VERSION
 
 STAGES = {"one_shot": "one-shot", "reconstructed": "reconstructed", "final": "fine-tuned"}
@@ -166,8 +167,8 @@ def read_json(path: Path, source: str) -> Any:
         UnreadableError: it cannot be read, or is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_signed(path, "it is left out", unsigned=True)
+    except (OSError, FileError) as error:
         raise UnreadableError(f"{source} is damaged or cannot be read: {error}") from None
 
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from benchmarks.report.comparisons import Comparison, finite_rows, read_comparisons
 from benchmarks.report.runs import (
     Group,
@@ -26,6 +24,7 @@ from benchmarks.report.runs import (
     run_of_result,
     run_of_row,
 )
+from benchmarks.settings.yaml_door import ConfigError, read_yaml
 from benchmarks.sweep.results_table import KEY
 
 SKIPPED_FOLDERS = ("unfinished", "plans", "plots")
@@ -61,8 +60,8 @@ class Sweep:
     def grid(self) -> Mapping[str, Any]:
         """The configuration; empty where it cannot be read."""
         try:
-            content = yaml.safe_load(self.config)
-        except yaml.YAMLError:
+            content = read_yaml(self.config, self.folder)
+        except ConfigError:
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -6,45 +6,17 @@ the file (or the override) that set it, so that an error about ``pruning.rspar.n
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from benchmarks.settings.yaml_door import ConfigError, KeyPath, dotted, read_yaml
 
-KeyPath = tuple[str | int, ...]
+__all__ = ["EXTENDS", "ConfigError", "ConfigSource", "KeyPath", "dotted"]
 
 EXTENDS = "extends"
 """Key of the file a configuration is laid over, relative to the folder of the file that names it."""
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says where and what to write instead."""
-
-
-def dotted(path: KeyPath) -> str:
-    """Return a key path as people write it: ``("a", "b", 0)`` -> ``"a.b[0]"``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads ``3e-4`` as a number (YAML 1.2) and leaves dates alone."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":float", ":timestamp"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|nan))$", re.I),
-    list("-+0123456789."),
-)
 
 
 @dataclass
@@ -79,20 +51,12 @@ class ConfigSource:
         Raises:
             ConfigError: broken YAML, a top level that is no mapping, a key twice, or a key that is no string.
         """
-        loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            source = cls(tree={}, name=name)
-            if node is not None:
-                tree = source._build(loader, node, ())
-                if not isinstance(tree, dict):
-                    raise ConfigError(f"{name}: expected a mapping of sections at the top level, got {tree!r}")
-                source.tree = tree
-            return source
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{name}: not valid YAML: {_describe(error)}") from None
-        finally:
-            loader.dispose()
+        source = cls(tree={}, name=name)
+        tree = read_yaml(text, name, source.origins.__setitem__)
+        if tree is not None and not isinstance(tree, dict):
+            raise ConfigError(f"{name}: expected a mapping of sections at the top level, got {tree!r}")
+        source.tree = tree or {}
+        return source
 
     @classmethod
     def from_file(cls, path: str | Path) -> ConfigSource:
@@ -117,7 +81,12 @@ class ConfigSource:
         base, where = source.tree.pop(EXTENDS), source.origins.pop((EXTENDS,))
         if not isinstance(base, str) or not base:
             raise ConfigError(f"{where}: {EXTENDS!r} names one file, relative to this one; got {base!r}")
-        file = path.parent / Path(base).expanduser()
+        try:
+            file = path.parent / Path(base).expanduser()
+            file.resolve().is_file()
+        except (RuntimeError, ValueError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{where}: {EXTENDS!r}: {base[:200]!r} is no path ({why})") from None
         chain = (*above, path.resolve())
         if file.resolve() in chain:
             circle = " -> ".join(str(link) for link in (*chain, file.resolve()))
@@ -156,7 +125,7 @@ class ConfigSource:
                     f"override {assignment!r}: expected KEY=VALUE with a dotted key, "
                     "e.g. pruning.target_flops_reduction=0.94"
                 )
-            self._set(tuple(parts), _parse_value(assignment, value_text), f"override {assignment!r}")
+            self._set(tuple(parts), read_yaml(value_text, f"override {assignment!r}"), f"override {assignment!r}")
 
     def _set(self, path: tuple[str, ...], value: Any, origin: str) -> None:
         section = self.tree
@@ -170,36 +139,6 @@ class ConfigSource:
         self.origins = {known: who for known, who in self.origins.items() if known[: len(path)] != path}
         self.origins[path] = origin
 
-    def _build(self, loader: _Loader, node: yaml.Node, path: KeyPath) -> Any:
-        if isinstance(node, yaml.MappingNode):
-            return self._build_mapping(loader, node, path)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._build_item(loader, child, (*path, index)) for index, child in enumerate(node.value)]
-        return loader.construct_object(node)
-
-    def _build_item(self, loader: _Loader, node: yaml.Node, here: KeyPath) -> Any:
-        self.origins[here] = self._line(node)
-        return self._build(loader, node, here)
-
-    def _build_mapping(self, loader: _Loader, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
-        mapping: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = loader.construct_object(key_node)
-            where = self._line(key_node)
-            if not isinstance(key, str):
-                raise ConfigError(f"{where}: keys are words, got {key!r}")
-            here: KeyPath = (*path, key)
-            if key in mapping:
-                raise ConfigError(
-                    f"{where}: the key {dotted(here)!r} stands here a second time (first: {self.origins[here]})"
-                )
-            self.origins[here] = where
-            mapping[key] = self._build(loader, value_node, here)
-        return mapping
-
-    def _line(self, node: yaml.Node) -> str:
-        return f"{self.name}, line {node.start_mark.line + 1}"
-
 
 def _merge(below: dict[str, Any], above: dict[str, Any], path: KeyPath = ()) -> list[KeyPath]:
     """Change the tree below by the one above; returns the paths whose old value is gone."""
@@ -212,22 +151,6 @@ def _merge(below: dict[str, Any], above: dict[str, Any], path: KeyPath = ()) -> 
             below[key] = value
             replaced.append(here)
     return replaced
-
-
-def _parse_value(assignment: str, text: str) -> Any:
-    loader = _Loader(text)
-    try:
-        return loader.get_single_data()
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {assignment!r}: the value is not valid YAML: {_describe(error)}") from None
-    finally:
-        loader.dispose()
-
-
-def _describe(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        return f"line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error)
 
 
 def _missing_file(path: Path) -> str:

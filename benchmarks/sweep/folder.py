@@ -7,7 +7,6 @@ folders, see :mod:`benchmarks.job.run_folder`), ``failures/`` (one file a failed
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from benchmarks.common.signed import FileError, read_signed, write_signed
 from benchmarks.job.run_folder import RunFolder, RunState, open_run
 from benchmarks.settings.source import ConfigError, ConfigSource
 from benchmarks.sweep.config import Cell, SweepConfig, run_config
 from benchmarks.sweep.results_table import read_results, write_tables
 from benchmarks.sweep.worker_job import Job, Outcome
 from hessian.support.files import write_atomic
-from prune_gym.support.files import check_writable, write_json_atomic
+from prune_gym.support.files import check_writable
 
 
 class SweepFolderError(ValueError):
@@ -119,17 +119,16 @@ class SweepFolder:
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """Content of a cell's ``result.json``; None before it is finished."""
-        content: dict[str, Any] | None = self.run_folder(cell).read_json("result.json")
-        return content
+        return self.run_folder(cell).read_result()
 
     def failure(self, cell: Cell) -> Failure | None:
         """Why a cell failed; None if it did not, or was never tried."""
         path = self._failure_path(cell)
         try:
-            return Failure(**json.loads(path.read_text(encoding="utf-8")))
+            return Failure(**read_signed(path, "the cell is tried again"))
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):
+        except (FileError, TypeError):
             return Failure(cell.name, f"{path} is damaged", None, 1)
 
     def record(self, cell: Cell, outcome: Outcome) -> None:
@@ -144,7 +143,7 @@ class SweepFolder:
         before = self.failure(cell)
         attempts = 1 if before is None else before.attempts + 1
         failure = Failure(cell.name, outcome.error, outcome.trace, attempts)
-        write_json_atomic(self._failure_path(cell), vars(failure))
+        write_signed(self._failure_path(cell), vars(failure))
 
     def write_tables(self, results: Mapping[Cell, Mapping[str, Any]]) -> list[Path]:
         """Write the tables of finished cells; see :func:`benchmarks.sweep.results_table.write_tables`."""

@@ -21,6 +21,7 @@ from torch import nn
 
 from benchmarks.common.arguments import default_threads, positive
 from benchmarks.common.command import reports_errors
+from benchmarks.common.signed import write_signed
 from benchmarks.job.budgets import load_network
 from benchmarks.job.task import load_task
 from benchmarks.metrics.conditions import RunConditions
@@ -31,7 +32,7 @@ from benchmarks.system_eval.report import EvalSettings, SystemReport, batch_tabl
 from benchmarks.system_eval.slowness import slowness_table
 from prune_gym.saving.manifest import manifest_path
 from prune_gym.support.device import resolve_device
-from prune_gym.support.files import check_writable, write_json_atomic
+from prune_gym.support.files import check_writable
 from prune_gym.support.stage_progress import StageProgress
 from prune_gym.surgery.state_dict import read_state_dict, shrink_to
 from prune_gym.tasks.task import PruningTask
@@ -87,7 +88,7 @@ def load_checkpoint(path: Path, task: PruningTask) -> nn.Module:
 
 def write_report(report: SystemReport, folder: Path) -> None:
     """Write ``system_eval.json`` and the plots."""
-    write_json_atomic(folder / "system_eval.json", report.as_json())
+    write_signed(folder / "system_eval.json", report.as_json())
     if any(row.timings for row in report.batches):
         plot_latency(report.batches, folder / "latency.png")
         plot_throughput(report.batches, folder / "throughput.png")

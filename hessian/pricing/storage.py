@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from hessian.obs.factors import KroneckerFactors
 from hessian.obs.moments import DenseMoment, Moment, RowMoment
+from hessian.patches.matrices import weight_matrix
 from hessian.pricing.analysis import Analysis
 from hessian.support.batches import model_device
-from hessian.support.files import write_atomic
+from hessian.support.files import read_tensor_file, tensor_bytes, write_atomic
 
 FORMAT = 2
 RESULTS = ("prices", "orders", "curves", "obd_curves")
@@ -53,53 +53,98 @@ def from_tensors(analysis: Analysis, tensors: Mapping[str, Tensor], metadata: Ma
     """
     if not analysis.groups:
         raise ValueError("the structure is unknown: construct the analyzer with example_input=... before loading")
-    settings = json.loads(metadata.get("hobs", "{}"))
-    if settings.get("format") != FORMAT:
-        raise ValueError(f"not an H-OBS analysis of format {FORMAT} (found {settings.get('format')!r})")
+    settings = _settings(metadata)
     layers = {group.name: group.num_units for group in analysis.groups}
     if settings["layers"] != layers:
         raise ValueError(f"the analysis is of another network: its layers are {settings['layers']}, expected {layers}")
-    results: dict[str, Any] = {}
     try:
-        for kind in RESULTS:
-            results[kind] = {name: tensors[f"{kind}/{name}"] for name in layers}
-        device = model_device(analysis.model)
-        results["factors"] = {
-            name: KroneckerFactors(
-                _moment(tensors, f"A/{name}", device),
-                _moment(tensors, f"G/{name}", device),
-                name in settings["constants"],
-            )
-            for name in analysis.consumers
-        }
+        results: dict[str, Any] = {kind: {name: tensors[f"{kind}/{name}"] for name in layers} for kind in RESULTS}
+        constants = settings["constants"]
+        results["factors"] = {name: _factors(analysis, tensors, name, name in constants) for name in analysis.consumers}
     except KeyError as error:
         raise ValueError(f"the analysis is incomplete: {error} is missing") from error
+    for kind in RESULTS:
+        for name, tensor in results[kind].items():
+            _check_result(kind, name, tensor, layers[name])
     return replace(analysis, damping=settings["damping"], norms=settings["norms"], **results)
 
 
-def _moment(tensors: Mapping[str, Tensor], key: str, device: torch.device) -> Moment:
+def _settings(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON part, its types checked.
+
+    Raises:
+        ValueError: another format version, or an entry of another kind.
+    """
+    try:
+        settings = json.loads(metadata.get("hobs", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the settings of the analysis are no JSON ({error})") from None
+    found = settings.get("format") if isinstance(settings, dict) else None
+    if found != FORMAT:
+        raise ValueError(f"not an H-OBS analysis of format {FORMAT} (found {found!r})")
+    damping, layers, names, norms = (settings.get(key) for key in ("damping", "layers", "constants", "norms"))
+    fine = {
+        "damping": isinstance(damping, float) and math.isfinite(damping) and damping >= 1e-8,
+        "layers": isinstance(layers, dict),
+        "constants": isinstance(names, list) and all(isinstance(name, str) for name in names),
+        "norms": isinstance(norms, dict) and all(isinstance(name, str) for name in norms.values()),
+    }
+    for key, good in fine.items():
+        if not good:
+            raise ValueError(f"the analysis is damaged: its {key} are {settings.get(key)!r}")
+    return settings
+
+
+def _check_result(kind: str, layer: str, tensor: Tensor, units: int) -> None:
+    """Raise ValueError unless a layer's prices, order or curve can be one of its units."""
+    wanted = torch.int64 if kind == "orders" else torch.float64
+    if tensor.dtype != wanted or tuple(tensor.shape) != (units,):
+        raise ValueError(
+            f"{kind} of layer {layer!r} are {tensor.dtype} {list(tensor.shape)}; expected {wanted} [{units}]"
+        )
+    if kind == "orders" and not torch.equal(tensor.sort().values, torch.arange(units)):
+        raise ValueError(f"the order of layer {layer!r} does not name each of its {units} units once")
+    if kind != "orders" and not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{kind} of layer {layer!r} hold NaN or infinite values")
+
+
+def _factors(analysis: Analysis, tensors: Mapping[str, Tensor], name: str, bias: bool) -> KroneckerFactors:
+    groups, d_out, d_in = weight_matrix(analysis.model.get_submodule(name), bias=False).shape
+    device = model_device(analysis.model)
+    inputs, outputs = _moment(tensors, f"A/{name}"), _moment(tensors, f"G/{name}")
+    for letter, moment, width in (("A", inputs, d_in + bias), ("G", outputs, d_out)):
+        shape = tuple(moment.values.shape)
+        square = isinstance(moment, RowMoment) or shape[1:] == (width, width)
+        if len(shape) != 3 or shape[0] != groups or shape[2] != width or not square or 0 in shape:
+            raise ValueError(f"factor {letter} of {name!r} has shape {list(shape)}; expected {[groups, width, width]}")
+        if not moment.values.is_floating_point() or not bool(torch.isfinite(moment.values).all()):
+            raise ValueError(f"factor {letter} of {name!r} holds NaN, infinite or whole numbers")
+    return KroneckerFactors(_on(inputs, device), _on(outputs, device), bias)
+
+
+def _on(moment: Moment, device: torch.device) -> Moment:
+    return type(moment)(moment.values.to(device))
+
+
+def _moment(tensors: Mapping[str, Tensor], key: str) -> Moment:
     if key + ROWS in tensors:
-        return RowMoment(tensors[key + ROWS].to(device))
-    return DenseMoment(tensors[key].to(device))
+        return RowMoment(tensors[key + ROWS])
+    return DenseMoment(tensors[key])
 
 
-def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file atomically, making its folder."""
-    write_atomic(path, save(tensors, metadata))
+def write(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with a checksum, atomically, making its folder."""
+    write_atomic(path, tensor_bytes(tensors, metadata))
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
+    """Tensors and metadata of a file that :func:`write` wrote, verified.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is truncated or of another kind.
+        ValueError: the file is truncated, was changed, carries no checksum, or is of another kind.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no analysis at {path}; compute_sensitivity(...) and save(...) make one")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error})") from error
+    return read_tensor_file(path)

@@ -23,6 +23,7 @@ from hessian.support.files import write_atomic
 from hessian.support.modes import modes_restored
 from prune_gym.support.device import module_device
 from prune_gym.support.files import save_safetensors_atomic
+from prune_gym.surgery.state_dict import signed_archive
 
 TOLERANCE = 1e-4
 """Largest accepted difference of an exported network's outputs, relative to the largest output."""
@@ -129,7 +130,8 @@ def export_state_dict(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     Args:
         model: Any network.
         path: ``*.safetensors`` for safetensors, ``*.pt`` or ``*.pth`` for PyTorch's own format (tensors only: it loads
-            with ``torch.load(path, weights_only=True)``).
+            with ``torch.load(path, weights_only=True)``). Both carry a checksum, which
+            :func:`prune_gym.read_state_dict` checks and other readers pass over.
 
     Returns:
         The path written.
@@ -144,9 +146,7 @@ def export_state_dict(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         return save_safetensors_atomic(path, state)
     if path.suffix not in (".pt", ".pth"):
         raise ValueError(f"a state dict is written as .safetensors, .pt or .pth; got {path.name!r}")
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return write_atomic(path, buffer.getvalue())
+    return write_atomic(path, signed_archive(state))
 
 
 def _checked_inputs(model: nn.Module, example_input: Any) -> tuple[Tensor, ...]:

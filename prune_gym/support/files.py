@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
-from hessian.support.files import write_atomic
+from hessian.support.files import CHECKSUM_KEY, read_tensor_file, sha256_of, tensor_bytes, write_atomic
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -27,9 +24,6 @@ __all__ = [
     "write_atomic",
     "write_json_atomic",
 ]
-
-CHECKSUM_KEY = "sha256"
-"""Metadata entry of a tensor file that holds the digest of everything else in it."""
 
 CACHE_VARIABLE = "PRUNE_GYM_CACHE"
 """Environment variable that overrides the cache folder."""
@@ -92,7 +86,7 @@ def save_safetensors_atomic(
     tensors: Mapping[str, torch.Tensor],
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Save tensors with a checksum over their names, shapes, dtypes, bytes and the metadata.
+    """Save tensors with a checksum over names, shapes, dtypes, bytes and metadata; equal content gives equal bytes.
 
     Args:
         path: File to write, by convention ``*.safetensors``.
@@ -106,16 +100,7 @@ def save_safetensors_atomic(
         ValueError: If the metadata uses the reserved entry.
         TypeError: If a metadata value is not text.
     """
-    metadata = dict(metadata or {})
-    if CHECKSUM_KEY in metadata:
-        raise ValueError(f"metadata entry {CHECKSUM_KEY!r} is reserved for the checksum; rename yours")
-    for key, value in metadata.items():
-        if not isinstance(value, str):
-            raise TypeError(f"metadata values are text; {key!r} is {type(value).__name__} (use json.dumps)")
-    # Cloned, because the format refuses tensors that share storage (tied weights, views of one buffer).
-    stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata[CHECKSUM_KEY] = sha256_of(stored, metadata)
-    return write_atomic(path, safetensors.torch.save(stored, metadata))
+    return write_atomic(path, tensor_bytes(tensors, metadata))
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -132,22 +117,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tens
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no tensor file {path}; {_neighbours(path)}")
-    data = path.read_bytes()
-    try:
-        tensors = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ValueError(
-            f"{path} ({len(data):,} bytes) is truncated or not a safetensors file ({error}); "
-            "delete it and create it again"
-        ) from error
-    header_size = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + header_size]).get("__metadata__") or {}
-    expected = metadata.pop(CHECKSUM_KEY, None)
-    if expected is None:
-        raise ValueError(f"{path} carries no checksum, so it was not written by this project")
-    if sha256_of(tensors, metadata) != expected:
-        raise ValueError(f"{path} does not match its checksum: it was changed or damaged; create it again")
-    return tensors, metadata
+    return read_tensor_file(path)
 
 
 def _neighbours(path: Path) -> str:
@@ -155,54 +125,3 @@ def _neighbours(path: Path) -> str:
         return f"the folder {path.parent} does not exist"
     names = sorted(entry.name for entry in path.parent.glob(f"*{path.suffix}") if entry.is_file())
     return f"{path.parent} has: {', '.join(names[:10]) or f'no *{path.suffix} file'}"
-
-
-def sha256_of(*parts: Any) -> str:
-    """Hex digest of values, for checksums and cache keys.
-
-    Tensors count by shape, dtype and bytes; mappings regardless of the order of their keys; every part by its
-    type and length too, so that ``("ab", "c")`` and ``("a", "bc")`` differ.
-
-    Args:
-        *parts: Tensors, bytes, text, numbers, booleans, None, and mappings (with text keys) and sequences of
-            those.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        TypeError: If a part is of another type.
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        _feed(digest, part)
-    return digest.hexdigest()
-
-
-def _feed(digest: hashlib._Hash, part: Any) -> None:
-    if isinstance(part, torch.Tensor):
-        flat = part.detach().cpu().contiguous().reshape(-1)
-        if not len(flat):  # one that came from numpy may have a stride of 0, which has no view as bytes
-            flat = torch.empty(0, dtype=part.dtype)
-        _feed_bytes(digest, f"tensor {part.dtype} {tuple(part.shape)}", flat.view(torch.uint8).numpy())
-    elif isinstance(part, (bytes, bytearray)):
-        _feed_bytes(digest, "bytes", part)
-    elif part is None or isinstance(part, (str, bool, int, float)):
-        _feed_bytes(digest, type(part).__name__, str(part).encode())
-    elif isinstance(part, Mapping):
-        _feed_bytes(digest, f"mapping {len(part)}", b"")
-        for key in sorted(part):
-            _feed(digest, key)
-            _feed(digest, part[key])
-    elif isinstance(part, Sequence):
-        _feed_bytes(digest, f"sequence {len(part)}", b"")
-        for item in part:
-            _feed(digest, item)
-    else:
-        raise TypeError(f"cannot hash a {type(part).__name__}; convert it to text, numbers or tensors first")
-
-
-def _feed_bytes(digest: hashlib._Hash, kind: str, data: Any) -> None:
-    view = memoryview(data)
-    digest.update(f"{kind}:{view.nbytes}:".encode())
-    digest.update(view)

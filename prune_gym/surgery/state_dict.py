@@ -2,55 +2,114 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from hessian.channels.layer_types import is_depthwise
+from hessian.support.files import CHECKSUM_KEY, read_tensor_file, sha256_of
 from prune_gym.surgery.sizes import broken_promises, channel_table, resize_tensor, set_sizes, size_attributes
 
 _PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and ``torch.compile`` put before every name."""
 
+_UNREADABLE = (
+    *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError),
+    *(ValueError, LookupError, TypeError, AttributeError, ImportError, OverflowError, MemoryError, AssertionError),
+)
+"""What ``torch.load`` raises on files that are damaged or hold other things, depending on where."""
+
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Read a plain state dict: safetensors, or PyTorch's format with tensors only. No code of the file is run.
+
+    What :func:`prune_gym.export_state_dict` wrote carries a checksum, which is checked. Files of other programs carry
+    none; theirs have to be sound archives of finite numbers.
 
     Args:
         path: ``*.safetensors``, or any file of ``torch.save(model.state_dict(), path)``.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, holds more than tensors, or no tensors by name.
+        ValueError: If the file is damaged or was changed, holds more than tensors, no tensors by name, or tensors with
+            NaN or infinite values.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
-    state: Any
-    try:
-        if path.suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file ({error})") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{path} is damaged or not a plain state dict; save one with torch.save(model.state_dict(), path) "
-            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from error
+    state = read_tensor_file(path, foreign=True)[0] if path.suffix == ".safetensors" else _read_archive(path)
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds a {type(state).__name__}, not tensors by name")
+    for name, tensor in state.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{path} holds a tensor called {name!r}; names are text")
+        if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{path}: {name!r} holds NaN or infinite values; the network is broken, or the file is")
     return {_bare(name): tensor for name, tensor in state.items()}
+
+
+def signed_archive(state: Mapping[str, Tensor]) -> bytes:
+    """A state dict as ``torch.save`` writes it, with a checksum beside the tensors in the archive.
+
+    Args:
+        state: CPU tensors by name.
+    """
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    with zipfile.ZipFile(buffer, "a") as archive:
+        folder = archive.namelist()[0].split("/")[0]
+        archive.writestr(zipfile.ZipInfo(f"{folder}/{CHECKSUM_KEY}"), sha256_of(dict(state)))
+    return buffer.getvalue()
+
+
+def _read_archive(path: Path) -> Any:
+    """What a file of ``torch.save`` holds, its checksums verified: the archive's own, and ours where it is there."""
+    data = path.read_bytes()
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        expected = _checksum(data)
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"{path} is damaged or not a plain state dict; save one with torch.save(model.state_dict(), path) "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from error
+    if expected is not None and (not isinstance(state, Mapping) or _digest(state) != expected):
+        raise ValueError(f"{path} does not match its checksum: it was changed or damaged; export it again")
+    return state
+
+
+def _checksum(data: bytes) -> str | None:
+    """Digest kept in an archive, its members verified one by one; None in files of other programs.
+
+    Raises:
+        ValueError: a member does not match its CRC.
+    """
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        return None  # the format of PyTorch before 1.6
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"{damaged!r} in it does not match its checksum")
+        own = [name for name in archive.namelist() if name.endswith(f"/{CHECKSUM_KEY}")]
+        return archive.read(own[0]).decode(errors="replace") if own else None
+
+
+def _digest(state: Mapping[Any, Any]) -> str | None:
+    try:
+        return sha256_of(dict(state))
+    except (TypeError, RuntimeError):
+        return None
 
 
 def shrink_to(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:

@@ -17,6 +17,7 @@ from torch import nn
 
 from prune_gym.data.loader_split import DatasetSplit
 from prune_gym.data.splits import TensorSplit, check_size, stratified_partition
+from prune_gym.tasks.image_files import FolderImages, warn_of_shared_images
 from prune_gym.tasks.task import CALIBRATION_SIZE, PruningTask
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -71,6 +72,7 @@ def imagefolder_splits(
 
     One training image in ten, at most 10,000, is held out of dense-train; the reward split is a part of them. Which
     ones depends on the files and the seed only. Train your network on ``train`` and the reward images are new to it.
+    Links are followed, each once; images of equal content in two splits are a logged warning.
 
     Args:
         data_dir: Folder with ``train`` and, for the final report, ``val``.
@@ -83,8 +85,8 @@ def imagefolder_splits(
 
     Raises:
         FileNotFoundError: If a folder is missing or holds no images.
-        ValueError: If an image cannot be decoded, images differ in shape, a size is out of range, or ``val`` has other
-            classes than ``train``.
+        ValueError: If an image cannot be decoded or is no file, images differ in shape, a size is out of range, or
+            ``val`` has other classes than ``train``.
     """
     transform = transform or standard_transform(image_size)
     root = Path(data_dir).expanduser()
@@ -100,11 +102,13 @@ def imagefolder_splits(
     rest, trained = stratified_partition(torch.tensor(images.targets), (held_out, len(images) - held_out), seed)
     whole = DatasetSplit(images, workers)
     train = whole.subset(trained)
+    test = _open_test(root, transform, workers, images.classes)
+    _warn_of_shared_images(images, trained, rest[:reward_size], test)
     return FolderSplits(
         train=train,
         calibration=train.subset(slice(calibration_size)).read(),
         reward=whole.subset(rest[:reward_size]).read(),
-        test=_open_test(root, transform, workers, images.classes),
+        test=test,
         classes=tuple(images.classes),
     )
 
@@ -203,35 +207,24 @@ def standard_transform(image_size: int = 224, resize_size: int | None = None) ->
     )
 
 
-def read_image(path: str) -> Any:
-    """Decode a file to an RGB PIL image.
-
-    Raises:
-        ValueError: If it is truncated or not an image.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is truncated or not an image ({error}); delete or replace it") from error
-
-
-def _open_folder(root: Path, part: str, transform: Transform) -> Any:
-    from torchvision.datasets import ImageFolder
-
+def _open_folder(root: Path, part: str, transform: Transform) -> FolderImages:
     folder = root / part
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no folder {folder}; images are expected in {root}/train/<class>/ and {root}/val/<class>/"
         )
-    try:
-        return ImageFolder(str(folder), transform, loader=read_image)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{folder} has no images in class folders, or an empty one ({error}); expected {folder}/<class>/<image>"
-        ) from error
+    return FolderImages.open(folder, transform)
+
+
+def _warn_of_shared_images(images: Any, trained: torch.Tensor, reward: torch.Tensor, test: DatasetSplit | None) -> None:
+    paths = [path for path, _ in images.samples]
+    parts = {
+        "train": [paths[index] for index in trained.tolist()],
+        "reward": [paths[index] for index in reward.tolist()],
+    }
+    if test is not None:
+        parts["test"] = [path for path, _ in test.dataset.samples]  # type: ignore[attr-defined]
+    warn_of_shared_images(parts)
 
 
 def _open_test(root: Path, transform: Transform, workers: int, classes: list[str]) -> DatasetSplit | None:

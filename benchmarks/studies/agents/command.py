@@ -21,6 +21,7 @@ from rich.console import Console
 from benchmarks.common.arguments import share
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import describe_machine, versions
+from benchmarks.common.signed import write_signed
 from benchmarks.common.table import report_console
 from benchmarks.stat_tests.samples import few_seeds_are_stated
 from benchmarks.studies.agents.cells import run_cell
@@ -44,7 +45,6 @@ from benchmarks.studies.engine.networks import NETWORK, MeasuredNetworks, dense_
 from benchmarks.studies.engine.plan_store import PlanStore
 from hessian.support.files import write_atomic
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.support.files import write_json_atomic
 
 SAME_STUDY = ("evaluations", "environment")
 """Keys whose change makes runs incomparable; so do the targets and the budget of the fronts."""
@@ -86,7 +86,7 @@ def _open_folder(study: StudyConfig) -> None:
         agents = {**before, **agents}
     content = {"study": current, "agents": agents, "versions": versions(), "threads": torch.get_num_threads()}
     content["machine"] = describe_machine()
-    write_json_atomic(path, content)
+    write_signed(path, content)
     write_atomic(study.save_dir / "config.yaml", study.to_yaml())
 
 
@@ -116,7 +116,7 @@ def _run(study: StudyConfig, options: argparse.Namespace, device: torch.device, 
         result |= {NETWORK: problem.network_key, "versions": versions()}
         if source is not None:
             result["source"] = {"task": trained[cell.agent].task, NETWORK: trained_on(source)}
-        write_json_atomic(_path(study, cell), result, indent=None)
+        write_signed(_path(study, cell), result, indent=None)
         best = next(iter(result["best"].values()))
         what = f"best {100 * best['soft_accuracy']:.2f} %" if result["hypervolume"] is None else "front"
         seconds = result["seconds"]
@@ -179,7 +179,7 @@ def _report(study: StudyConfig, console: Console) -> None:
             console.print(table.rich())
         write_atomic(study.save_dir / "comparison.md", "\n".join(table.markdown() for table in tables))
         content = {"study": study.model_dump(mode="json"), "versions": versions(), "rows": rows, "signal": signal}
-        write_json_atomic(study.save_dir / "comparison.json", content)
+        write_signed(study.save_dir / "comparison.json", content)
         write_evaluations(study.save_dir / "evaluations.csv", results)
     warn(console, mixed_versions(results))
     console.print(f"{len(results)} of {len(paths)} runs; results: {study.save_dir}", highlight=False, soft_wrap=True)

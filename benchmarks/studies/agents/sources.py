@@ -9,13 +9,13 @@ from typing import Any, cast
 
 from agents import RSPARAgent
 from agents.registry import create
+from benchmarks.common.signed import write_signed
 from benchmarks.studies.agents.cells import learn, make_env
 from benchmarks.studies.engine.cells import read_object
 from benchmarks.studies.engine.config import EnvironmentConfig, SourceConfig
 from benchmarks.studies.engine.networks import NETWORK, MeasuredNetworks
 from benchmarks.studies.engine.plan_store import PlanStore
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.support.files import write_json_atomic
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class SourceAgents:
         if not path.is_file():
             networks.admit(self.source.task, self.problem.load().network_key)
             # First of the two files: an agent is never without what it was trained on.
-            write_json_atomic(path.with_suffix(".json"), {NETWORK: self.problem.network_key})
+            write_signed(path.with_suffix(".json"), {NETWORK: self.problem.network_key})
             self._train(seed, path)
         networks.admit(self.source.task, trained_on(path))
         return path

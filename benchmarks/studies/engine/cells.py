@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.signed import FileError, read_signed
 from benchmarks.settings.source import ConfigError
 
 
@@ -17,9 +17,9 @@ def read_object(path: Path) -> dict[str, Any]:
         ConfigError: it is damaged; the message names it and says what to do.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}); delete it, and the same command makes it again") from None
+        content = read_signed(path, "delete it, and the same command makes it again", unsigned=True)
+    except FileError as error:
+        raise ConfigError(str(error)) from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} is damaged (it holds no object); delete it, and the same command makes it again")
     return content

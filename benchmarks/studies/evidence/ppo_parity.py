@@ -31,13 +31,13 @@ from benchmarks.common.arguments import check_distinct, positive, writable
 from benchmarks.common.columns import Column, Interval
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import versions, write_result
+from benchmarks.common.signed import write_signed
 from benchmarks.common.table import Table
 from benchmarks.stat_tests.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.stat_tests.samples import few_seeds_are_stated
 from benchmarks.studies.engine.cells import read_object
 from benchmarks.studies.engine.command import refuse_changes
 from prune_gym.envs.observation import GLOBALS
-from prune_gym.support.files import write_json_atomic
 
 LANES = 4
 STEPS_BETWEEN_UPDATES = 256
@@ -216,7 +216,7 @@ def open_folder(folder: Path, steps: int) -> None:
     if path.is_file():
         stored = read_object(path)
         refuse_changes(folder, [key for key in current if stored.get(key) != current[key]], option="--out")
-    write_json_atomic(path, current)
+    write_signed(path, current)
 
 
 def run_or_read(folder: Path, agent: str, seed: int, steps: int) -> tuple[Run, bool]:
@@ -229,7 +229,7 @@ def run_or_read(folder: Path, agent: str, seed: int, steps: int) -> tuple[Run, b
     if path.is_file():
         return Run(**read_object(path)), True
     finished = run(agent, seed, steps)
-    write_json_atomic(path, asdict(finished))
+    write_signed(path, asdict(finished))
     return finished, False
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import statistics
 import sys
 import time
@@ -31,6 +30,7 @@ from benchmarks.common.arguments import check_distinct, writable
 from benchmarks.common.columns import Columns, Spread, Value, percent_column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import describe_machine, write_result
+from benchmarks.common.signed import read_signed
 from benchmarks.common.table import Table
 from hessian.refit.sequential import SequentialRefitter
 from prune_gym.data.splits import TensorSplit, load_digits_splits
@@ -251,7 +251,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_distinct("--seeds", options.seeds)
     torch.set_num_threads(1)
     console, settings = Console(), Reconstruction()
-    cells: list[Cell] = json.loads(options.json.read_text())["cells"] if options.json.is_file() else []
+    cells: list[Cell] = []
+    if options.json.is_file():
+        cells = read_signed(options.json, "delete it to start again", unsigned=True)["cells"]
     todo = (
         [(name, ratio, 0) for name in NETWORKS for ratio in RATIOS]
         if options.networks

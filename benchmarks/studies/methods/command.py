@@ -24,6 +24,7 @@ from rich.console import Console
 from benchmarks.common.arguments import check_distinct, default_threads, positive, share
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import describe_machine, versions, write_result
+from benchmarks.common.signed import write_signed
 from benchmarks.common.table import report_console
 from benchmarks.studies.engine.cells import mixed_versions, read_cells, read_object
 from benchmarks.studies.engine.command import Deadline, warn
@@ -36,7 +37,6 @@ from hessian.support.names import suggest
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.support.device import resolve_device
-from prune_gym.support.files import write_json_atomic
 from prune_gym.tasks.named import named_task
 from prune_gym.tasks.registry import make_task, task_names
 
@@ -128,7 +128,7 @@ def _open_folder(folder: Path, study: Study, *, overwrite: bool) -> None:
         for cell in (folder / "cells").glob("*.json"):
             cell.unlink()
     content = {**same, "versions": versions(), "threads": torch.get_num_threads(), "machine": describe_machine()}
-    write_json_atomic(path, content)
+    write_signed(path, content)
 
 
 def _run(study: Study, options: argparse.Namespace, console: Console) -> None:

@@ -22,6 +22,7 @@ from rich.console import Console
 from benchmarks.common.columns import Interval, percent_column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import versions, write_result
+from benchmarks.common.signed import write_signed
 from benchmarks.common.table import Table, report_console
 from benchmarks.stat_tests.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.stat_tests.samples import few_seeds_are_stated
@@ -40,7 +41,6 @@ from benchmarks.studies.transfer.config import TransferConfig
 from benchmarks.studies.transfer.runs import carry_over
 from hessian.support.files import write_atomic
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.support.files import write_json_atomic
 
 SAME_STUDY = ("source", "evaluations", "environment", "options")
 """Keys whose change makes runs incomparable."""
@@ -78,7 +78,7 @@ def _open_folder(config: TransferConfig) -> None:
     if path.is_file():
         stored = read_object(path)
         refuse_changes(config.save_dir, [key for key in SAME_STUDY if stored[key] != current[key]])
-    write_json_atomic(path, current)
+    write_signed(path, current)
 
 
 def _run(config: TransferConfig, device: torch.device, console: Console, minutes: float | None) -> None:
@@ -108,7 +108,7 @@ def _run(config: TransferConfig, device: torch.device, console: Console, minutes
                 networks.admit(task, problem.network_key)
                 row = carry_over(config, seed, target, problem, source)
                 networks_of_row = {NETWORK: problem.network_key, SOURCE_NETWORK: trained_on(source)}
-                write_json_atomic(path, {**row, **networks_of_row, "versions": versions()})
+                write_signed(path, {**row, **networks_of_row, "versions": versions()})
                 console.print(f"{path.stem}: {_in_short(row)}", highlight=False, markup=False, soft_wrap=True)
 
 

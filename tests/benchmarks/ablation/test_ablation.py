@@ -11,6 +11,8 @@ from benchmarks.ablation import command as ablation
 from benchmarks.ablation.tables import ablation_table, summarise
 from benchmarks.ablation.variants import FULL, VARIANTS, plan_ablation
 from benchmarks.common.columns import NOTHING
+from benchmarks.common.signed import write_signed
+from benchmarks.files.models import read_result
 from benchmarks.job import pipeline, stages
 from benchmarks.job.pipeline import without_timings
 from benchmarks.job.run_folder import RunFolderError
@@ -56,7 +58,7 @@ def launch(config, *arguments):
 
 def results_of(config):
     paths = sorted((config.parent / "results" / "ablation").glob("*/seed_*/result.json"))
-    return {f"{path.parts[-3]}/{path.parts[-2]}": json.loads(path.read_text()) for path in paths}
+    return {f"{path.parts[-3]}/{path.parts[-2]}": read_result(path) for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -256,9 +258,9 @@ def test_runs_of_other_versions_or_configurations_are_not_mixed(config, capsys):
     assert launch(config, "--ablation", "no_rl", "pruning.finetune.learning_rate=0.01") == 2
     assert "pruning.finetune.learning_rate: 0.02 != 0.01" in capsys.readouterr().err
     path = config.parent / "results" / "ablation" / "baseline" / "seed_3" / "result.json"
-    result = json.loads(path.read_text())
+    result = read_result(path)
     result["versions"]["torch"] = "1.0"
-    path.write_text(json.dumps(result))
+    write_signed(path, result)
     assert launch(config, "--ablation", "no_rl") == 2
     assert "different software versions (torch" in capsys.readouterr().err
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from agents import RSPARAgent
+from benchmarks.files.models import FRACTION, SECONDS
 from benchmarks.job import stages
 from benchmarks.job.pipeline import run_experiment, without_timings
 from benchmarks.job.run_folder import RunState, open_run
@@ -45,7 +46,7 @@ def finished(tmp_path_factory):
 
 def test_result_holds_four_networks_and_how_they_came_about(finished):
     result, folder = finished
-    assert json.loads((folder.path / "result.json").read_text()) == result
+    assert folder.read_result() == result
     for network in ("dense", "one_shot", "reconstructed", "final"):
         assert result[network].keys() >= NUMBERS
         assert 0 <= result[network]["accuracy"] <= 1
@@ -145,7 +146,7 @@ def test_a_stage_took_what_all_its_attempts_took(finished, tmp_path, monkeypatch
         patch.setattr("benchmarks.job.stages.cut", slow)
         with pytest.raises(KeyboardInterrupt):
             run(config)
-    before = json.loads((open_run(config, seed=3).path / "unfinished" / "seconds.json").read_text())
+    before = open_run(config, seed=3).read_json("unfinished/seconds.json", SECONDS)
     resumed, _ = run(config)
     assert before["cut and repair"] >= 0.5
     assert all(resumed["seconds"][stage] > seconds for stage, seconds in before.items())
@@ -220,7 +221,7 @@ def test_stages_of_other_versions_are_not_resumed(finished, tmp_path, monkeypatc
         patch.setattr("benchmarks.job.stages.cut", interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(config)
-    assert open_run(config, seed=3).read_json("unfinished/dense.json") == 0.123
+    assert open_run(config, seed=3).read_json("unfinished/dense.json", FRACTION) == 0.123
     resumed, _ = run(config)
     assert without_timings(resumed) == without_timings(finished[0])
 

@@ -114,7 +114,7 @@ WRONG = {
         ValueError,
         r"00\.png is truncated or not an image",
     ),
-    "empty class": (empty_class, {}, FileNotFoundError, r"train has no images in class folders, or an empty one.*bee"),
+    "empty class": (empty_class, {}, FileNotFoundError, r"train has no images in class folders .*'bee' is empty"),
     "no classes": (no_classes, {}, FileNotFoundError, "train has no images in class folders"),
     "no train": (lambda root: (root / "train").rename(root / "t"), {}, FileNotFoundError, "no folder .*train; images"),
     "other classes": (lambda root: (root / "val" / "cat").rename(root / "val" / "dog"), {}, ValueError, "cat, dog"),
