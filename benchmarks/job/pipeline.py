@@ -22,7 +22,7 @@ from torch import nn
 
 from agents import RSPARAgent
 from benchmarks.common.provenance import describe_machine, versions
-from benchmarks.files.models import BUDGETS, FRACTION, MEASURED, SECONDS, VERSIONS
+from benchmarks.files.models import BUDGETS, FINE_TUNING, FRACTION, MEASURED, SECONDS, VERSIONS
 from benchmarks.job import stages
 from benchmarks.job.budgets import (
     Archive,
@@ -260,7 +260,7 @@ class _Run:
                 "reward_soft_accuracy": budgets.soft_accuracy,
                 **self._initial_agent(),
             },
-            "finetuning": self.folder.read_json("unfinished/finetuning.json") or {},
+            "finetuning": self.folder.read_json("unfinished/finetuning.json", FINE_TUNING) or {},
             "experiment": self.config.experiment.name,
             "task": task.name,
             "method": self.config.pruning.method,

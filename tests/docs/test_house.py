@@ -55,6 +55,7 @@ ROOMS = {
         "ablation",
         "sweep",
         "job",
+        "files",
         "visualization",
         "settings",
         "stat_tests",
