@@ -59,7 +59,7 @@ def validate(argv: Sequence[str]) -> int:
 
 def report(argv: Sequence[str]) -> int:
     """Write a page about results."""
-    from benchmarks.report.page import main as report_main
+    from benchmarks.report.command import main as report_main
 
     return report_main(argv, prog="prune-gym report")
 

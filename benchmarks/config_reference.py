@@ -7,7 +7,6 @@ writes ``docs/configuration.md``; ``--check`` only says whether it is up to date
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,29 +20,23 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
 
+from benchmarks.common.arguments import command_parser
+from benchmarks.common.command import reports_errors
 from benchmarks.settings.schema import Config
-from benchmarks.studies.agents.config import StudyConfig
-from benchmarks.studies.transfer.config import TransferConfig
 from hessian.support.files import write_atomic
 
 PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 INTRODUCTION = Path(__file__).parent / "configs" / "introduction.md"
 OUT_OF_DATE = 1
 
-ROOTS: dict[str, type[BaseModel]] = {
-    "A run": Config,
-    "A comparison of agents": StudyConfig,
-    "A study of transfer": TransferConfig,
-}
-"""What a file can describe, by the title of its part."""
-
 _TYPES = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
 _BOUNDS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
 
 
+@reports_errors()
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page; exit code 1 where ``--check`` finds it out of date."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.config_reference", description="Write the page.")
+    parser = command_parser("benchmarks.config_reference", "Write the page.")
     parser.add_argument("--check", action="store_true", help="write nothing, say whether the page is up to date")
     arguments = parser.parse_args(argv)
     if not arguments.check:
@@ -55,10 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OUT_OF_DATE
 
 
+def _roots() -> dict[str, type[BaseModel]]:
+    """What a file can describe, by the title of its part."""
+    from benchmarks.studies.agents.config import StudyConfig
+    from benchmarks.studies.transfer.config import TransferConfig
+
+    return {"A run": Config, "A comparison of agents": StudyConfig, "A study of transfer": TransferConfig}
+
+
 def reference_page() -> str:
     """Return the whole page: the introduction, then every key of whatever a file can describe."""
     parts = [INTRODUCTION.read_text(encoding="utf-8").rstrip()]
-    for title, root in ROOTS.items():
+    for title, root in _roots().items():
         parts += [f"## {title}", *_sections(root, "")]
     return "\n\n".join(parts) + "\n"
 

@@ -14,21 +14,19 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
-from hessian.support.distributed import current_workers, torchrun_group
-from hessian.support.progress import Progress
-from prune_gym.data.augmentation import Augmentation
-from prune_gym.data.splits import DatasetSplits
-from prune_gym.support.device import resolve_device
-from prune_gym.tasks.named import NAMED_TASKS, NamedTask, named_task
-from prune_gym.training.fitting import Loop
-from prune_gym.training.training import EvaluationResult, evaluate_model, train_dense
+from benchmarks.common.arguments import command_parser
+from benchmarks.common.command import reports_errors
+
+if TYPE_CHECKING:
+    from hessian.support.progress import Progress
+    from prune_gym.data.splits import DatasetSplits
+    from prune_gym.tasks.named import NamedTask
+    from prune_gym.training.fitting import Loop
+    from prune_gym.training.training import EvaluationResult
 
 
 def train_named_task(
@@ -56,6 +54,14 @@ def train_named_task(
     Returns:
         How the trained network does on the test split.
     """
+    import torch
+
+    from hessian.support.distributed import current_workers
+    from prune_gym.data.augmentation import Augmentation
+    from prune_gym.support.device import resolve_device
+    from prune_gym.training.fitting import Loop
+    from prune_gym.training.training import evaluate_model, train_dense
+
     recipe = task.recipe
     model, _ = task.structure(seed)
     model.to(resolve_device(device))
@@ -88,9 +94,9 @@ def checkpoint_path(out: Path) -> Path:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; ``arguments`` is ``sys.argv[1:]`` if None."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_dense", description=__doc__)
-    names = ", ".join(task.name for task in NAMED_TASKS)
-    parser.add_argument("--task", default=NAMED_TASKS[0].name, metavar="NAME", help=names)
+    what = "Train the dense network of a named task from scratch."
+    parser = command_parser("benchmarks.train_dense", what, "gpu", "overwrite")
+    parser.add_argument("--task", default="digits-resnet20", metavar="NAME", help="a named task with a recipe")
     parser.add_argument("--out", type=Path, help="file to write (default: the user's cache)")
     parser.add_argument("--seed", type=int, default=0, help="initial weights, order and augmentation")
     parser.add_argument("--epochs", type=int, help="instead of the recipe's")
@@ -99,18 +105,24 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--mixed-precision", action="store_true", help="forward passes in 16 bits where supported")
     parser.add_argument("--accumulation", type=int, default=1, metavar="N", help="parts a batch passes through in")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="state of the training (default: beside --out)")
-    parser.add_argument("--gpu", help="GPU index or device name (default: the only GPU, else the CPU)")
-    parser.add_argument("--overwrite", action="store_true", help="train again where the weights are there already")
     return parser.parse_args(arguments)
 
 
+@reports_errors(
+    *(ValueError, TypeError, KeyError, FloatingPointError),
+    interrupted="interrupted; the same command goes on after the last finished epoch",
+)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, save, and report the test accuracy.
 
     Returns:
-        The exit status: 0, 1 with a message when data, device or an argument is not as needed, or 130 when interrupted.
+        The exit status: 0, 2 with a message when data, device or an argument is not as needed, or 130 when interrupted.
     """
     options = parse_arguments(arguments)
+    import torch
+
+    from hessian.support.distributed import torchrun_group
+
     with torchrun_group() as workers:
         gpu = options.gpu
         if gpu is None and workers.size > 1 and torch.cuda.device_count():
@@ -119,26 +131,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, device: str | int | None, console: Console) -> int:
+    from rich.logging import RichHandler
+
+    from prune_gym.tasks.named import named_task
+
     logging.basicConfig(level="INFO", format="%(message)s", handlers=[RichHandler(console=console, show_path=False)])
-    try:
-        task = named_task(options.task)
-    except KeyError as error:
-        console.print(f"error: {error.args[0]}", style="red", markup=False)
-        return 1
+    task = named_task(options.task)
     if options.epochs is not None:
         task = dataclasses.replace(task, recipe=dataclasses.replace(task.recipe, epochs=options.epochs))
     out = options.out or task.cached_weights_path
     if out.is_file() and not options.overwrite:
         console.print(f"{out} is there already; --overwrite trains it again", markup=False, soft_wrap=True)
         return 0
-    try:
-        result = _train_with_bar(task, options, device, out, console)
-    except (OSError, ValueError, TypeError, FloatingPointError) as error:
-        console.print(f"error: {error}", style="red", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        console.print("interrupted; the same command goes on after the last finished epoch", style="yellow")
-        return 130
+    result = _train_with_bar(task, options, device, out, console)
     report = f"test accuracy {result.accuracy:.2%}, loss {result.loss:.4f} nats; weights in {out}"
     console.print(report, markup=False, soft_wrap=True)
     return 0
@@ -147,6 +152,11 @@ def _train(options: argparse.Namespace, device: str | int | None, console: Conso
 def _train_with_bar(
     task: NamedTask, options: argparse.Namespace, device: str | int | None, out: Path, console: Console
 ) -> EvaluationResult:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    from prune_gym.training.fitting import Loop
+
     loop = Loop(options.mixed_precision, options.accumulation, options.checkpoint or checkpoint_path(out))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bars(*columns, console=console) as bar:

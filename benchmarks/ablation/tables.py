@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from benchmarks.ablation.variants import FULL, VARIANTS
@@ -12,7 +11,6 @@ from benchmarks.common.columns import Column, Columns, percent_column, points_co
 from benchmarks.common.numbers import p_value, plural, span
 from benchmarks.common.table import Table
 from benchmarks.stat_tests.runs import difference_of, interval_of, summarise_runs
-from hessian.support.files import write_atomic
 
 STAGES = {"one_shot": "one-shot", "final": "fine-tuned"}
 """Stages whose test accuracy is compared, and what tables call them."""
@@ -88,8 +86,8 @@ def ablation_table(rows: Sequence[Row], title: str) -> Table:
     return Table(title, columns, lines, caption)
 
 
-def write_runs(path: Path, results: Mapping[str, Sequence[Result]]) -> Path:
-    """Write one line a run, whole or not at all."""
+def runs_csv(results: Mapping[str, Sequence[Result]]) -> str:
+    """Return one line a run."""
     stages = ("dense", *STAGES)
     columns: Columns = (
         "variant",
@@ -107,4 +105,4 @@ def write_runs(path: Path, results: Mapping[str, Sequence[Result]]) -> Path:
         for name, runs in results.items()
         for run in runs
     ]
-    return write_atomic(path, Table("", columns, rows).csv())
+    return Table("", columns, rows).csv()

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.settings.methods import METHODS
 from benchmarks.settings.reading import load_config
 from benchmarks.settings.schema import Config
 from benchmarks.settings.source import ConfigError
+
+if TYPE_CHECKING:
+    from benchmarks.studies.engine.run_folders import RunCell
 
 FULL = "full"
 """The variant the others are compared with: the configuration as it is."""
@@ -81,6 +85,13 @@ class Plan:
     configs: dict[str, Config]
     left_out: dict[str, str]
     folder: Path
+
+    def cells(self, name: str) -> list[RunCell]:
+        """Return the runs of a variant, one a seed."""
+        from benchmarks.studies.engine.run_folders import RunCell
+
+        config = self.configs[name]
+        return [RunCell(f"{name}/seed_{seed}", config, seed) for seed in config.experiment.random_seeds]
 
 
 def plan_ablation(path: str | Path, overrides: Sequence[str] = ()) -> Plan:

@@ -8,8 +8,7 @@ from typing import ParamSpec
 
 from rich.console import Console
 
-BAD_INPUT, INTERRUPTED = 2, 130
-"""Exit codes."""
+from benchmarks.common.errors import BAD_INPUT, INTERRUPTED, CommandError
 
 Arguments = ParamSpec("Arguments")
 Main = Callable[Arguments, int]
@@ -18,12 +17,16 @@ Main = Callable[Arguments, int]
 def reports_errors(
     *expected: type[BaseException], interrupted: str = "interrupted"
 ) -> Callable[[Main[Arguments]], Main[Arguments]]:
-    """Decorate a command so that bad input and Ctrl-C end it with a message instead of a traceback.
+    """Decorate a command so that bad input, full disks and Ctrl-C end it with a message instead of a traceback.
+
+    Every :class:`~benchmarks.common.errors.CommandError` is shown and gives its own exit code, every OSError 2.
 
     Args:
-        *expected: exceptions that mean bad input: their message is shown and the exit code is 2. Others are bugs.
+        *expected: further exceptions that mean bad input: their message is shown and the exit code is 2. Others are
+            bugs.
         interrupted: what Ctrl-C says; the exit code is then 130.
     """
+    caught: tuple[type[BaseException], ...] = (CommandError, OSError, *expected)
 
     def decorate(main: Main[Arguments]) -> Main[Arguments]:
         @functools.wraps(main)
@@ -31,11 +34,11 @@ def reports_errors(
             errors = Console(stderr=True)
             try:
                 return main(*args, **kwargs)
-            except expected as error:
+            except caught as error:
                 # A KeyError's own text is its message in quotes.
                 message = error.args[0] if isinstance(error, KeyError) and error.args else error
                 errors.print(f"error: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
-                return BAD_INPUT
+                return error.exit_code if isinstance(error, CommandError) else BAD_INPUT
             except KeyboardInterrupt:
                 errors.print(interrupted, style="yellow")
                 return INTERRUPTED

@@ -1,5 +1,24 @@
-"""Errors of command lines; imports nothing."""
+"""What ends a command with a line on the terminal instead of a traceback, and the exit codes."""
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+"""Exit codes: something failed that was asked for, bad input, Ctrl-C."""
 
 
-class OptionError(ValueError):
+class CommandError(Exception):
+    """What a command cannot do; the message says why and what to do.
+
+    Attributes:
+        exit_code: of the command.
+    """
+
+    exit_code = FAILED
+
+
+class InputError(CommandError, ValueError):
+    """What somebody gave cannot be used; the message names it and says what to write instead."""
+
+    exit_code = BAD_INPUT
+
+
+class OptionError(InputError):
     """An option of a command that cannot be used; the message names it."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.errors import InputError
 from hessian.support.files import CHECKSUM_KEY, sha256_of, write_atomic
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ CONTENT = "content"
 """Key of what is no object."""
 
 
-class FileError(ValueError):
+class FileError(InputError):
     """A file that cannot be believed; the message names it, what is wrong, and what to do."""
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from benchmarks.common.errors import InputError
 from benchmarks.common.signed import FileError, read_signed, write_signed
 from benchmarks.files.models import check, read_result
 from benchmarks.settings.reading import load_config
@@ -34,7 +35,7 @@ OWN_FOLDERS = ("plots", "unfinished")
 START_AGAIN = "pass --overwrite to start again"
 
 
-class RunFolderError(ValueError):
+class RunFolderError(InputError):
     """A run folder that cannot be used as asked; the message says what to do."""
 
 

@@ -100,7 +100,8 @@ def _parity(parity: Parity) -> dict[str, Any]:
 
 def write_page(folder: Path) -> Path | None:
     """Write the report page; None where the scores are not fractions, which the page cannot show."""
-    from benchmarks.report.page import PAGE, render
+    from benchmarks.report.command import PAGE
+    from benchmarks.report.page import render
     from benchmarks.report.sources import NoResultsError, find_results
     from hessian.support.files import write_atomic
 

@@ -1,62 +1,20 @@
-"""One page about results, to send to a colleague.
-
-    prune-gym report RESULTS [--out FILE]
-
-RESULTS is a run's folder, a folder of runs, a sweep, an ablation, a comparison of agents or methods, or a folder that
-holds several of these. The page is one HTML file that loads nothing, with tables, pictures, and the command behind
-every number. What cannot be read is named on the page and left out.
-"""
+"""The page of a folder of results: what its template is given."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from benchmarks.common.command import BAD_INPUT
 from benchmarks.report import commands, pictures, studies, tables
 from benchmarks.report.comparisons import AGENTS, METHODS
 from benchmarks.report.rendering import render_template
 from benchmarks.report.runs import Group
-from benchmarks.report.sources import Findings, NoResultsError, find_results
+from benchmarks.report.sources import Findings
 from benchmarks.stat_tests.samples import MIN_SEEDS
-from hessian.support.files import write_atomic
 from prune_gym.saving.manifest import read_manifest
-
-PAGE = "report.html"
 
 MAX_PLOTTED_RUNS = 4
 """Of so many sets of runs the folder's own pictures are shown; more would make a page nobody loads."""
-
-
-def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Write the page.
-
-    Args:
-        argv: arguments; absent means those of the process.
-        prog: name of the command in the help text.
-
-    Returns:
-        Exit code: 0 done, also where something is left out and named; 2 no results, or the page cannot be written.
-    """
-    arguments = _parser(prog).parse_args(argv)
-    errors = Console(stderr=True)
-    path = arguments.out or arguments.results / PAGE
-    try:
-        findings = find_results(arguments.results)
-        write_atomic(path, render(findings))
-    except (NoResultsError, OSError) as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        return BAD_INPUT
-    for problem in findings.problems:
-        errors.print(f"left out: {problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
-    Console().print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
-    return 0
 
 
 def render(findings: Findings) -> str:
@@ -94,14 +52,3 @@ def _factory(group: Group) -> str:
     except (OSError, ValueError):
         return ""
     return "" if manifest.factory_registered else manifest.factory
-
-
-def _parser(prog: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="Write one self-contained HTML page about results.")
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="a folder with results, of any kind")
-    parser.add_argument("--out", type=Path, metavar="FILE", help=f"the page (default: RESULTS/{PAGE})")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.errors import InputError
 from benchmarks.report.comparisons import Comparison, finite_rows, read_comparisons
 from benchmarks.report.runs import (
     Group,
@@ -36,7 +37,7 @@ LOOKED_FOR = (
 )
 
 
-class NoResultsError(ValueError):
+class NoResultsError(InputError):
     """A folder that a report cannot be made of; the message says what was looked for."""
 
 

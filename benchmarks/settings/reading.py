@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from benchmarks.settings.methods import method_names
+from benchmarks.settings.names import is_method, is_task, known_tasks
 from benchmarks.settings.schema import Config, PruningConfig, Section
 from benchmarks.settings.source import ConfigError, ConfigSource, KeyPath, dotted
 from hessian.support.names import unknown
@@ -152,18 +154,15 @@ def nearest_key(path: KeyPath, root: type[BaseModel] = Config) -> KeyPath | None
 
 def _check_choices(config: Config, source: ConfigSource) -> None:
     """Refuse a method or a task that does not exist, before anything is loaded."""
-    from benchmarks.settings.methods import method_names
-    from prune_gym.tasks.registry import task_names
-
     problems = []
-    if config.pruning.method not in method_names():
+    if not is_method(config.pruning.method):
         where = source.origin(("pruning", "method"))
         problems.append(f"{where}: {unknown('method', config.pruning.method, method_names(), 'methods')}")
-    if config.task_name not in task_names():
+    if not is_task(config.task_name):
         where = source.origin(("model", "name"))
         problems.append(
             f"{where}: dataset.name and model.name together name the task: "
-            f"{unknown('task', config.task_name, task_names(), 'tasks')}"
+            f"{unknown('task', config.task_name, known_tasks(), 'tasks')}"
         )
     if problems:
         raise ConfigError("\n".join(problems))

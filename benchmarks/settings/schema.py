@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from prune_gym.envs.reward import LAMBDA_0, TAU
+LAMBDA_0, TAU = 3.0, 1.0
+"""Defaults of :class:`prune_gym.envs.reward.LambdaSchedule`, which would import PyTorch."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]

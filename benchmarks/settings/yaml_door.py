@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from benchmarks.common.errors import InputError
+
 KeyPath = tuple[str | int, ...]
 
 MOST_BYTES = 1 << 20
@@ -31,7 +33,7 @@ LONGEST_NUMBER = 400
 _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 
 
-class ConfigError(ValueError):
+class ConfigError(InputError):
     """A configuration that cannot be used; the message says where and what to write instead."""
 
 

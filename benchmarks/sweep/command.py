@@ -10,25 +10,21 @@ it be killed: the same command goes on, inside a cell too, and ends with the tab
 from __future__ import annotations
 
 import argparse
-import importlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+from benchmarks.common.arguments import command_parser, default_threads, positive
+from benchmarks.common.command import reports_errors
+from benchmarks.common.errors import FAILED, OptionError
+from benchmarks.common.modules import import_modules
+from benchmarks.studies.engine.command import INTERRUPTED
+from benchmarks.studies.engine.workers import LocalWorkers, Workers
 
-from benchmarks.common.arguments import default_threads, positive
-from benchmarks.common.command import BAD_INPUT, INTERRUPTED
-from benchmarks.job.run_folder import RunFolderError
-from benchmarks.settings.source import ConfigError
-from benchmarks.sweep.config import SweepConfig
-from benchmarks.sweep.folder import SweepFolderError
-from benchmarks.sweep.results_table import ResultsError
-from benchmarks.sweep.runner import DiskFullError, run_sweep
-from benchmarks.sweep.workers import LocalWorkers, Workers, WorkerStartError
-from prune_gym.support.device import available_devices, resolve_device
-
-FAILED = 1
+if TYPE_CHECKING:
+    from benchmarks.sweep.config import SweepConfig
 
 
+@reports_errors(ImportError, interrupted=INTERRUPTED)
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Run the sweep, or what is left of it.
 
@@ -40,41 +36,21 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         Exit code: 0 done, 1 cells failed or the disk is full, 2 bad input, 130 interrupted.
     """
     options = _parser(prog).parse_intermixed_args(argv)
-    errors = Console(stderr=True)
-    try:
-        import_modules(options.imports)
-        sweep = SweepConfig.load(options.file, _overrides(options))
-        workers = _workers(sweep, options)
-        console = Console()
-        failed = run_sweep(
-            sweep, workers, retry_failed=options.retry_failed, overwrite=options.overwrite, console=console
-        )
-    except (ConfigError, RunFolderError, SweepFolderError, ResultsError, FileNotFoundError, ImportError) as error:
-        return _report_error(errors, error, BAD_INPUT)
-    except (DiskFullError, WorkerStartError) as error:
-        return _report_error(errors, error, FAILED)
-    except KeyboardInterrupt:
-        errors.print("interrupted: nothing finished is lost, the same command goes on", style="yellow")
-        return INTERRUPTED
+    from rich.console import Console
+
+    from benchmarks.sweep.config import SweepConfig
+    from benchmarks.sweep.runner import run_sweep
+
+    import_modules(options.imports)
+    sweep = SweepConfig.load(options.file, _overrides(options))
+    failed = run_sweep(
+        sweep,
+        _workers(sweep, options),
+        retry_failed=options.retry_failed,
+        overwrite=options.overwrite,
+        console=Console(),
+    )
     return FAILED if failed else 0
-
-
-def _report_error(errors: Console, error: Exception, code: int) -> int:
-    errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-    return code
-
-
-def import_modules(names: Sequence[str]) -> None:
-    """Import modules that register tasks.
-
-    Raises:
-        ImportError: one cannot be imported.
-    """
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ImportError(f"--import {name}: {error}") from error
 
 
 def _workers(sweep: SweepConfig, options: argparse.Namespace) -> Workers:
@@ -94,14 +70,16 @@ def devices_of(given: str | None) -> list[str]:
         given: names or GPU indices, separated by commas; None: every GPU, else the CPU.
 
     Raises:
-        ConfigError: a device that is not there.
+        OptionError: a device that is not there.
     """
+    from prune_gym.support.device import available_devices, resolve_device
+
     if given is None:
         return [str(device) for device in available_devices()[1:]] or ["cpu"]
     try:
         return [str(resolve_device(name.strip())) for name in given.split(",")]
     except ValueError as error:
-        raise ConfigError(f"--devices {given}: {error}") from None
+        raise OptionError(f"--devices {given}: {error}") from None
 
 
 def _overrides(options: argparse.Namespace) -> list[str]:
@@ -110,17 +88,14 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog or "python -m benchmarks.sweep", description="Run a grid of methods x tasks x targets x seeds."
-    )
+    what = "Run a grid of methods x tasks x targets x seeds."
+    shared = ("retry-failed", "overwrite", "import")
+    parser = command_parser("benchmarks.sweep", what, *shared, prog=prog)
     add = parser.add_argument
     add("file", metavar="FILE", help="YAML configuration of the sweep")
     add("--workers", type=positive, metavar="N", help="runs at a time (default: one a GPU, else one for every T cores)")
     add("--threads", type=positive, metavar="T", help="CPU threads of every run (default: threads of FILE, else 1)")
     add("--devices", metavar="LIST", help="cpu, or GPU indices such as 0,1 (default: every GPU, else cpu)")
     add("--ray", nargs="?", const="", metavar="ADDRESS", help="run on Ray: a cluster's address, or a local one")
-    add("--retry-failed", action="store_true", help="run cells again that failed")
-    add("--overwrite", action="store_true", help="start again, whatever save_dir holds")
-    add("--import", dest="imports", action="append", default=[], metavar="MODULE", help="module that registers tasks")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the sweep, e.g. seeds=[1,2]")
     return parser

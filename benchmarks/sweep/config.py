@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from benchmarks.settings.methods import method_names
+from benchmarks.settings.names import is_method, is_task, known_tasks
 from benchmarks.settings.reading import ConfigFile, validate_config
 from benchmarks.settings.schema import Config, Count, FilePath, Name
 from benchmarks.settings.source import ConfigError, ConfigSource, KeyPath, dotted
@@ -147,17 +149,13 @@ def _copied(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unknown_names(sweep: SweepConfig) -> list[str]:
-    from benchmarks.settings.methods import method_names
-    from prune_gym.tasks.registry import task_names
-
-    methods, tasks = method_names(), task_names()
     return [
-        *(unknown("method", name, methods, "methods") for name in sweep.methods if name not in methods),
-        *(unknown("task", name, tasks, "tasks") for name in sweep.tasks if name not in tasks),
+        *(unknown("method", name, method_names(), "methods") for name in sweep.methods if not is_method(name)),
+        *(unknown("task", name, known_tasks(), "tasks") for name in sweep.tasks if not is_task(name)),
         *(
             f"the task {name!r} cannot be swept: a run names its task '<dataset>-<model>', so a name needs a hyphen"
             for name in sweep.tasks
-            if name in tasks and "-" not in name
+            if is_task(name) and "-" not in name
         ),
     ]
 

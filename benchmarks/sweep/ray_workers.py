@@ -1,4 +1,4 @@
-"""Workers of a Ray cluster: the jobs of a sweep as remote tasks (extra ``ray``).
+"""Workers of a Ray cluster: the cells of a sweep as remote tasks (extra ``ray``).
 
 Every node needs this project installed, and sees ``save_dir`` under the same path (a shared file system): runs are
 written, and resumed, where they would be on one machine.
@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
-from benchmarks.sweep.worker_job import Job, Outcome, prepare_process, run_job
-from benchmarks.sweep.workers import WorkerStartError
+from benchmarks.studies.engine.study import Cell, CellT, Outcome
+from benchmarks.studies.engine.workers import Begin, WorkerStartError, attempt, prepare_process
 
 
 class RayWorkers:
-    """Ray tasks, one job each.
+    """Ray tasks, one cell each.
 
     Args:
         address: of a running cluster (``"auto"``, ``"ray://host:10001"``, ``"host:6379"``); None starts a local one,
-            which ends with the jobs.
-        workers: jobs at a time; None: as many as the cluster has room for.
-        threads: CPU threads of every job, as many CPUs it asks Ray for.
+            which ends with the cells.
+        workers: cells at a time; None: as many as the cluster has room for.
+        threads: CPU threads of every cell, as many CPUs it asks Ray for.
         imports: modules imported first; they register tasks.
-        gpu: whether every job asks Ray for a GPU.
+        gpu: whether every cell asks Ray for a GPU.
 
     Raises:
         ImportError: Ray is not installed.
@@ -48,22 +48,26 @@ class RayWorkers:
         self.address, self.workers, self.threads, self.imports = address, workers, threads, tuple(imports)
         self.gpu = gpu
 
-    def run(self, jobs: Sequence[Job], started: Callable[[Job], None]) -> Generator[Outcome, None, None]:
-        """Run jobs; see :class:`benchmarks.sweep.workers.Workers`.
+    def run(
+        self, begin: Begin, cells: Iterable[CellT], started: Callable[[CellT], None]
+    ) -> Generator[Outcome, None, None]:
+        """Run cells; see :class:`benchmarks.studies.engine.workers.Workers`.
 
         Raises:
             WorkerStartError: no cluster at the address.
         """
         ours = self._connect()
         run = self._ray.remote(num_cpus=self.threads, num_gpus=int(self.gpu), max_retries=0)(_run_in_ray)
-        waiting, running = deque(jobs), dict[Any, Job]()
-        room = self.workers or len(jobs)
+        waiting, running = iter(cells), dict[Any, CellT]()
+        device = "cuda:0" if self.gpu else "cpu"
         try:
-            while waiting or running:
-                while waiting and len(running) < room:
-                    job = waiting.popleft()
-                    running[run.remote(job, self.threads, "cuda:0" if self.gpu else "cpu", self.imports)] = job
-                    started(job)
+            while True:
+                room = None if self.workers is None else self.workers - len(running)
+                for cell in islice(waiting, room):
+                    running[run.remote(begin, cell, self.threads, device, self.imports)] = cell
+                    started(cell)
+                if not running:
+                    return
                 (ended, *_), _ = self._ray.wait(list(running), num_returns=1)
                 yield self._outcome(ended, running.pop(ended))
         finally:
@@ -90,15 +94,16 @@ class RayWorkers:
             raise WorkerStartError(f"no Ray cluster at {self.address or 'this machine'}: {error}") from None
         return True
 
-    def _outcome(self, reference: Any, job: Job) -> Outcome:
+    def _outcome(self, reference: Any, cell: Cell) -> Outcome:
         try:
             outcome: Outcome = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            # The worker died, or could not begin; what a job itself dies of comes back as an outcome.
-            return Outcome(job.name, 0.0, f"{type(error).__name__}: {str(error).strip().splitlines()[0]}", str(error))
+            # The worker died, or could not begin; what a cell itself dies of comes back as an outcome.
+            first = str(error).strip().splitlines()[0]
+            return Outcome(cell.name, 0.0, error=f"{type(error).__name__}: {first}", trace=str(error))
         return outcome
 
 
-def _run_in_ray(job: Job, threads: int, device: str, imports: Sequence[str]) -> Outcome:
+def _run_in_ray(begin: Begin, cell: Cell, threads: int, device: str, imports: Sequence[str]) -> Outcome:
     prepare_process(threads, imports)
-    return run_job(job, device)
+    return attempt(begin(device), cell)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.columns import Column, Columns, Spread, percent_column
+from benchmarks.common.errors import InputError
 from benchmarks.common.table import Table
-from hessian.support.files import write_atomic
 
 SCHEMA_VERSION = 2
 """Of the columns below; a table of another version is refused."""
@@ -62,7 +62,7 @@ TIMED_COLUMNS = (
 Row = dict[str, Any]
 
 
-class ResultsError(ValueError):
+class ResultsError(InputError):
     """A table of results that cannot be used; the message says why and what to do."""
 
 
@@ -107,30 +107,23 @@ def _compact(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def write_tables(folder: Path, results: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Write ``results.csv``, ``timings.csv`` and, where pyarrow is installed, ``results.parquet``.
+def result_files(results: Sequence[Mapping[str, Any]]) -> dict[str, str | bytes]:
+    """Return ``results.csv``, ``timings.csv`` and, where pyarrow is installed, ``results.parquet``.
 
     Args:
-        folder: where they go.
         results: contents of ``result.json`` files, in any order.
 
-    Returns:
-        The paths written, each whole or, on an error, as it was before.
-
     Raises:
-        OSError: a file cannot be written.
         ResultsError: a result lacks something.
     """
     rows = sorted((result_row(result) for result in results), key=run_key)
     timings = sorted((timing_row(result) for result in results), key=run_key)
-    written = [
-        write_atomic(folder / "results.csv", _csv(rows, tuple(COLUMNS))),
-        write_atomic(folder / "timings.csv", _csv(timings, TIMED_COLUMNS)),
-    ]
+    files: dict[str, str | bytes] = {
+        "results.csv": _csv(rows, tuple(COLUMNS)),
+        "timings.csv": _csv(timings, TIMED_COLUMNS),
+    }
     parquet = _parquet(rows)
-    if parquet is not None:
-        written.append(write_atomic(folder / "results.parquet", parquet))
-    return written
+    return files if parquet is None else {**files, "results.parquet": parquet}
 
 
 def run_key(row: Mapping[str, Any]) -> tuple[Any, ...]:

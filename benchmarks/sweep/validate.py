@@ -22,18 +22,16 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.common.arguments import positive
+from benchmarks.common.arguments import command_parser, positive
 from benchmarks.common.command import reports_errors
+from benchmarks.common.errors import FAILED
+from benchmarks.common.modules import import_modules
 from benchmarks.common.provenance import versions
-from benchmarks.job.run_folder import RunFolderError
-from benchmarks.settings.source import ConfigError
-from benchmarks.sweep.command import devices_of, import_modules
+from benchmarks.studies.engine.workers import LocalWorkers, Workers
+from benchmarks.sweep.command import devices_of
 from benchmarks.sweep.config import Cell, SweepConfig
-from benchmarks.sweep.folder import SweepFolder
 from benchmarks.sweep.results_table import COLUMNS, KEY, ResultsError, Row, read_results, result_row, run_key
-from benchmarks.sweep.workers import LocalWorkers, Workers, WorkerStartError
 
-DIFFERENT = 1
 GIVEN = ("schema_version", "versions", "device", "num_threads", *KEY)
 COMPARED = tuple(column for column in COLUMNS if column not in GIVEN)
 """Columns a validated row has to reproduce."""
@@ -56,7 +54,7 @@ class Difference:
     again: Any
 
 
-@reports_errors(ConfigError, ResultsError, RunFolderError, OSError, ImportError, WorkerStartError)
+@reports_errors(ImportError)
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """Validate a table from the command line.
 
@@ -75,7 +73,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     _warn_of_versions(chosen, errors)
     workers = LocalWorkers(options.workers, sweep.threads, devices_of(options.devices), options.imports)
     differences = validate(chosen, sweep, workers, options.tolerance, console)
-    return DIFFERENT if differences else 0
+    return FAILED if differences else 0
 
 
 def load_rows(path: Path) -> tuple[list[Row], SweepConfig]:
@@ -124,16 +122,20 @@ def validate(
     Raises:
         ResultsError: a row that the sweep's configuration has no cell for.
     """
+    from benchmarks.studies.engine.run_folders import MainJob
+    from benchmarks.sweep.study import SweepStudy
+
     console = console or Console(quiet=True)
     differences: list[Difference] = []
     with tempfile.TemporaryDirectory(prefix="prune-gym-validate-") as scratch:
-        folder = SweepFolder(sweep.model_copy(update={"save_dir": Path(scratch)}))
-        cells = _cells_of(rows, sweep)
-        jobs = {cell.name: (folder.job(cell), cell, row) for cell, row in zip(cells, rows, strict=True)}
-        with closing(workers.run([job for job, _, _ in jobs.values()], lambda job: None)) as outcomes:
+        again = SweepStudy(sweep.model_copy(update={"save_dir": Path(scratch)}))
+        names = [cell.name for cell in _cells_of(rows, sweep)]
+        cells = {cell.name: cell for cell in again.cells()}
+        wanted = {name: (cells[name], row) for name, row in zip(names, rows, strict=True)}
+        with closing(workers.run(MainJob, [cell for cell, _ in wanted.values()], lambda cell: None)) as outcomes:
             for outcome in outcomes:
-                _, cell, row = jobs[outcome.name]
-                result = folder.result(cell)
+                cell, row = wanted[outcome.name]
+                result = again.store.result(cell)
                 if result is None:
                     found = [Difference(run_key(row), "the run itself", "finished", outcome.error)]
                 else:
@@ -206,10 +208,8 @@ def _warn_of_versions(rows: Sequence[Row], errors: Console) -> None:
 
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=prog or "python -m benchmarks.sweep.validate",
-        description="Run rows of a sweep's results again and compare.",
-    )
+    what = "Run rows of a sweep's results again and compare."
+    parser = command_parser("benchmarks.sweep.validate", what, "import", prog=prog)
     add = parser.add_argument
     add("results", type=Path, metavar="RESULTS", help="folder of a sweep, or its results.csv or results.parquet")
     add("--sample", type=positive, metavar="N", help="only N rows, drawn at random (default: all)")
@@ -223,7 +223,6 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
     )
     add("--devices", metavar="LIST", help="cpu, or GPU indices such as 0,1 (default: every GPU, else cpu)")
     add("--workers", type=positive, default=1, metavar="N", help="runs at a time (default: %(default)s)")
-    add("--import", dest="imports", action="append", default=[], metavar="MODULE", help="module that registers tasks")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run: training, budgets, prices, lambda(t), and methods compared. All pictures are found here.
+"""Pictures of a run: training, budgets, prices, lambda(t), and methods compared.
 
 Every function returns a matplotlib ``Figure`` and saves it when given ``save_path``: a name with a suffix (``.png``,
 ``.svg``, ``.pdf``) gives that file, one without gives PNG and SVG. Accuracies, pruning ratios and FLOPs reductions come
@@ -15,10 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from benchmarks.visualization.loss import plot_loss_curves
 from benchmarks.visualization.parts import History, by_layer, draw_dots, draw_kept, draw_noisy_curve, history_columns
-from benchmarks.visualization.seeds import plot_accuracy_flops, plot_best_so_far, plot_performance_profiles
-from benchmarks.visualization.speed import plot_accuracy_speedup, plot_latency_by_batch
 from benchmarks.visualization.style import (
     BLUE,
     GREEN,
@@ -31,24 +28,7 @@ from benchmarks.visualization.style import (
     label_axes,
     name_rows,
     new_figure,
-    save_figure,
 )
-
-__all__ = [
-    "plot_accuracy_flops",
-    "plot_accuracy_speedup",
-    "plot_best_so_far",
-    "plot_budgets",
-    "plot_lambda_evolution",
-    "plot_latency_by_batch",
-    "plot_loss_curves",
-    "plot_performance_profiles",
-    "plot_pruning_comparison",
-    "plot_sensitivity_heatmap",
-    "plot_summary",
-    "plot_training_curves",
-    "save_figure",
-]
 
 HEATMAP_COLUMNS = 64
 TRAINING_PANELS = {

@@ -8,15 +8,15 @@ import hashlib
 import json
 import os
 import platform
+import sys
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors
-import safetensors.torch
-import torch
+if TYPE_CHECKING:
+    import torch
 
 CHECKSUM_KEY = "sha256"
 """Metadata entry of a tensor file that holds the digest of everything else in it."""
@@ -133,6 +133,8 @@ def tensor_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
     # Cloned, because the format refuses tensors that share storage (tied weights, views of one buffer).
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     metadata[CHECKSUM_KEY] = sha256_of(stored, metadata)
+    import safetensors.torch  # here: whoever writes text must not wait for PyTorch
+
     return _sorted_header(safetensors.torch.save(stored, metadata))
 
 
@@ -163,6 +165,8 @@ def read_tensor_file(
         ValueError: it is truncated, is no safetensors file, carries no checksum, or has changed since it was written.
     """
     path = Path(path)
+    import safetensors.torch
+
     data = path.read_bytes()
     try:
         tensors = safetensors.torch.load(data)
@@ -207,8 +211,16 @@ def sha256_of(*parts: Any) -> str:
     return digest.hexdigest()
 
 
+def _is_tensor(part: Any) -> bool:
+    """Whether a value is a tensor; where PyTorch was never imported there is none."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(part, torch.Tensor)
+
+
 def _feed(digest: hashlib._Hash, part: Any) -> None:
-    if isinstance(part, torch.Tensor):
+    if _is_tensor(part):
+        import torch
+
         flat = part.detach().cpu().contiguous().reshape(-1)
         if not len(flat):  # one that came from numpy may have a stride of 0, which has no view as bytes
             flat = torch.empty(0, dtype=part.dtype)

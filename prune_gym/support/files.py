@@ -6,11 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from hessian.support.files import CHECKSUM_KEY, read_tensor_file, sha256_of, tensor_bytes, write_atomic
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "CACHE_VARIABLE",

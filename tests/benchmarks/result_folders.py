@@ -2,7 +2,8 @@
 
 import json
 
-from benchmarks.sweep.results_table import write_tables
+from benchmarks.sweep.results_table import result_files
+from hessian.support.files import write_atomic
 
 LAYERS = {"conv1": 0.5, "layer1.0.conv1": 0.75}
 VERSIONS = {"python": "3.11.7", "torch": "2.6.0", "prune-gym": "0.1.0"}
@@ -68,7 +69,8 @@ def write_runs(folder):
 def write_sweep(folder, results=None, *, cells=False):
     folder.mkdir(parents=True, exist_ok=True)
     results = results or [result(seed=seed, final=0.95 + 0.001 * seed) for seed in (1, 2)]
-    write_tables(folder, results)
+    for name, content in result_files(results).items():
+        write_atomic(folder / name, content)
     (folder / "results.parquet").unlink(missing_ok=True)
     grid = {"name": "a grid", "methods": ["hobs-rspar"], "tasks": ["digits"], "targets": [0.75], "seeds": [1, 2, 3]}
     (folder / "sweep.yaml").write_text(json.dumps(grid))

@@ -3,9 +3,9 @@
 import json
 import shlex
 
+from benchmarks import visualization
 from benchmarks.ablation import command as ablation
 from benchmarks.ablation.variants import VARIANTS
-from benchmarks.visualization import run as visualization
 from tests.pages import DOCS, ROOT, code_blocks, run_page
 
 PAGE = DOCS / "benchmarks.md"

@@ -10,6 +10,7 @@ import torch
 
 import benchmarks.main
 from benchmarks.common.arguments import MAX_THREADS, default_threads
+from benchmarks.job import pipeline
 from benchmarks.main import main
 from tests.benchmarks import tiny_task
 
@@ -54,7 +55,7 @@ def test_run_ends_with_a_table_of_three_networks_and_says_where_results_are(conf
 def test_finished_run_is_shown_again_but_not_run_again(config, capsys, monkeypatch):
     assert launch(config) == 0
     stored = (config.parent / "results" / "seed_3" / "result.json").read_bytes()
-    monkeypatch.setattr(benchmarks.main, "run_experiment", interrupt)
+    monkeypatch.setattr(pipeline, "run_experiment", interrupt)
     assert launch(config) == 0
     shown = capsys.readouterr().out
     assert "--overwrite" in shown
@@ -74,7 +75,7 @@ def test_a_full_disk_is_one_line(config, capsys, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(benchmarks.main, "run_experiment", full)
+    monkeypatch.setattr(pipeline, "run_experiment", full)
     assert launch(config) == 2
     assert "No space left on device" in capsys.readouterr().err
 
@@ -122,7 +123,7 @@ def test_missing_config_file_lists_those_there_are(config, capsys):
 
 
 def test_unwritable_folder_of_any_seed_is_found_before_the_first_seed_runs(config, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmarks.main, "run_experiment", interrupt)
+    monkeypatch.setattr(pipeline, "run_experiment", interrupt)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "seed_2").write_text("a file where a folder should be")
     assert launch(config, "experiment.random_seeds=[1, 2]") == 2

@@ -8,6 +8,7 @@ from benchmarks import train_dense
 from benchmarks.train_dense import main, train_named_task
 from prune_gym.data.splits import DatasetSplits, load_digits_splits
 from prune_gym.support.files import load_safetensors
+from prune_gym.tasks import named
 from prune_gym.tasks.named import TrainingRecipe, named_task
 from prune_gym.training import evaluate_model
 
@@ -49,7 +50,7 @@ def test_the_seed_decides_the_weights(small_task, splits, tmp_path):
 
 
 def test_without_out_the_weights_go_where_the_task_looks(small_task, monkeypatch, capsys):
-    monkeypatch.setattr(train_dense, "named_task", lambda name: small_task)
+    monkeypatch.setattr(named, "named_task", lambda name: small_task)
     assert main(["--task", "fashion-resnet20", "--epochs", "1"]) == 0
     assert "test accuracy" in capsys.readouterr().out
     metadata = load_safetensors(small_task.cached_weights_path)[1]
@@ -104,11 +105,11 @@ def test_ctrl_c_says_how_to_go_on(small_task, monkeypatch, tmp_path, capsys):
 
     monkeypatch.setattr(train_dense, "train_named_task", interrupted)
     assert main(["--out", str(tmp_path / "w.safetensors")]) == 130
-    assert "goes on after the last finished epoch" in capsys.readouterr().out
+    assert "goes on after the last finished epoch" in capsys.readouterr().err
 
 
 def test_weights_that_are_there_are_trained_again_only_when_asked_to(small_task, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(train_dense, "named_task", lambda name: small_task)
+    monkeypatch.setattr(named, "named_task", lambda name: small_task)
     path = tmp_path / "w.safetensors"
     path.write_bytes(b"there")
     assert main(["--out", str(path), "--epochs", "1"]) == 0
@@ -130,8 +131,8 @@ def test_weights_that_are_there_are_trained_again_only_when_asked_to(small_task,
     ],
 )
 def test_what_cannot_work_ends_with_a_message(arguments, message, tmp_path, capsys):
-    assert main([*arguments, "--out", str(tmp_path / "w.safetensors")]) == 1
-    assert message in " ".join(capsys.readouterr().out.split())
+    assert main([*arguments, "--out", str(tmp_path / "w.safetensors")]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "w.safetensors").exists()
 
 

@@ -60,6 +60,17 @@ def test_imports_point_down_as_its_plan_says(package):
         assert not imported & above, f"{source.relative_to(ROOT)} imports {sorted(imported & above)}"
 
 
+def test_entry_points_are_not_libraries():
+    """Who imports the command or the pipeline runs it: helpers live below."""
+    runs = {
+        "benchmarks.main": {"benchmarks/cli.py"},
+        "benchmarks.job.pipeline": {"benchmarks/main.py", "benchmarks/studies/engine/run_folders.py"},
+    }
+    for source in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        for entry in set(_imported(source)) & runs.keys():
+            assert source.relative_to(ROOT).as_posix() in runs[entry], f"{source} imports {entry}"
+
+
 def test_its_python_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_page(PAGE)

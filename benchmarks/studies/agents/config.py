@@ -145,10 +145,10 @@ class Cell:
         return len(self.targets) > 1
 
     @property
-    def file_name(self) -> str:
-        """Name of its file."""
+    def name(self) -> str:
+        """What it is called; names its file."""
         what = f"front{len(self.targets)}" if self.is_front else f"{self.targets[0]:g}"
-        return f"{self.task}-{what}-{self.agent}-seed{self.seed}.json"
+        return f"{self.task}-{what}-{self.agent}-seed{self.seed}"
 
 
 def _problems(study: StudyConfig) -> list[str]:

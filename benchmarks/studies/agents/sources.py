@@ -11,10 +11,10 @@ from agents import RSPARAgent
 from agents.registry import create
 from benchmarks.common.signed import write_signed
 from benchmarks.studies.agents.cells import learn, make_env
-from benchmarks.studies.engine.cells import read_object
 from benchmarks.studies.engine.config import EnvironmentConfig, SourceConfig
 from benchmarks.studies.engine.networks import NETWORK, MeasuredNetworks
 from benchmarks.studies.engine.plan_store import PlanStore
+from benchmarks.studies.engine.store import read_object
 from prune_gym.problem.problem import PruningProblem
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from benchmarks.common.columns import Column, Interval, Value, percent_column
 from benchmarks.common.table import Table
 from benchmarks.stat_tests.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.studies.agents.curves import FRONT, evaluations_to_catch_up, is_front, question_of
-from hessian.support.files import write_atomic
 
 Result = Mapping[str, Any]
 Row = dict[str, Any]
@@ -136,8 +134,8 @@ def _caught_up(found: Row | None, budget: float) -> str | None:
     return f"{value} ({low} - {high})"
 
 
-def write_evaluations(path: Path, results: Sequence[Result]) -> None:
-    """Write one line a measured evaluation of every run, whole or not at all."""
+def evaluations_csv(results: Sequence[Result]) -> str:
+    """One line a measured evaluation of every run."""
     columns = ("run", "index", "soft_accuracy", "accuracy", "loss", "flops_reduction", "seconds")
     rows = [
         [
@@ -148,4 +146,4 @@ def write_evaluations(path: Path, results: Sequence[Result]) -> None:
         for result in results
         for row in result["evaluations"]
     ]
-    write_atomic(path, Table("", ("task", "agent", "targets", "seed", *columns, "kept"), rows).csv())
+    return Table("", ("task", "agent", "targets", "seed", *columns, "kept"), rows).csv()

@@ -10,25 +10,24 @@ against named baselines. `--weights` audits dense networks of your own training
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 
-from benchmarks.common.arguments import check_distinct, default_threads, positive, writable
+from benchmarks.common.arguments import check_distinct, command_parser, one_of, positive, prepare, writable
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
-from benchmarks.studies.audit.runs import SPLITS, AuditRequest, audit_result, run_audits
-from benchmarks.studies.audit.tables import correlation_table, feature_table
-from hessian.kfac.loss_curvature import FISHER_TYPES
-from prune_gym.measuring.curvature_cache import CurvatureSettings
-from prune_gym.support.device import resolve_device
 from prune_gym.support.stage_progress import StageProgress
-from prune_gym.tasks.registry import task_names
+
+if TYPE_CHECKING:
+    import torch
+
+SPLITS = ("calibration", "reward")
 
 
-@reports_errors(OSError, ValueError, KeyError)
+@reports_errors(ValueError, KeyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the audit from the command line.
 
@@ -41,13 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     for option, values in (("--seeds", options.seeds), ("--splits", options.splits)):
         check_distinct(option, values)
-    device = resolve_device(options.gpu)
-    torch.set_num_threads(options.threads or default_threads())
-    _audit(options, device, Console())
+    _audit(options, prepare(options), Console())
     return 0
 
 
 def _audit(options: argparse.Namespace, device: torch.device, console: Console) -> None:
+    from benchmarks.studies.audit.runs import AuditRequest, audit_result, run_audits
+    from benchmarks.studies.audit.tables import correlation_table, feature_table
+    from prune_gym.measuring.curvature_cache import CurvatureSettings
+
+    curvature = CurvatureSettings(
+        approximation=options.approximation, fisher=options.fisher, trace_calibration=options.trace_calibration
+    )
     request = AuditRequest(
         options.task,
         tuple(options.weights or [None]),
@@ -55,7 +59,7 @@ def _audit(options: argparse.Namespace, device: torch.device, console: Console) 
         tuple(options.splits),
         options.images,
         options.channels,
-        _curvature(options),
+        curvature,
     )
     with StageProgress(console) as progress:
         runs = run_audits(request, device, progress)
@@ -72,32 +76,30 @@ def _audit(options: argparse.Namespace, device: torch.device, console: Console) 
         console.print(f"plot: {options.plot}", soft_wrap=True)
 
 
-def _curvature(options: argparse.Namespace) -> CurvatureSettings:
-    return CurvatureSettings(
-        approximation=options.approximation, fisher=options.fisher, trace_calibration=options.trace_calibration
-    )
+def _fisher_types() -> Collection[str]:
+    from hessian.kfac.loss_curvature import FISHER_TYPES
+
+    return FISHER_TYPES
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.studies.audit",
-        description="Hold H-OBS prices against what removing channels really does.",
+    what = "Hold H-OBS prices against what removing channels really does."
+    parser = command_parser(
+        "benchmarks.studies.audit", what, "task", "seeds", "json", "gpu", "threads", required=["task"]
     )
-    parser.add_argument("--task", required=True, choices=task_names(), metavar="NAME", help=", ".join(task_names()))
+    parser.set_defaults(seeds=[0])
     parser.add_argument("--weights", type=Path, nargs="+", metavar="FILE", help="dense networks (default: the task's)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="curvature sketch and sample")
     parser.add_argument(
         "--splits", nargs="+", default=SPLITS, choices=("calibration", "reward", "train", "test"), metavar="SPLIT"
     )
     parser.add_argument("--images", type=positive, metavar="N", help="at most so many of each split (default: all)")
     parser.add_argument("--channels", type=positive, default=16, metavar="N", help="channels sampled a layer")
     parser.add_argument("--approximation", default="expand", choices=("expand", "reduce"), help="of weight sharing")
-    parser.add_argument("--fisher", default="sketch", choices=FISHER_TYPES, help="curvature estimator")
+    parser.add_argument(
+        "--fisher", default="sketch", type=one_of("curvature estimator", _fisher_types), help="curvature estimator"
+    )
     parser.add_argument(
         "--trace-calibration", action="store_true", help="give layers the trace of their exact curvature"
     )
-    parser.add_argument("--json", type=writable, metavar="FILE", help="write all numbers")
     parser.add_argument("--plot", type=writable, metavar="FILE", help="draw the first run of every split")
-    parser.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)")
     return parser

@@ -17,7 +17,6 @@ from prune_gym.measuring.curvature_cache import CurvatureSettings
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.support.stage_progress import StageProgress
 
-SPLITS = ("calibration", "reward")
 BATCH_SIZE = 250
 
 
@@ -38,7 +37,7 @@ class AuditRequest:
     task: str
     weights: tuple[Path | None, ...] = (None,)
     seeds: tuple[int, ...] = (0,)
-    splits: tuple[str, ...] = SPLITS
+    splits: tuple[str, ...] = ("calibration", "reward")
     images: int | None = None
     channels_per_layer: int = 16
     curvature: CurvatureSettings = field(default_factory=CurvatureSettings)

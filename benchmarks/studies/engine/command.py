@@ -1,90 +1,82 @@
-"""What the commands share that run a study cell by cell: options, time, consoles, refusals."""
+"""What the commands of studies share: options, devices, workers, and targets that are refused at once."""
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from rich.console import Console
-
-from benchmarks.common.arguments import chosen_device, default_threads, positive
+from benchmarks.common.arguments import command_parser, default_threads, prepare
 from benchmarks.settings.source import ConfigError
-from benchmarks.studies.engine.config import StudyFile
-from prune_gym.problem.problem import PruningProblem
+from benchmarks.studies.engine.study import CellT, Study
+from benchmarks.studies.engine.workers import LocalWorkers, Work
+
+if TYPE_CHECKING:
+    import torch
+
+    from prune_gym.problem.problem import PruningProblem
+
+SHARED = ("part", "minutes", "workers", "gpu", "threads", "import")
+"""Options of every study."""
+
+INTERRUPTED = "interrupted: nothing is lost, the same command goes on"
+"""What Ctrl-C says."""
 
 
-class Deadline:
-    """When to start nothing new.
+def study_parser(
+    module: str, description: str, *options: str, required: Collection[str] = ()
+) -> argparse.ArgumentParser:
+    """Return the parser of a study with the options all studies share.
 
     Args:
-        minutes: from now; None: never.
-        console: where it is said.
+        module: what ``python -m`` runs.
+        description: one line.
+        *options: further shared options (:func:`benchmarks.common.arguments.command_parser`).
+        required: those that have to be given.
     """
-
-    def __init__(self, minutes: float | None, console: Console) -> None:
-        self._minutes, self._console = minutes, console
-        self._started = time.monotonic()
-
-    def passed(self) -> bool:
-        """Whether time is over, which is also said."""
-        over = self._minutes is not None and time.monotonic() - self._started > 60 * self._minutes
-        if over:
-            self._console.print(f"{self._minutes:g} minutes are over; the same command goes on", highlight=False)
-        return over
+    return command_parser(module, description, *options, *SHARED, required=required)
 
 
-def study_parser(module: str, description: str) -> argparse.ArgumentParser:
-    """The options of a study that a file describes."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
-    add = parser.add_argument
-    add("--config", required=True, metavar="FILE", help="YAML configuration of the study")
-    add("--minutes", type=float, help="start no new run after so long")
-    add("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-    add("--threads", type=positive, metavar="N", help="CPU threads (default: num_threads of the configuration)")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="set a key of the configuration")
-    return parser
-
-
-def prepared_device(options: argparse.Namespace, study: StudyFile) -> torch.device:
-    """The device of a study's runs; the threads it may use are set.
+def run_command(
+    open_study: Callable[[torch.device], Study[CellT]],
+    options: argparse.Namespace,
+    threads: int | None = None,
+    copy_to: Path | None = None,
+    names: Collection[str] | None = None,
+) -> int:
+    """Run a study as its options say and publish its report.
 
     Args:
+        open_study: makes the study for a device; sent to worker processes where there are any.
         options: of :func:`study_parser`.
-        study: its configuration.
+        threads: CPU threads where ``--threads`` is not given.
+        copy_to: write the report's JSON file here too.
+        names: of the cells to run; None: all.
 
-    Raises:
-        ConfigError: no such device.
+    Returns:
+        Exit code: 0 done (or out of time), 1 cells failed.
     """
-    device = chosen_device(options.gpu)
-    torch.set_num_threads(options.threads or study.num_threads or default_threads())
-    return device
+    from rich.console import Console
+
+    from benchmarks.studies.engine.running import Selection, run_study
+
+    device = prepare(options, threads)
+    begin = workers = None
+    if options.workers is not None:
+        each = options.threads or threads or max(1, default_threads() // options.workers)
+        begin = partial(_work, open_study)
+        workers = LocalWorkers(options.workers, each, (str(device),), options.imports)
+    selection = Selection(options.part, options.minutes, names)
+    return run_study(open_study(device), Console(), selection=selection, begin=begin, workers=workers, copy_to=copy_to)
 
 
-def warn(console: Console, text: str | None) -> None:
-    """Print a warning, if there is one."""
-    if text is not None:
-        console.print(text, style="yellow", highlight=False, soft_wrap=True)
+def _work(open_study: Callable[[torch.device], Study[CellT]], device: str) -> Work:
+    """What runs cells in a worker process."""
+    import torch
 
-
-def refuse_changes(folder: Path, changed: Sequence[str], option: str = "save_dir") -> None:
-    """Refuse to mix runs of different studies.
-
-    Args:
-        folder: of the study.
-        changed: keys that differ from those of the runs in it.
-        option: what names the folder, for the message.
-
-    Raises:
-        ConfigError: there are any.
-    """
-    if changed:
-        raise ConfigError(
-            f"{folder} holds runs of another study (different: {', '.join(changed)}); choose another {option}, or "
-            "delete it"
-        )
+    return open_study(torch.device(device)).run
 
 
 def check_targets(task: str, problem: PruningProblem, max_ratio: float, targets: Iterable[float]) -> None:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from benchmarks.settings.reading import ConfigFile
-from benchmarks.settings.schema import Count, FilePath, Name, NonNegative, Section
-from prune_gym.envs.reward import LAMBDA_0, TAU
+from benchmarks.settings.schema import LAMBDA_0, TAU, Count, FilePath, Name, NonNegative, Section
 
 Target = Annotated[float, Field(gt=0, lt=1)]
 Targets = Annotated[tuple[Target, ...], Field(strict=False)]

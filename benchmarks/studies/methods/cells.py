@@ -21,6 +21,7 @@ from baselines.methods.autocompress import Cooling
 from benchmarks.metrics.system_metrics import SystemMetrics
 from benchmarks.settings.methods import METHODS
 from benchmarks.settings.schema import PruningConfig, RSPARConfig
+from benchmarks.studies.methods.config import OURS, VARIANTS, Budget
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import ImageSplit
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
@@ -37,36 +38,9 @@ STAGES = ("raw", "bn", "refit", "finetuned")
 ``refit``: our sequential refit of the dense weights, given to the method's selection. ``finetuned``: after equal
 fine-tuning of ``bn`` (of ``refit`` for H-OBS) and another recalibration."""
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"adaprune-activation": ("adaprune", {"variant": "activation"})}
-OURS = ("hobs-uniform", "hobs-knapsack", "hobs-gp", "hobs-rspar")
 AMC_IMAGES = 1000
 TOLERANCE = 0.02
 SPEED_BATCH = 64
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What every method may spend.
-
-    Attributes:
-        images: training images methods and fine-tuning draw from, the first of the train split.
-        own_training: images a method that trains by itself may train on, passes counted.
-        evaluations: plans a method that searches may measure.
-        finetune_epochs: passes of the equal fine-tuning.
-        finetune_lr: its peak learning rate.
-        timed_passes: passes timed for the speed-up.
-        reward_images: images a plan is measured on, the first of the reward split; None for all.
-        test_images: images the stages are scored on, the first of the test split; None for all.
-    """
-
-    images: int = 10_000
-    own_training: int = 20_000
-    evaluations: int = 100
-    finetune_epochs: int = 2
-    finetune_lr: float = 0.02
-    timed_passes: int = 30
-    reward_images: int | None = None
-    test_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +53,6 @@ class Pruned:
     images: int
     backward_passes: int
     seconds: float
-
-
-def method_names() -> list[str]:
-    """Everything that can be compared: baselines, their variants, and H-OBS with and without a search."""
-    return [*baselines.available(), *VARIANTS, *OURS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +94,7 @@ class Contest:
         """Prune by a method, repair, fine-tune, and only then test every stage; JSON-able.
 
         Args:
-            method: a name of :func:`method_names`.
+            method: a name of :func:`benchmarks.studies.methods.config.method_names`.
             target: FLOPs reduction.
             seed: of the method and of fine-tuning.
         """

@@ -12,20 +12,19 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 
-import baselines
-from benchmarks.common.arguments import positive, writable
+from benchmarks.common.arguments import command_parser, one_of
 from benchmarks.common.columns import Column, percent_column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
 from benchmarks.common.table import Table, report_console
-from benchmarks.studies.methods.cells import VARIANTS
-from prune_gym.tasks.registry import make_task, task_names
-from prune_gym.tasks.task import PruningTask
+from benchmarks.studies.methods.config import VARIANTS
+
+if TYPE_CHECKING:
+    from prune_gym.tasks.task import PruningTask
 
 COLUMNS: dict[str, Column | str] = {
     "method": "method",
@@ -38,10 +37,14 @@ COLUMNS: dict[str, Column | str] = {
 }
 
 
-@reports_errors(OSError, ValueError)
+@reports_errors(ValueError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run every method once with its defaults; exit code 0, or 2 on bad input."""
     options = _parser().parse_args(argv)
+    import torch
+
+    from prune_gym.tasks.registry import make_task
+
     torch.set_num_threads(options.threads)
     task = make_task(options.task)
     about = {"task": options.task, "target": options.target, "threads": options.threads}
@@ -56,7 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def method_names() -> list[str]:
-    """All baselines and their variants."""
+    """Return all baselines and their variants."""
+    import baselines
+
     return [*baselines.available(), *VARIANTS]
 
 
@@ -71,6 +76,8 @@ def cost(task: PruningTask, name: str, target: float) -> dict[str, Any]:
     Raises:
         ValueError: the task has no train split.
     """
+    import baselines
+
     if task.train is None:
         raise ValueError(f"the task {task.name!r} has no train split, which methods learn from")
     registered, options = VARIANTS.get(name, (name, {}))
@@ -92,16 +99,12 @@ def cost(task: PruningTask, name: str, target: float) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.studies.methods.costs",
-        description="What every published method costs with its defaults.",
-    )
+    module, what = "benchmarks.studies.methods.costs", "What every published method costs with its defaults."
+    parser = command_parser(module, what, "task", "threads", "json")
+    parser.set_defaults(task="digits-resnet20", threads=1)
     add = parser.add_argument
-    add("--task", default="digits-resnet20", choices=task_names(), metavar="NAME")
     add("--target", type=float, default=0.5, help="FLOPs reduction (default: %(default)s)")
-    add("--methods", nargs="+", choices=method_names(), metavar="NAME", help="default: all")
-    add("--threads", type=positive, default=1, help="CPU threads (default: %(default)s)")
-    add("--json", type=writable, metavar="FILE", help="also write the rows here")
+    add("--methods", nargs="+", type=one_of("method", method_names), metavar="NAME", help="default: all")
     return parser
 
 

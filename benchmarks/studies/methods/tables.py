@@ -6,15 +6,14 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from benchmarks.common.columns import Column, percent_column, points_column
 from benchmarks.common.numbers import count, duration, p_value, percent, plural
 from benchmarks.common.table import Table
 from benchmarks.stat_tests.runs import difference_of, interval_of, summarise_runs
-from benchmarks.studies.methods.cells import OURS, STAGES, mean_over, number
-from hessian.support.files import write_atomic
+from benchmarks.studies.methods.cells import STAGES, mean_over, number
+from benchmarks.studies.methods.config import OURS
 
 REFERENCE = OURS[-1]
 """Methods are tested against this one, R-SPAR, where it is among them."""
@@ -114,15 +113,14 @@ def cost_table(target: float, rows: Sequence[Row]) -> Table:
     return Table(title, list(columns.values()), lines)
 
 
-def markdown_tables(rows: Sequence[Row]) -> str:
-    """Return the rows as Markdown, two tables a target."""
+def comparison_tables(rows: Sequence[Row]) -> list[Table]:
+    """Return the rows of :func:`summarise` as two tables a target: accuracies, then sizes, speeds and costs."""
     by_target = {row["target"]: [other for other in rows if other["target"] == row["target"]] for row in rows}
-    pairs = ((comparison_table(*pair), cost_table(*pair)) for pair in sorted(by_target.items()))
-    return "\n".join(table.markdown() for pair in pairs for table in pair)
+    return [make(*pair) for pair in sorted(by_target.items()) for make in (comparison_table, cost_table)]
 
 
-def write_csv(path: Path, cells: Sequence[Cell]) -> None:
-    """Write one line a cell, whole or not at all."""
+def cells_csv(cells: Sequence[Cell]) -> str:
+    """Return one line a cell."""
     columns = ["target", "method", "seed", *(f"accuracy_{stage}" for stage in STAGES), "dense_accuracy", *NUMBERS]
     rows = [
         [
@@ -132,4 +130,4 @@ def write_csv(path: Path, cells: Sequence[Cell]) -> None:
         ]
         for cell in cells
     ]
-    write_atomic(path, Table("", columns, rows).csv())
+    return Table("", columns, rows).csv()

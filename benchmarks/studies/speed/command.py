@@ -13,27 +13,30 @@ import argparse
 import dataclasses
 import importlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
 from rich.console import Console
 
-from benchmarks.common.arguments import default_threads, positive, writable
+from benchmarks.common.arguments import add_options, command_parser, default_threads, prepare
 from benchmarks.common.columns import Column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
 from benchmarks.common.table import Table
-from benchmarks.studies.speed.rows import SpeedRow
-from prune_gym.support.device import resolve_device
+from benchmarks.studies.speed import options as options_of
+
+if TYPE_CHECKING:
+    from benchmarks.studies.speed.rows import SpeedRow
 
 SUBCOMMANDS = {
     "hessian": "curvature, sweeps and their memory",
     "env": "candidates, measured and predicted",
     "prune": "surgery, and what it gains in speed",
 }
-"""Sub-command -> what it measures; each is a module ``benchmarks.studies.speed.<name>``."""
+"""Sub-command -> what it measures; each is a module ``benchmarks.studies.speed.<name>`` and its options, a function of
+:mod:`benchmarks.studies.speed.options`."""
 
 
-@reports_errors(OSError, ValueError, KeyError)
+@reports_errors(ValueError, KeyError)
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure from the command line.
 
@@ -47,9 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     module = importlib.import_module(f"benchmarks.studies.speed.{options.subcommand}")
     rows: list[SpeedRow] = []
-    options.device = resolve_device(options.gpu)
+    options.device = prepare(options)
     options.threads = options.threads or default_threads()
-    torch.set_num_threads(options.threads)
     try:
         for row in module.measure(options, lambda line: console.print(line, style="dim", highlight=False)):
             rows.append(row)
@@ -74,14 +76,10 @@ def _write(options: argparse.Namespace, rows: Sequence[SpeedRow]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.speed", description=__doc__.splitlines()[0])
+    parser = command_parser("benchmarks.studies.speed", (__doc__ or "").splitlines()[0])
     subcommands = parser.add_subparsers(dest="subcommand", required=True)
     for name, what in SUBCOMMANDS.items():
         subcommand = subcommands.add_parser(name, help=what)
-        importlib.import_module(f"benchmarks.studies.speed.{name}").add_arguments(subcommand)
-        subcommand.add_argument("--json", type=writable, metavar="FILE", help="write the rows")
-        subcommand.add_argument("--gpu", metavar="ID", help="GPU index, or cpu (default: the only GPU, else the CPU)")
-        subcommand.add_argument(
-            "--threads", type=positive, metavar="N", help="CPU threads (default: one a core, at most 8)"
-        )
+        getattr(options_of, name)(subcommand)
+        add_options(subcommand, "json", "gpu", "threads")
     return parser

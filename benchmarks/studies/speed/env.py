@@ -45,19 +45,11 @@ IMPORTS = "import time; start = time.perf_counter(); import torch; middle = time
 IMPORTS += "print(middle - start, time.perf_counter() - middle)"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``python -m benchmarks.studies.speed env``."""
-    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="NAME", help=f"only these: {', '.join(ROWS)}")
-    parser.add_argument("--task", default="fashion-resnet20", help="what is pruned (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=1000, help="reward images (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each side (default: %(default)s)")
-
-
 def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
     """Measure row after row.
 
     Args:
-        options: what :func:`add_arguments` added, and ``device``.
+        options: what :func:`benchmarks.studies.speed.options.env` added, and ``device``.
         report: told what is going on.
     """
     report(f"loading {options.task}")

@@ -38,23 +38,11 @@ EXACT_BATCH = 100
 """Images of one Hessian-vector product; forward-mode differentiation holds every activation twice."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``python -m benchmarks.studies.speed hessian``."""
-    parser.add_argument("--rows", nargs="+", choices=ROWS, metavar="NAME", help=f"only these: {', '.join(ROWS)}")
-    parser.add_argument("--network", default="resnet50", help="torchvision network (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels a side (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, help="images a batch (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=4, help="batches of the analysis (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each side (default: %(default)s)")
-    parser.add_argument("--digits", type=int, default=500, help="images of the digits rows (default: %(default)s)")
-    parser.add_argument("--stride", type=int, default=2, help="of position subsampling (default: %(default)s)")
-
-
 def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
     """Measure row after row.
 
     Args:
-        options: what :func:`add_arguments` added, and ``device``.
+        options: what :func:`benchmarks.studies.speed.options.hessian` added, and ``device``.
         report: told what is going on.
     """
     for name in options.rows or ROWS:

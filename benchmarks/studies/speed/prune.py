@@ -34,25 +34,11 @@ Report = Callable[[str], None]
 Plan = Mapping[str, Sequence[int]]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``python -m benchmarks.studies.speed prune``."""
-    parser.add_argument("--network", default="resnet50", help="torchvision network (default: %(default)s)")
-    parser.add_argument("--image-size", type=int, default=224, help="pixels a side (default: %(default)s)")
-    parser.add_argument("--reduction", type=float, default=0.76, help="FLOPs to remove (default: %(default)s)")
-    parser.add_argument(
-        "--batch-sizes", type=int, nargs="+", default=[1, 16], metavar="N", help="images a batch (default: 1 16)"
-    )
-    parser.add_argument("--repeats", type=int, default=30, help="timed passes of each side (default: %(default)s)")
-    parser.add_argument(
-        "--surgery-repeats", type=int, default=3, help="timed runs of the surgery (default: %(default)s)"
-    )
-
-
 def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
     """Measure row after row.
 
     Args:
-        options: what :func:`add_arguments` added, and ``device``.
+        options: what :func:`benchmarks.studies.speed.options.prune` added, and ``device``.
         report: told what is going on.
     """
     if min(options.repeats, options.surgery_repeats, *options.batch_sizes) < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,26 @@ from benchmarks.studies.engine.config import (
     each_once,
 )
 from hessian.support.names import unknown
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A policy carried to a task.
+
+    Attributes:
+        task: which.
+        target: FLOPs reduction asked for there.
+        seed: of the agents.
+    """
+
+    task: str
+    target: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """What it is called; names its file."""
+        return f"{self.task}-{self.target:g}-seed{self.seed}"
 
 
 class TransferConfig(StudyFile):
@@ -44,6 +65,10 @@ class TransferConfig(StudyFile):
     """Where agents act."""
 
     _distinct = field_validator("tasks", "targets", "seeds")(each_once)
+
+    def cells(self) -> list[Cell]:
+        """Return all runs, seeds outermost, so that an unfinished table has whole seeds first."""
+        return [Cell(task, target, seed) for seed in self.seeds for task in self.tasks for target in self.targets]
 
     def problems(self, source: ConfigSource) -> Iterator[str]:
         """Tasks that do not exist, options the agent does not have."""

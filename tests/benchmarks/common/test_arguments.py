@@ -69,6 +69,6 @@ def test_a_task_without_its_data_is_told_in_one_line(capsys, monkeypatch):
     def missing(task):
         raise FileNotFoundError("no data")
 
-    monkeypatch.setattr(method_costs, "make_task", missing)
+    monkeypatch.setattr("prune_gym.tasks.registry.make_task", missing)
     assert method_costs.main([]) == 2
     assert capsys.readouterr().err == "error: no data\n"

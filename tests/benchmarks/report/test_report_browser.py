@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from benchmarks.report.page import main
+from benchmarks.report.command import main
 from tests.benchmarks import result_folders
 
 CHROMIUM = shutil.which("chromium")

@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from benchmarks.report import page as report_page
+from benchmarks.report import command as report_page
 from benchmarks.report.sources import LOOKED_FOR
 from tests.pages import DOCS, code_blocks, run_page
 

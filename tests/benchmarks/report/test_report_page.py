@@ -13,7 +13,7 @@ from benchmarks import cli
 from benchmarks.job.pipeline import without_timings
 from benchmarks.main import _parser as main_parser
 from benchmarks.main import main as run_main
-from benchmarks.report.page import main
+from benchmarks.report.command import main
 from benchmarks.studies.agents import command as compare_agents
 from benchmarks.studies.methods import command as compare_methods
 from benchmarks.sweep.results_table import SCHEMA_VERSION

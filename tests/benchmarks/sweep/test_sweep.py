@@ -10,13 +10,15 @@ import yaml
 
 from benchmarks import cli
 from benchmarks.job.run_folder import RunFolder, RunFolderError
+from benchmarks.studies.engine.run_folders import MainJob, RunFolders
+from benchmarks.studies.engine.study import Outcome
+from benchmarks.studies.engine.workers import DiskFullError, LocalWorkers, WorkerStartError, attempt
 from benchmarks.sweep import command as sweep
 from benchmarks.sweep.config import SweepConfig
-from benchmarks.sweep.folder import SweepFolder, SweepFolderError
 from benchmarks.sweep.results_table import read_results
-from benchmarks.sweep.runner import DiskFullError, run_sweep
-from benchmarks.sweep.worker_job import Outcome, run_job
-from benchmarks.sweep.workers import LocalWorkers, WorkerStartError
+from benchmarks.sweep.runner import run_sweep
+from benchmarks.sweep.study import SweepFolderError, SweepStudy
+from prune_gym.support.files import NotWritableError
 from tests.benchmarks import sweep_tasks
 
 IMPORTS = ("tests.benchmarks.sweep_tasks",)
@@ -47,20 +49,20 @@ def make_sweep(folder, **changes):
 
 
 class Inline:
-    """Runs jobs in this process, one after the other."""
+    """Runs cells in this process, one after the other, and goes on where one fails."""
 
-    def __init__(self):
-        self.names = []
+    def __init__(self, attempt=attempt):
+        self.names, self.attempt = [], attempt
 
-    def run(self, jobs, started):
-        for job in jobs:
-            started(job)
-            self.names.append(job.name)
-            yield run_job(job, "cpu")
+    def run(self, begin, cells, started):
+        for cell in cells:
+            started(cell)
+            self.names.append(cell.name)
+            yield self.attempt(begin("cpu"), cell)
 
 
-def fail(job, device):
-    return Outcome(job.name, 0.0, "ValueError: no", "Traceback ...")
+def fail(work, cell):
+    return Outcome(cell.name, 0.0, error="ValueError: no", trace="Traceback ...")
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def test_a_killed_worker_and_a_failed_cell_cost_only_themselves_and_are_retried_
     command = ["sweep", str(path), "--workers", "1", "--import", *IMPORTS]
     assert cli.main(command) == 1
     shown = capsys.readouterr().out
-    assert "failed: tiny-broken-hobs-uniform-default/seed_1 (1x): LookupError: no such luck" in shown
+    assert "failed: tiny-broken-hobs-uniform-default/seed_1: LookupError: no such luck" in shown
     assert "the worker process was killed by SIGKILL" in shown
     (row,) = read_results(tmp_path / "out")
     assert row["task"] == "tiny-cnn"
@@ -143,18 +145,18 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(finished, tmp_path, monkeypat
     grid = make_sweep(tmp_path)
 
     class Interrupted(Inline):
-        def run(self, jobs, started):
-            for count, outcome in enumerate(super().run(jobs, started)):
+        def run(self, begin, cells, started):
+            for count, outcome in enumerate(super().run(begin, cells, started)):
                 if count == 2:
                     raise KeyboardInterrupt
                 yield outcome
 
     monkeypatch.setattr(sweep, "_workers", lambda *_: Interrupted())
     assert sweep.main([str(tmp_path / "sweep.yaml")]) == 130
-    assert len(read_results(grid.save_dir)) == 2  # the table has what is finished
+    assert len(read_results(grid.save_dir)) == 3  # the table has what is finished, heard of or not
     engine = Inline()
     run_sweep(grid, engine)
-    assert len(engine.names) == 1  # the third was finished too, only not heard of
+    assert len(engine.names) == 1
     assert (grid.save_dir / "results.csv").read_bytes() == (finished.save_dir / "results.csv").read_bytes()
 
 
@@ -193,8 +195,8 @@ def test_a_disk_too_full_for_the_tables_keeps_the_table_there_was(finished, tmp_
     more = make_sweep(tmp_path)
 
     class Filling(Inline):
-        def run(self, jobs, started):
-            yield from super().run(jobs, started)
+        def run(self, begin, cells, started):
+            yield from super().run(begin, cells, started)
             monkeypatch.setattr(os, "fsync", sweep_tasks.full)
 
     with pytest.raises(DiskFullError, match=r"\[Errno 28\].*4 finished cells are safe"):
@@ -206,10 +208,9 @@ def test_a_disk_too_full_for_the_tables_keeps_the_table_there_was(finished, tmp_
 
 
 def test_a_failure_that_cannot_be_written_stops_the_sweep(tmp_path, monkeypatch):
-    monkeypatch.setattr("tests.benchmarks.sweep.test_sweep.run_job", fail)
-    monkeypatch.setattr(SweepFolder, "record", lambda *_: sweep_tasks.full(None))
+    monkeypatch.setattr(RunFolders, "keep", lambda *_: sweep_tasks.full(None))
     with pytest.raises(DiskFullError, match="0 finished cells"):
-        run_sweep(make_sweep(tmp_path), Inline())
+        run_sweep(make_sweep(tmp_path), Inline(fail))
 
 
 # ---------------------------------------------------------------------- refused at the door
@@ -251,7 +252,9 @@ def test_a_target_out_of_reach_is_found_before_anything_runs(tmp_path, capsys):
 def test_an_unwritable_save_dir_is_found_before_anything_runs(tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     engine = Inline()
-    with pytest.raises(RunFolderError, match=r"cannot write results to .*; set save_dir to a folder you can write to"):
+    with pytest.raises(
+        NotWritableError, match=r"cannot write results to .*; set save_dir to a folder you can write to"
+    ):
         run_sweep(make_sweep(tmp_path, save_dir=str(tmp_path / "file" / "out")), engine)
     assert engine.names == []
 
@@ -279,7 +282,7 @@ def test_runs_of_another_configuration_or_number_of_threads_are_not_mixed(finish
 
 def test_two_sweeps_do_not_share_a_folder(tmp_path):
     grid = make_sweep(tmp_path)
-    with SweepFolder(grid).locked(), pytest.raises(SweepFolderError, match="another sweep is running in"):
+    with SweepStudy(grid).locked(), pytest.raises(SweepFolderError, match="another sweep is running in"):
         run_sweep(grid, Inline())
 
 
@@ -292,13 +295,13 @@ def test_a_worker_that_cannot_begin_is_an_error_with_its_traceback(tmp_path):
     grid = make_sweep(tmp_path)
     workers = LocalWorkers(1, 1, imports=("no_such_module",))
     with pytest.raises(WorkerStartError, match="No module named 'no_such_module'"):
-        list(workers.run([SweepFolder(grid).job(grid.cells()[0])], lambda job: None))
+        list(workers.run(MainJob, SweepStudy(grid).cells()[:1], lambda cell: None))
 
 
 def test_a_job_reports_a_full_disk_as_the_disks(monkeypatch, tmp_path):
     grid = make_sweep(tmp_path)
     monkeypatch.setattr(RunFolder, "write_json", lambda *_: (_ for _ in ()).throw(OSError(errno.EDQUOT, "quota")))
-    outcome = run_job(SweepFolder(grid).job(grid.cells()[0]), "cpu")
+    outcome = attempt(MainJob("cpu"), SweepStudy(grid).cells()[0])
     assert outcome.disk_full
     assert "quota" in outcome.error
 

@@ -5,12 +5,13 @@ import json
 import pytest
 import torch
 
-from benchmarks.common.command import BAD_INPUT
+from benchmarks.common.errors import BAD_INPUT
 from benchmarks.metrics import SystemMetrics, conditions
 from benchmarks.metrics.comparison import compare_networks
 from benchmarks.metrics.conditions import RunConditions
 from benchmarks.metrics.energy import Energy, RaplCounter, energy_of
 from benchmarks.system_eval import command as system_eval
+from benchmarks.system_eval import evaluation
 from prune_gym.saving.checkpoint import save_pruned
 from prune_gym.saving.export import export_state_dict
 from prune_gym.surgery.pruner import PhysicalPruner
@@ -122,7 +123,7 @@ def test_a_checkpoint_of_another_network_is_refused(config, tmp_path, capsys):
 
 def test_an_unwritable_folder_is_found_before_anything_is_measured(config, tmp_path, pruned, monkeypatch, capsys):
     path = export_state_dict(pruned, tmp_path / "plain.safetensors")
-    monkeypatch.setattr(system_eval, "evaluate_system", lambda *_: pytest.fail("it was measured"))
+    monkeypatch.setattr(evaluation, "evaluate_system", lambda *_: pytest.fail("it was measured"))
     assert system_eval.main(["--config", config, "--checkpoint", str(path), "--out", "/dev/null/out", *QUICK]) == 2
     assert "set --out to a folder you can write to" in " ".join(capsys.readouterr().err.split())
 

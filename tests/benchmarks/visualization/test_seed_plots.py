@@ -7,9 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from benchmarks import visualization
 from benchmarks.ablation.plot import plot_ablation
 from benchmarks.ablation.tables import summarise
-from benchmarks.visualization import run as visualization
 from benchmarks.visualization.style import COLOURS, look, new_figure, save_figure
 
 FRONTS = {"ours": {0.5: [0.93, 0.92, 0.94, 0.93, 0.95], 0.9: [0.88]}, "theirs": {0.5: [0.9, 0.91], 0.9: [0.8, 0.7]}}

@@ -87,7 +87,7 @@ def test_what_it_leaves_behind(finished, capsys):
     path, folder = finished
     assert compare(path) == 0
     shown = capsys.readouterr().out
-    assert "12 of 12 runs finished before" in shown
+    assert "12 of 12 cells finished before" in shown
     assert "60 % of the FLOPs removed, 2 runs an agent" in shown
     assert "Hypervolume over all targets" in shown
     assert "The policy alone" in shown

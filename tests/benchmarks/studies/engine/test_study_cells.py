@@ -1,6 +1,6 @@
 """Finished cells of a study say when they should not stand in one table."""
 
-from benchmarks.studies.engine.cells import mixed_versions
+from benchmarks.studies.engine.store import mixed_versions
 
 
 def test_cells_of_one_version_or_of_none_recorded_need_no_words():

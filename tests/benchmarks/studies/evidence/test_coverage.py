@@ -19,8 +19,10 @@ from torchvision.models import (
 )
 from torchvision.models.googlenet import GoogLeNet, Inception
 
-from benchmarks.studies.evidence import coverage
-from benchmarks.studies.evidence.coverage import NETWORKS, Coverage, _rows, check_network
+from benchmarks.studies.evidence import architectures, coverage
+from benchmarks.studies.evidence.architectures import Coverage, check_network, rows_of
+from benchmarks.studies.evidence.coverage import NETWORKS
+from benchmarks.studies.speed import random_networks
 from benchmarks.studies.speed.random_networks import enliven, random_images
 from hessian import HOBSSensitivityAnalyzer
 from prune_gym.saving.checkpoint import load_pruned, save_pruned
@@ -117,7 +119,7 @@ NARROW = {
 def test_a_network_whose_outputs_are_not_numbers_has_failed():
     found = Coverage(1, 2, 0.5, 0, {"sequential": 0.0, "closed_form": float("nan")}, (), 0.1)
     assert not found.passed
-    assert _rows({"net": found})[0]["logit_error"] == {"sequential": 0.0, "closed_form": None}
+    assert rows_of({"net": found})[0]["logit_error"] == {"sequential": 0.0, "closed_form": None}
 
 
 def test_every_network_of_the_command_has_a_narrow_version():
@@ -158,9 +160,9 @@ def test_pruned_networks_survive_a_round_trip_through_both_kinds_of_checkpoint(n
 def test_some_networks_leave_the_file_of_all_alone(tmp_path, monkeypatch):
     everything = tmp_path / "coverage.json"
     monkeypatch.setattr(coverage, "RESULTS", everything)
-    monkeypatch.setattr(coverage, "random_network", lambda name: enliven(NARROW[name]()))
-    monkeypatch.setattr(coverage, "random_images", lambda count, size, classes: random_images(4, 32, CLASSES))
-    monkeypatch.setattr(coverage, "check_network", partial(check_network, analyzer=Unswept))
+    monkeypatch.setattr(random_networks, "random_network", lambda name: enliven(NARROW[name]()))
+    monkeypatch.setattr(random_networks, "random_images", lambda count, size, classes: random_images(4, 32, CLASSES))
+    monkeypatch.setattr(architectures, "check_network", partial(check_network, analyzer=Unswept))
     assert coverage.main(["resnet18"]) == 0
     assert not everything.exists()
     assert coverage.main(["resnet18", "--json", str(tmp_path / "one.json")]) == 0

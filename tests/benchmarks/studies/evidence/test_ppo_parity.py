@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.studies.evidence import ppo_parity
+from benchmarks.studies.evidence import pendulum, ppo_parity
 from prune_gym.envs.observation import GLOBALS
 
 pytest.importorskip("stable_baselines3")
 
 
 def test_the_task_looks_like_a_network_of_one_layer():
-    env = ppo_parity.make_env()
+    env = pendulum.make_env()
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     assert len(observation) == 3 + 1 + len(GLOBALS)
@@ -26,13 +26,13 @@ def test_other_tasks_are_refused():
     import gymnasium as gym
 
     with pytest.raises(ValueError, match="one action"):
-        ppo_parity.AsNetwork(gym.make("CartPole-v1"))
+        pendulum.AsNetwork(gym.make("CartPole-v1"))
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(ppo_parity, "EVALUATION_EPISODES", 2)
-    monkeypatch.setattr(ppo_parity, "STEPS_BETWEEN_UPDATES", 32)
+    monkeypatch.setattr(pendulum, "EVALUATION_EPISODES", 2)
+    monkeypatch.setattr(pendulum, "STEPS_BETWEEN_UPDATES", 32)
 
 
 def compare(folder, *arguments):
@@ -56,9 +56,9 @@ def made_up(monkeypatch, *, interrupted_at=None):
         if (agent, seed) == interrupted_at:
             raise KeyboardInterrupt
         made.append((agent, seed))
-        return ppo_parity.Run(agent, seed, -100.0 - seed / 3 - len(agent), 1.0)
+        return pendulum.Run(agent, seed, -100.0 - seed / 3 - len(agent), 1.0)
 
-    monkeypatch.setattr(ppo_parity, "run", run)
+    monkeypatch.setattr(pendulum, "run", run)
     return made
 
 
@@ -82,7 +82,7 @@ def test_runs_of_other_settings_are_not_mixed_in(tmp_path, monkeypatch, capsys):
     assert compare(tmp_path, "--seeds", "0") == 0
     assert compare(tmp_path, "--seeds", "0", "--steps", "512") == 2
     assert "different: steps); choose another --out" in " ".join(capsys.readouterr().err.split())
-    monkeypatch.setattr(ppo_parity, "versions", lambda: {"torch": "0.1"})
+    monkeypatch.setattr(pendulum, "versions", lambda: {"torch": "0.1"})
     assert compare(tmp_path, "--seeds", "0") == 2
     assert "different: versions" in " ".join(capsys.readouterr().err.split())
     assert made == [("rspar", 0), ("sb3", 0)]

@@ -8,11 +8,13 @@ import torch
 
 from benchmarks.common.columns import NOTHING
 from benchmarks.studies.methods import cells as method_cells
-from benchmarks.studies.methods import command as compare_methods
-from benchmarks.studies.methods.cells import Budget, Contest
+from benchmarks.studies.methods import config as method_config
+from benchmarks.studies.methods import study as method_study
+from benchmarks.studies.methods.cells import Contest
 from benchmarks.studies.methods.command import main
+from benchmarks.studies.methods.config import Budget
 from benchmarks.studies.methods.plots import plot_methods
-from benchmarks.studies.methods.tables import comparison_table, markdown_tables, summarise
+from benchmarks.studies.methods.tables import comparison_table, comparison_tables, summarise
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import TensorSplit
 from prune_gym.problem import PruningProblem
@@ -33,6 +35,10 @@ def surroundings():
 def compare(folder, *arguments, methods=("magnitude", "hobs-knapsack"), seeds=("0", "1")):
     chosen = ("--methods", *methods, "--seeds", *seeds, "--targets", "0.6")
     return main(["--task", "tiny-cnn", "--out", str(folder), *chosen, *FAST, *arguments])
+
+
+def markdown_tables(rows):
+    return "\n".join(table.markdown() for table in comparison_tables(rows))
 
 
 def cell(method, seed, accuracy, target=0.6):
@@ -86,7 +92,7 @@ def test_a_failing_cell_costs_only_itself_and_is_tried_again(tmp_path, monkeypat
 
     monkeypatch.setattr(Contest, "measure", fail)
     assert compare(tmp_path, seeds=("0",)) == 1
-    assert "failed: magnitude, target 0.6, seed 0: ValueError: too thin" in capsys.readouterr().out
+    assert "failed: magnitude-0.6-seed0: ValueError: too thin" in capsys.readouterr().out
     monkeypatch.setattr(Contest, "measure", lambda contest, method, target, seed: cell(method, seed, 0.5))
     assert compare(tmp_path, seeds=("0",)) == 0
 
@@ -175,7 +181,7 @@ def test_cells_of_another_budget_are_not_mixed_in(tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(Contest, "measure", lambda contest, method, target, seed: cell(method, seed, 0.5))
     assert compare(tmp_path) == 0
     assert compare(tmp_path, "--finetune-epochs", "3") == 2
-    assert "cells of another task or budget" in " ".join(capsys.readouterr().err.split())
+    assert "different: budget" in " ".join(capsys.readouterr().err.split())
     assert compare(tmp_path, "--finetune-epochs", "3", "--overwrite") == 0
 
 
@@ -191,10 +197,10 @@ def test_a_damaged_cell_is_named(tmp_path, capsys, monkeypatch):
 def contest_of(monkeypatch, networks):
     """Contests of tiny networks by the file of their weights; cells are made up."""
 
-    def open_contest(study, weights, device):
-        return Contest(PruningProblem(networks[weights]()).load(), study.budget, Augmentation())
+    def open_contest(config, weights, device):
+        return Contest(PruningProblem(networks[weights]()).load(), config.budget, Augmentation())
 
-    monkeypatch.setattr(compare_methods, "_contest", open_contest)
+    monkeypatch.setattr(method_study, "open_contest", open_contest)
     monkeypatch.setattr(Contest, "measure", lambda contest, method, target, seed: cell(method, seed, 0.5))
 
 
@@ -269,10 +275,10 @@ def test_a_picture_needs_finished_cells():
         plot_methods([], "nothing")
 
 
-@pytest.mark.parametrize("method", [name for name in method_cells.method_names() if not name.startswith("hobs")])
+@pytest.mark.parametrize("method", [name for name in method_config.method_names() if not name.startswith("hobs")])
 def test_every_method_has_a_schedule_for_every_budget(method):
     small, large = (
-        method_cells.own_options(method, 12, 10_000, method_cells.Budget(own_training=images, evaluations=plans))
+        method_cells.own_options(method, 12, 10_000, Budget(own_training=images, evaluations=plans))
         for images, plans in ((1200, 10), (60_000, 200))
     )
     assert small[1] <= large[1] <= 10_000

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.common.command import BAD_INPUT
+from benchmarks.common.errors import BAD_INPUT
 from benchmarks.studies.speed import command as speed
 
 SMALL = ("--network", "resnet18", "--image-size", "32", "--repeats", "1", "--surgery-repeats", "1")

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from benchmarks.configs.files import CONFIG_DIR
-from benchmarks.studies.transfer.command import main, summarise
+from benchmarks.studies.transfer.command import main
 from benchmarks.studies.transfer.config import TransferConfig
+from benchmarks.studies.transfer.tables import summarise
 from prune_gym.problem import PruningProblem
 from tests.benchmarks import tiny_task
 
@@ -73,7 +74,7 @@ def test_it_goes_on_with_what_is_left(finished, capsys):
     assert main(["--config", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "seed0: start" not in shown
-    assert "2 of 2 runs" in shown
+    assert "2 of 2 cells" in shown
     assert rows(folder) == before
     assert json.loads((folder / "transfer.json").read_text())["rows"][0]["runs"] == 2
 
