@@ -5,24 +5,23 @@ prune-gym layers TASK | --config FILE
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.console import Console
 
+from benchmarks.common.arguments import command_parser
 from benchmarks.common.columns import Column, Columns, Value, percent_column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.errors import OptionError
 from benchmarks.common.numbers import count
 from benchmarks.common.table import Table, report_console
-from benchmarks.settings.reading import load_config
-from benchmarks.settings.source import ConfigError
-from hessian.channels.group import ChannelGroup, PinnedChannels
-from hessian.discovery.discover import Discovery, discover
-from prune_gym.cost.model import CostModel
-from prune_gym.tasks.registry import structure_of, task_names
+
+if TYPE_CHECKING:
+    from hessian.channels.group import ChannelGroup, PinnedChannels
+    from hessian.discovery.discover import Discovery
+    from prune_gym.cost.model import CostModel
 
 LAYERS: Columns = (
     "layer",
@@ -35,7 +34,7 @@ LAYERS: Columns = (
 PINNED: Columns = ("made by", "stay", "of", Column("where", align="left"), Column("why", wide=True))
 
 
-@reports_errors(OptionError, ConfigError, OSError)
+@reports_errors()
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """List the layers of a task's network.
 
@@ -46,11 +45,17 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     Returns:
         Exit code: 0 done, 2 bad input.
     """
-    parser = argparse.ArgumentParser(prog=prog, description="List what can be pruned of a network, and what cannot.")
+    what = "List what can be pruned of a network, and what cannot."
+    parser = command_parser("benchmarks.layer_table", what, prog=prog)
     parser.add_argument("task", nargs="?", metavar="TASK", help="name of a task (prune-gym tasks lists them)")
     parser.add_argument("--config", metavar="FILE", help="YAML configuration whose task is meant")
     parser.add_argument("--no-verify", action="store_true", help="do not cut the network for trial")
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+    arguments = parser.parse_args(argv)
+    from benchmarks.settings.reading import load_config
+    from hessian.discovery.discover import discover
+    from prune_gym.cost.model import CostModel
+    from prune_gym.tasks.registry import structure_of, task_names
+
     if (arguments.task is None) == (arguments.config is None):
         raise OptionError("give either a task's name or --config FILE")
     name = arguments.task or load_config(arguments.config, []).task_name
@@ -80,7 +85,7 @@ def print_layers(console: Console, name: str, found: Discovery, cost: CostModel)
 
 
 def _layer(index: int, group: ChannelGroup, cost: CostModel) -> list[Value]:
-    kept = np.array(cost.units)
+    kept = cost.units.copy()
     kept[index] = 1
     flops, params = float(cost.reduction(kept)), 1.0 - float(cost.params(kept)) / cost.dense_params
     makers = ", ".join(member.module for member in group.producers)

@@ -14,6 +14,7 @@ COMMANDS = (
     "benchmarks.main",
     "benchmarks.ablation",
     "benchmarks.config_reference",
+    "benchmarks.layer_table",
     "benchmarks.prune",
     "benchmarks.report",
     "benchmarks.studies.agents",
