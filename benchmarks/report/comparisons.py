@@ -1,4 +1,4 @@
-"""What a folder holds of a comparison of agents or methods: its cells by what they were measured on."""
+"""Comparisons of agents or methods as a folder holds them: cells by the network they were measured on."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class PinnedLayer:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What `prune-gym prune` adds to a result.
+    """Additions of `prune-gym prune` to a result.
 
     Attributes:
         asked_for: the targets, in words.
@@ -119,7 +119,7 @@ class Run:
 
     @property
     def key(self) -> tuple[str, str, float, int]:
-        """What names the run in a table of results."""
+        """Name of the run in a table of results."""
         return self.task, self.method, self.target, self.seed
 
 
@@ -144,7 +144,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """What tells it apart from all other groups."""
+        """Name that no other group has."""
         return f"{self.first.task}, {100 * self.first.target:g} %, {self.label}"
 
     @property
@@ -162,7 +162,7 @@ class Group:
 
     @property
     def mixed(self) -> bool:
-        """Whether its runs are of different software or threads."""
+        """True where its runs are of different software or threads."""
         return len({(tuple(run.versions.items()), run.threads) for run in self.runs}) > 1
 
     @property
@@ -258,7 +258,7 @@ def run_of_row(row: Mapping[str, Any], timing: Mapping[str, str] | None, source:
 
 
 def _shared(content: Mapping[str, Any], source: str, times: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """What a ``result.json`` and a row of a table, given the same form, say alike."""
+    """Attributes of a run that a ``result.json`` and a row of a table, given the same form, say alike."""
     sizes = {
         what: {network: _positive(content[network][what]) for network in ("dense", "final")}
         for what in ("flops", "parameters")

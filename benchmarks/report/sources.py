@@ -1,4 +1,4 @@
-"""What a folder of results holds: runs, sweeps, ablations and comparisons, each recognised by its files.
+"""Contents of a folder of results: runs, sweeps, ablations and comparisons, each recognised by its files.
 
 What cannot be read is named and left out; the rest is still there.
 """
@@ -59,12 +59,12 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """What it is called; its folder where that is not known."""
+        """Its name; its folder where that is not known."""
         return str(self.grid.get("name", self.folder))
 
     @property
     def cells(self) -> int | None:
-        """How many runs it is made of; None where its configuration does not say."""
+        """Number of its runs; None where its configuration does not say."""
         axes = [self.grid.get(key) for key in ("methods", "tasks", "targets", "seeds")]
         return math.prod(map(len, axes)) if all(isinstance(axis, list) for axis in axes) else None  # type: ignore[arg-type]
 
@@ -91,11 +91,11 @@ class Findings:
 
     @property
     def name(self) -> str:
-        """What the folder is called."""
+        """Name of the folder."""
         return self.root.resolve().name or str(self.root)
 
     def finished(self, sweep: Sweep) -> int:
-        """How many runs of a sweep there are."""
+        """Return the number of finished runs of a sweep."""
         prefix = "" if sweep.folder == "." else f"{sweep.folder}/"
         return sum(len(group.runs) for group in self.groups if f"{group.folder}/".startswith(prefix))
 

@@ -30,7 +30,7 @@ class SweepFolderError(ValueError):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell has no result.
+    """The reason that a cell has no result.
 
     Attributes:
         cell: name of the cell.
@@ -46,7 +46,7 @@ class Failure:
 
 
 class SweepFolder:
-    """What a sweep has on disk.
+    """Files of a sweep.
 
     Args:
         sweep: its configuration.
@@ -106,7 +106,7 @@ class SweepFolder:
             yield
 
     def job(self, cell: Cell) -> Job:
-        """What a worker needs to run a cell."""
+        """Return all that a worker needs to run a cell."""
         return Job(cell.name, run_config(self.sweep, cell).to_yaml(), cell.seed, self.sweep.plots)
 
     def run_folder(self, cell: Cell) -> RunFolder:
@@ -114,7 +114,7 @@ class SweepFolder:
         return RunFolder(self.path / "cells" / cell.folder / f"seed_{cell.seed}")
 
     def finished(self, cell: Cell) -> bool:
-        """Whether a cell has its result."""
+        """True if a cell has its result."""
         return self.run_folder(cell).state is RunState.FINISHED
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
@@ -122,7 +122,7 @@ class SweepFolder:
         return self.run_folder(cell).read_result()
 
     def failure(self, cell: Cell) -> Failure | None:
-        """Why a cell failed; None if it did not, or was never tried."""
+        """Return the reason a cell failed; None if it did not, or was never tried."""
         path = self._failure_path(cell)
         try:
             return Failure(**read_signed(path, "the cell is tried again"))

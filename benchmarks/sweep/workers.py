@@ -24,7 +24,7 @@ class WorkerStartError(RuntimeError):
 
 
 class Workers(Protocol):
-    """What runs the jobs of a sweep."""
+    """Workers that run the jobs of a sweep."""
 
     def run(self, jobs: Sequence[Job], started: Callable[[Job], None]) -> Generator[Outcome, None, None]:
         """Run jobs and yield how each ended, in the order they end.
@@ -109,7 +109,7 @@ class _Worker:
         started(job)
 
     def outcome(self) -> Outcome:
-        """How the job ended, that it took the process with it included."""
+        """Return the end of the job, also where it took the process with it."""
         assert self.job is not None
         try:
             received = self.connection.recv()
