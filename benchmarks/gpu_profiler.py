@@ -1,4 +1,4 @@
-"""Where does the time go? Named, nested sections of a program, timed on a GPU or on the CPU."""
+"""Named, nested sections of a program, timed on a GPU or on the CPU."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def train_named_task(
 
 
 def checkpoint_path(out: Path) -> Path:
-    """Where the state of a training is kept until its weights are."""
+    """Return the path of the state of a training, which is there until its weights are."""
     return out.with_suffix(".training.safetensors")
 
 

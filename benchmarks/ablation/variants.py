@@ -1,4 +1,4 @@
-"""What an ablation takes away, one variant each: nothing but keys of the configuration change."""
+"""Parts that an ablation takes away, one a variant: nothing but keys of the configuration change."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ Value = float | int | str | Interval | Spread | Link | None
 
 @dataclass(frozen=True)
 class Column:
-    """How the values of a column are written.
+    """A column of a table: its heading, and how its values are written.
 
     Attributes:
         name: its heading, with the unit where that is said there.

@@ -1,4 +1,4 @@
-"""What all commands do when something is wrong: one line on the terminal, and an exit code."""
+"""Errors of commands: one line on the terminal, and an exit code."""
 
 from __future__ import annotations
 

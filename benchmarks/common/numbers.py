@@ -1,4 +1,4 @@
-"""How numbers are written for people: counts, times, p-values, ranges of fractions."""
+"""Numbers as people read them: counts, times, p-values, ranges of fractions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, machine, and result files that say both."""
+"""Origin of a number: versions, machine, and result files that say both."""
 
 from __future__ import annotations
 

@@ -224,7 +224,7 @@ def _more(name: str, kind: type | None) -> tuple[str, ...]:
 
 
 def _plain(value: Value, kind: type | None) -> tuple[object, ...]:
-    """What CSV holds of a value, as many entries as its column takes."""
+    """The entries of CSV for a value, as many as its column takes."""
     if isinstance(value, Interval):
         return value.value, value.low, value.high
     if isinstance(value, Spread):

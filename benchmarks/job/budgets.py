@@ -1,4 +1,4 @@
-"""What a search or a published method decided, and how run folders hold it."""
+"""Decisions of a search or a published method, in memory and in run folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Archive = dict[tuple[int, ...], Evaluation]
 
 @dataclass(frozen=True)
 class Budgets:
-    """What a search or a published method decided.
+    """The decision of a search or of a published method.
 
     Attributes:
         kept: kept units of every layer, in the problem's order.
@@ -87,7 +87,7 @@ def load_network(path: Path, task: PruningTask) -> nn.Module:
 
 
 def _copy_of(task: PruningTask) -> Callable[..., nn.Module]:
-    """What builds the dense network of a task that names no registered one: a copy of its own."""
+    """Return the factory of the dense network of a task that names no registered one: a copy of its own."""
 
     def dense_network() -> nn.Module:
         return copy.deepcopy(task.model).cpu()

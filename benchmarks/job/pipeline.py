@@ -172,7 +172,7 @@ class _Run:
 
     @property
     def _cut_path(self) -> Path:
-        """Where the pruned network waits for fine-tuning."""
+        """Path of the pruned network until it is fine-tuned."""
         return self.folder.unfinished / "cut.safetensors"
 
     # ------------------------------------------------------------------ stages with a memory

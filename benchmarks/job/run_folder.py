@@ -40,7 +40,7 @@ class RunFolderError(InputError):
 
 
 class RunState(enum.Enum):
-    """What a run folder holds."""
+    """State of a run folder."""
 
     FRESH = "fresh"
     RESUMABLE = "resumable"
@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def state(self) -> RunState:
-        """What the folder holds now."""
+        """Its state now."""
         if (self.path / "result.json").is_file():
             return RunState.FINISHED
         return RunState.RESUMABLE if (self.path / "config.yaml").is_file() else RunState.FRESH

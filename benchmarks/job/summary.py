@@ -1,4 +1,4 @@
-"""What a network costs and what it can do: measured side by side, and shown as a table."""
+"""Costs and accuracies of networks, measured side by side and shown as a table."""
 
 from __future__ import annotations
 

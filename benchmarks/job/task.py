@@ -41,7 +41,7 @@ def load_task(config: Config, device: torch.device) -> PruningTask:
 
 
 def _dataset_options(config: Config) -> dict[str, Any]:
-    """What the configuration asks of the task's data."""
+    """Options of the task's data, as the configuration asks."""
     dataset = config.dataset
     given: dict[str, Any] = {"reward_size": dataset.reward_size, "calibration_size": dataset.calibration_size}
     if dataset.data_dir is not None:

@@ -1,4 +1,4 @@
-"""What a network costs to run."""
+"""Costs of running a network."""
 
 from __future__ import annotations
 

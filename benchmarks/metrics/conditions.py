@@ -26,7 +26,7 @@ class ConditionOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class RunConditions:
-    """How a model is run while it is measured.
+    """Conditions under which a model is measured.
 
     Attributes:
         dtype: Floating-point type of weights and inputs; None means the model's own.

@@ -42,7 +42,7 @@ class EnergyCounter(Protocol):
 
 @dataclass(frozen=True)
 class Energy:
-    """What running something took.
+    """Energy that running something took.
 
     Attributes:
         joules_per_run: Energy of one run, in J; None if unavailable.

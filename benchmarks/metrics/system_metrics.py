@@ -1,4 +1,4 @@
-"""What a network costs to run: latency, throughput, FLOPs, parameters, memory, energy, bytes on disk."""
+"""Costs of running a network: latency, throughput, FLOPs, parameters, memory, energy, bytes on disk."""
 
 from __future__ import annotations
 

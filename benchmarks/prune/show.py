@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.common.table import Table
 from benchmarks.prune.loaded import LoadedModel
 from benchmarks.prune.options import PruneOptions
 from benchmarks.prune.record import NETWORK, loading_code, write_page, write_record
@@ -45,19 +44,8 @@ def conclude(
 def _table(result: PruneResult) -> Table:
     score = result.pruned.score
     error = "" if score.error is None else f", standard error {100 * score.error:.2f} points"
-    table = Table(
-        title=f"Asked for: {result.targets.described()}",
-        caption=f"scored on {score.images:,} {result.scored_on} images{error}",
-        title_justify="left",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    table.add_column("", no_wrap=True)
-    for heading in ("dense", "pruned", "change"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in result.rows():
-        table.add_row(*row)
-    return table
+    caption = f"scored on {score.images:,} {result.scored_on} images{error}"
+    return Table(f"Asked for: {result.targets.described()}", ("", "dense", "pruned", "change"), result.rows(), caption)
 
 
 def _say_files(console: Console, options: PruneOptions, parity: Parity | None, page: bool) -> None:

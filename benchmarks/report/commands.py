@@ -9,8 +9,10 @@ from typing import Any
 import yaml
 
 from benchmarks.report.comparisons import Comparison
-from benchmarks.report.runs import Group, Run, read_text
+from benchmarks.report.reading import read_text
+from benchmarks.report.runs import Group, Run
 from benchmarks.report.sources import Ablation, Findings, Sweep
+from prune_gym.saving.manifest import read_manifest
 
 AGAIN = "results/again"
 """Where repeated runs go: never over the results they are compared with."""
@@ -22,8 +24,10 @@ def config_of(run: Run) -> str:
 
 
 def command_of_runs(group: Group, findings: Findings) -> str:
-    """Return the command that repeats runs of `prune-gym run`; "" for rows of a sweep's table."""
+    """Return the command that repeats runs of `prune-gym run` or `prune`; "" for rows of a sweep's table."""
     first = group.first
+    if first.pruning is not None:
+        return first.pruning.command
     if not config_of(first):
         return ""
     folder = "/".join(part for part in (findings.name, *first.source.split("/")[:-1]))
@@ -35,9 +39,19 @@ def command_of_runs(group: Group, findings: Findings) -> str:
     )
 
 
-def path_of(group: Group, findings: Findings) -> str:
-    """Return the path of the network that the first run of a group saved, as Python text."""
-    return repr("/".join((findings.name, *group.first.source.split("/")[:-1], "pruned.safetensors")))
+def loading_code(group: Group, findings: Findings) -> list[str]:
+    """Return lines of Python that load the network which the first run of a group saved; none where there is none."""
+    if group.first.pruning is not None:
+        return list(group.first.pruning.load)
+    if group.network is None:
+        return []
+    try:
+        manifest = read_manifest(group.network)
+    except (OSError, ValueError):
+        return []
+    path = "/".join((findings.name, *group.first.source.split("/")[:-1], group.network.name))
+    factory = "" if manifest.factory_registered else f", factory={manifest.factory}"
+    return ["from prune_gym import load_pruned", f"model = load_pruned({path!r}{factory})", "logits = model(images)"]
 
 
 def _device(device: str) -> Sequence[str]:

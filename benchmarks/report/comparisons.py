@@ -1,4 +1,4 @@
-"""What a folder holds of a comparison of agents or methods: its cells by what they were measured on."""
+"""Comparisons of agents or methods as a folder holds them: cells by the network they were measured on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.runs import UnreadableError, check_finite, read_json
+from benchmarks.report.reading import UnreadableError, check_finite, read_json
 from benchmarks.settings.source import ConfigError
 from benchmarks.studies.engine.networks import comparable_sets
 

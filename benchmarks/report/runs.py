@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.signed import FileError, read_signed
+from benchmarks.report.reading import UnreadableError, check_finite
 from benchmarks.sweep.results_table import COLUMNS, NETWORKS, SCHEMA_VERSION
 
 STAGES = {"one_shot": "one-shot", "reconstructed": "reconstructed", "final": "fine-tuned"}
@@ -21,10 +21,6 @@ _BAD = (KeyError, TypeError, ValueError, AttributeError)
 """What content of another version, or damaged, raises."""
 
 
-class UnreadableError(ValueError):
-    """A file or a row that a report cannot show; the message says which and why."""
-
-
 @dataclass(frozen=True)
 class PinnedLayer:
     """A layer that keeps all its channels: how many those are, and why."""
@@ -32,6 +28,39 @@ class PinnedLayer:
     name: str
     size: int
     reason: str
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Additions of `prune-gym prune` to a result.
+
+    Attributes:
+        asked_for: the targets, in words.
+        scored_by: what the result calls accuracy: that, agreement with the dense network, or a metric's name.
+        scored_on: the images it was scored on: ``"test"`` or ``"held-out"``.
+        command: repeats it.
+        load: lines of Python that load the network.
+        warnings: what the user was warned of.
+        onnx: the ONNX file; "" where there is none.
+    """
+
+    asked_for: str
+    scored_by: str
+    scored_on: str
+    command: str
+    load: tuple[str, ...]
+    warnings: tuple[str, ...]
+    onnx: str
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Pruning:
+        """Return what the entry ``prune`` of a ``result.json`` says."""
+        return cls(
+            **{key: str(content[key]) for key in ("asked_for", "scored_by", "scored_on", "command")},
+            load=tuple(map(str, content["load"])),
+            warnings=tuple(map(str, content["warnings"])),
+            onnx=str(content["onnx"]["file"]) if content.get("onnx") else "",
+        )
 
 
 @dataclass(frozen=True)
@@ -60,6 +89,7 @@ class Run:
         versions: package -> version.
         seconds: stage -> wall time; ``""`` is the whole run where stages are not known.
         pinned: layers that cannot be pruned, with their size and why.
+        pruning: what `prune-gym prune` adds; None for other runs.
         result: the whole ``result.json``, or None for a row of a table.
     """
 
@@ -84,11 +114,12 @@ class Run:
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
     pinned: tuple[PinnedLayer, ...] = ()
+    pruning: Pruning | None = None
     result: Mapping[str, Any] | None = None
 
     @property
     def key(self) -> tuple[str, str, float, int]:
-        """What names the run in a table of results."""
+        """Name of the run in a table of results."""
         return self.task, self.method, self.target, self.seed
 
 
@@ -113,7 +144,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """What tells it apart from all other groups."""
+        """Name that no other group has."""
         return f"{self.first.task}, {100 * self.first.target:g} %, {self.label}"
 
     @property
@@ -131,7 +162,7 @@ class Group:
 
     @property
     def mixed(self) -> bool:
-        """Whether its runs are of different software or threads."""
+        """True where its runs are of different software or threads."""
         return len({(tuple(run.versions.items()), run.threads) for run in self.runs}) > 1
 
     @property
@@ -160,49 +191,6 @@ class Group:
         return None if images is None or mean is None else math.sqrt(mean * (1 - mean) / images)
 
 
-def read_json(path: Path, source: str) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        UnreadableError: it cannot be read, or is damaged.
-    """
-    try:
-        return read_signed(path, "it is left out", unsigned=True)
-    except (OSError, FileError) as error:
-        raise UnreadableError(f"{source} is damaged or cannot be read: {error}") from None
-
-
-def read_text(path: Path) -> str:
-    """Return a file's text; "" where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def check_finite(content: Any, source: str) -> None:
-    """Refuse content with a number that is none.
-
-    Raises:
-        UnreadableError: NaN or an infinity; its place is named.
-    """
-    place = _not_finite(content, "")
-    if place is not None:
-        raise UnreadableError(f"{source}: the value of {place or 'the file'} is not a finite number")
-
-
-def _not_finite(content: Any, place: str) -> str | None:
-    if isinstance(content, float):
-        return None if math.isfinite(content) else place
-    entries: list[tuple[str, Any]] = []
-    if isinstance(content, Mapping):
-        entries = [(f"{place}.{key}" if place else str(key), value) for key, value in content.items()]
-    elif isinstance(content, list):
-        entries = [(f"{place}[{number}]", value) for number, value in enumerate(content)]
-    found = (_not_finite(value, inside) for inside, value in entries)
-    return next((bad for bad in found if bad is not None), None)
-
-
 def run_of_result(result: Any, source: str, folder: Path) -> Run:
     """Return the run that a ``result.json`` describes.
 
@@ -226,6 +214,7 @@ def run_of_result(result: Any, source: str, folder: Path) -> Run:
                 PinnedLayer(str(layer["name"]), int(layer["size"]), str(layer["reason"]))
                 for layer in result.get("pinned") or ()
             ),
+            pruning=Pruning.of(result["prune"]) if result.get("prune") else None,
             result=result,
             **_shared(result, source, times),
         )
@@ -269,7 +258,7 @@ def run_of_row(row: Mapping[str, Any], timing: Mapping[str, str] | None, source:
 
 
 def _shared(content: Mapping[str, Any], source: str, times: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """What a ``result.json`` and a row of a table, given the same form, say alike."""
+    """Attributes of a run that a ``result.json`` and a row of a table, given the same form, say alike."""
     sizes = {
         what: {network: _positive(content[network][what]) for network in ("dense", "final")}
         for what in ("flops", "parameters")
@@ -282,7 +271,7 @@ def _shared(content: Mapping[str, Any], source: str, times: Mapping[str, Mapping
         "target": float(content["target_flops_reduction"]),
         "seed": int(content["seed"]),
         "flops_reduction": float(content["flops_reduction"]),
-        "test_images": None if content.get("test_images") is None else int(_positive(content["test_images"])),
+        "test_images": _test_images(content),
         "latency_ms": times["latency_ms"],
         "throughput": times["throughput_imgs_per_sec"],
         "plans": int(content["search"]["measured_evaluations"]),
@@ -291,6 +280,11 @@ def _shared(content: Mapping[str, Any], source: str, times: Mapping[str, Mapping
         "threads": int(content["num_threads"]),
         "versions": {str(name): str(version) for name, version in content["versions"].items()},
     }
+
+
+def _test_images(content: Mapping[str, Any]) -> int | None:
+    images = content.get("test_images", (content.get("prune") or {}).get("images"))
+    return None if images is None else int(_positive(images))
 
 
 def _timed(timing: Mapping[str, str] | None, measure: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a folder of results holds: runs, sweeps, ablations and comparisons, each recognised by its files.
+"""Contents of a folder of results: runs, sweeps, ablations and comparisons, each recognised by its files.
 
 What cannot be read is named and left out; the rest is still there.
 """
@@ -15,16 +15,8 @@ from typing import Any
 
 from benchmarks.common.errors import InputError
 from benchmarks.report.comparisons import Comparison, finite_rows, read_comparisons
-from benchmarks.report.runs import (
-    Group,
-    Run,
-    UnreadableError,
-    group_runs,
-    read_json,
-    read_text,
-    run_of_result,
-    run_of_row,
-)
+from benchmarks.report.reading import UnreadableError, read_json, read_text
+from benchmarks.report.runs import Group, Run, group_runs, run_of_result, run_of_row
 from benchmarks.settings.yaml_door import ConfigError, read_yaml
 from benchmarks.sweep.results_table import KEY
 
@@ -68,12 +60,12 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        """What it is called; its folder where that is not known."""
+        """Its name; its folder where that is not known."""
         return str(self.grid.get("name", self.folder))
 
     @property
     def cells(self) -> int | None:
-        """How many runs it is made of; None where its configuration does not say."""
+        """Number of its runs; None where its configuration does not say."""
         axes = [self.grid.get(key) for key in ("methods", "tasks", "targets", "seeds")]
         return math.prod(map(len, axes)) if all(isinstance(axis, list) for axis in axes) else None  # type: ignore[arg-type]
 
@@ -100,11 +92,11 @@ class Findings:
 
     @property
     def name(self) -> str:
-        """What the folder is called."""
+        """Name of the folder."""
         return self.root.resolve().name or str(self.root)
 
     def finished(self, sweep: Sweep) -> int:
-        """How many runs of a sweep there are."""
+        """Return the number of finished runs of a sweep."""
         prefix = "" if sweep.folder == "." else f"{sweep.folder}/"
         return sum(len(group.runs) for group in self.groups if f"{group.folder}/".startswith(prefix))
 

@@ -19,7 +19,7 @@ Record = dict[str, Any]
 
 
 class Search(Protocol):
-    """What finds budgets: anything that learns on the environment and reports every episode."""
+    """A search for budgets: anything that learns on the environment and reports every episode."""
 
     def learn(self, env: Any, total_timesteps: int, callback: Callable[[Record], bool | None] | None = None) -> object:
         """Take ``total_timesteps`` moves in ``env`` and call ``callback`` with a record of every episode."""

@@ -112,7 +112,7 @@ class ConfigFile(Section):
         return tree
 
     def problems(self, source: ConfigSource) -> Iterable[str]:
-        """What types cannot say: a sentence for everything wrong with the values.
+        """Return a sentence for everything wrong with the values that types cannot say.
 
         Args:
             source: where they were read from.

@@ -33,7 +33,7 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """Which network is pruned."""
+    """The network that is pruned."""
 
     name: Name
     """Network name, e.g. ``resnet20``; together with ``dataset.name`` it names the task."""
@@ -44,7 +44,7 @@ class ModelConfig(Section):
 
 
 class DatasetConfig(Section):
-    """Which images it is pruned for."""
+    """The images it is pruned for."""
 
     name: Name
     """Data set name, e.g. ``digits``; together with ``model.name`` it names the task."""
@@ -60,7 +60,7 @@ class DatasetConfig(Section):
 
 
 class HOBSConfig(Section):
-    """How channels are priced and chosen, and what stays is repaired."""
+    """Pricing and choice of channels, and repair of what stays."""
 
     use_kfac: bool = True
     """Kronecker-factored curvature; false asks for exact second derivatives (small networks only)."""
@@ -86,7 +86,7 @@ class HOBSConfig(Section):
 
 
 class RSPARConfig(Section):
-    """How the budgets are searched: the agent's training, and what every search may spend."""
+    """Search for the budgets: the agent's training, and what every search may spend."""
 
     num_episodes: Count = 100
     """Episodes of training; with the default horizon of one move also the most plans a search may measure."""
@@ -115,7 +115,7 @@ class StepSettingConfig(Section):
 
 
 class ReconstructionConfig(Section):
-    """How the pruned network learns the dense network's outputs from images without labels, before fine-tuning."""
+    """Teaching of the pruned network by the dense one on images without labels, before fine-tuning."""
 
     steps: Annotated[int, Field(ge=0)] = 1000
     """Gradient steps of the setting that wins the race; 0 leaves the network as the surgery made it."""
@@ -138,7 +138,7 @@ class ReconstructionConfig(Section):
 
 
 class DistillationConfig(Section):
-    """How the dense network teaches the pruned one."""
+    """Teaching of the pruned network by the dense one while it is fine-tuned."""
 
     temperature: Positive = 4.0
     """Softening of both networks' logits."""
@@ -158,7 +158,7 @@ class AugmentationConfig(Section):
 
 
 class FinetuneConfig(Section):
-    """How the pruned network is trained after surgery."""
+    """Training of the pruned network after surgery."""
 
     epochs: Annotated[int, Field(ge=0)] = 10
     """Passes over the dense-train split; 0 leaves the network as the surgery made it."""
@@ -186,7 +186,7 @@ class FinetuneConfig(Section):
 
 
 class PruningConfig(Section):
-    """What is removed and how the budgets are found."""
+    """The channels to remove, and the search for their budgets."""
 
     method: Name = "hobs-rspar"
     """How the network is pruned: ``hobs-rspar``, a search (``hobs-knapsack``, ``hobs-uniform``, ``hobs-gp``,
@@ -199,17 +199,17 @@ class PruningConfig(Section):
     constraint: Literal["soft", "hard"] = "soft"
     """How the search treats the target: ``soft`` penalises a miss, ``hard`` projects every plan onto it."""
     hobs: HOBSConfig = HOBSConfig()
-    """How channels are priced and chosen, and what stays is repaired."""
+    """Pricing and choice of channels, and repair of what stays."""
     rspar: RSPARConfig = RSPARConfig()
     """How the budgets are searched."""
     reconstruction: ReconstructionConfig = ReconstructionConfig()
-    """How the pruned network learns the dense network's outputs from images without labels, before fine-tuning."""
+    """Teaching of the pruned network by the dense one on images without labels, before fine-tuning."""
     finetune: FinetuneConfig = FinetuneConfig()
-    """How the pruned network is trained after surgery."""
+    """Training of the pruned network after surgery."""
 
 
 class ExperimentConfig(Section):
-    """Where the results go and which seeds run."""
+    """Place of the results, and the seeds that run."""
 
     name: Name
     """Title of the run in tables and plots."""
@@ -233,13 +233,13 @@ class Config(Section):
     """A whole run."""
 
     model: ModelConfig
-    """Which network is pruned."""
+    """The network that is pruned."""
     dataset: DatasetConfig
-    """Which images it is pruned for."""
+    """The images it is pruned for."""
     pruning: PruningConfig = PruningConfig()
-    """What is removed and how the budgets are found."""
+    """The channels to remove, and the search for their budgets."""
     experiment: ExperimentConfig
-    """Where the results go and which seeds run."""
+    """Place of the results, and the seeds that run."""
 
     @property
     def task_name(self) -> str:

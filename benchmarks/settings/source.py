@@ -1,4 +1,4 @@
-"""Where a configuration comes from: YAML files that extend each other plus ``KEY=VALUE`` overrides, with origins.
+"""Sources of a configuration: YAML files that extend each other plus ``KEY=VALUE`` overrides, with origins.
 
 YAML forgets where a value stood once it is parsed. Here the parsed tree keeps, for each key path, the line of
 the file (or the override) that set it, so that an error about ``pruning.rspar.num_episodes`` can say "line 12".

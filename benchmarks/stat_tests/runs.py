@@ -1,4 +1,4 @@
-"""What tables say of methods that ran with several seeds, however few."""
+"""Statistics of methods that ran with several seeds, however few, as tables show them."""
 
 from __future__ import annotations
 

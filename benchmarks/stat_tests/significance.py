@@ -1,4 +1,4 @@
-"""Is a difference between two methods more than luck? Paired tests, effect sizes and bootstrap intervals over seeds.
+"""Differences between methods against luck: paired tests, effect sizes and bootstrap intervals over seeds.
 
 The unit of observation is a *run* (one seed), never an episode or an image. Methods run with the same seeds are
 compared in pairs, which takes the spread that the seeds share (initialisation, data order) out of the comparison.

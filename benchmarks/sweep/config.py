@@ -106,7 +106,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What the cell is called in messages; names its run folder too."""
+        """Name of the cell in messages, and of its run folder."""
         return f"{self.folder}/seed_{self.seed}"
 
 

@@ -67,7 +67,7 @@ class ResultsError(InputError):
 
 
 def result_row(result: Mapping[str, Any]) -> Row:
-    """What a run's ``result.json`` contributes to the table of results.
+    """Return the row of a run's ``result.json`` in the table of results.
 
     Raises:
         ResultsError: something is missing there.
@@ -89,7 +89,7 @@ def result_row(result: Mapping[str, Any]) -> Row:
 
 
 def timing_row(result: Mapping[str, Any]) -> Row:
-    """What a run's ``result.json`` contributes to the table of timings."""
+    """Return the row of a run's ``result.json`` in the table of timings."""
     return {
         **{column: result[column] for column in KEY},
         **{column: _timed(result, column) for column in TIMED_COLUMNS[len(KEY) : -1]},
@@ -127,7 +127,7 @@ def result_files(results: Sequence[Mapping[str, Any]]) -> dict[str, str | bytes]
 
 
 def run_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What names the run of a row: task, method, target and seed."""
+    """Return the name of the run of a row: task, method, target and seed."""
     return tuple(row[column] for column in KEY)
 
 

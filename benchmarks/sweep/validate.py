@@ -1,4 +1,4 @@
-"""Are the numbers of a sweep what its configuration gives? Rows of its table, run again and compared.
+"""Check of a sweep against its configuration: rows of its table, run again and compared.
 
     python -m benchmarks.sweep.validate RESULTS [--sample N] [--seed S] [--tolerance X] [--workers N] [--import MODULE]
 

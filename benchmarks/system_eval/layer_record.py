@@ -1,4 +1,4 @@
-"""What is seen of every layer while a network runs: sizes, FLOPs, bytes, memory format and time."""
+"""Records of every layer while a network runs: sizes, FLOPs, bytes, memory format and time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WEIGHTED = (*CONV_TYPES, nn.Linear)
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """What was seen of one module while its network ran.
+    """Record of one module while its network ran.
 
     Attributes:
         kind: Class name.

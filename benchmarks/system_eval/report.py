@@ -25,7 +25,7 @@ from prune_gym.training.training import evaluate_model
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """What to measure and how.
+    """Settings of an evaluation.
 
     Attributes:
         batch_sizes: inputs in a batch.

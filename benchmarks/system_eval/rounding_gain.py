@@ -1,4 +1,4 @@
-"""What rounding would gain one layer: it is timed alone, on its own input shape, with its channels at multiples."""
+"""Gain of rounding one layer: it is timed alone, on its own input shape, with its channels at multiples."""
 
 from __future__ import annotations
 

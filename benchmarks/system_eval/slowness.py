@@ -1,4 +1,4 @@
-"""Why isn't it faster? Layer by layer, FLOPs removed against time removed, with the reason and what rounding gains.
+"""Reasons for missing speed, layer by layer: FLOPs removed against time removed, and what rounding gains.
 
 Every module without children is timed inside the running network (hooks around it), dense and pruned in turns. Where a
 weighted layer gives back less time than FLOPs, the reason is read from its shape; what rounding would gain is measured,
@@ -205,7 +205,7 @@ def _row(name: str, dense: LayerRecord, pruned: LayerRecord) -> LayerSlowness:
 
 
 def reason_of(dense: LayerRecord, pruned: LayerRecord) -> str:
-    """Why a layer's time did not fall as its FLOPs did: the first of the reasons that applies.
+    """Return why a layer's time did not fall as its FLOPs did: the first of the reasons that applies.
 
     Args:
         dense: What was seen of the layer in the dense network.

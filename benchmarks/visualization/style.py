@@ -41,7 +41,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 @dataclass(frozen=True)
 class Look:
-    """How one of several series is drawn: colour, line and marker all tell it apart.
+    """Look of one of several series: colour, line and marker all tell it apart.
 
     Attributes:
         colour: of the line and its markers.

@@ -198,6 +198,41 @@ def test_the_page_says_how_to_load_the_network(tmp_path, registered, monkeypatch
     torch.testing.assert_close(scope["logits"], dense.eval()(images))
 
 
+def test_a_network_of_the_users_own_has_its_targets_warnings_and_command(tmp_path):
+    prune = {
+        "command": "prune-gym prune --model net.pt2 --flops 0.5",
+        "asked_for": "at least 50 % of the FLOPs removed",
+        "scored_by": "agreement with the dense network",
+        "scored_on": "held-out",
+        "images": 1000,
+        "load": [
+            "from prune_gym import load_pruned",
+            "from net import make",
+            "model = load_pruned('out', factory=make)",
+        ],
+        "warnings": ["the <reward> images were trained on"],
+        "onnx": {"file": "out.onnx"},
+    }
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "result.json").write_text(json.dumps({**without("test_images", method="knapsack"), "prune": prune}))
+    page = report(folder)
+    words = Reader(page).words
+    for text in (
+        prune["asked_for"],
+        *prune["warnings"],
+        "agreement with the dense network on held-out images",
+        "out.onnx",
+    ):
+        assert text in words
+    assert commands(page) == [prune["command"].split()]
+    assert "\n".join(prune["load"]) in listings(page)
+    assert row_of(page, "1,000 test images", "knapsack")[3] == "0.95"
+    assert "config.yaml" not in page
+    (folder / "result.json").write_text(json.dumps({**result_folders.result(), "prune": {"command": 3}}))
+    assert main([str(folder)]) == 2
+
+
 def test_sections_without_content_are_left_out(tmp_path):
     result_folders.write_run(tmp_path)
     reader = Reader(report(tmp_path))
