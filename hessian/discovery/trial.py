@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -43,12 +44,16 @@ class Trial:
         self._trains = trains
 
     def failure(self, groups: Sequence[ChannelGroup]) -> Reason | None:
-        """What goes wrong when one unit of each layer, or a third of its units, is cut; None if nothing does."""
+        """What goes wrong when layers lose random parts of their units, and then all others; None if nothing does.
+
+        So every unit is cut once, and layers lose different numbers of channels.
+        """
         if not groups:
             return None
         slicer = NetworkSlicer(self._model, groups)
-        for share in (0.0, 1 / 3):
-            plan = {group.name: group.channels(_some_units(group, share)) for group in groups}
+        parts = {group.name: _halves(group) for group in groups}
+        for side in (0, 1):
+            plan = {group.name: group.channels(parts[group.name][side]) for group in groups}
             problem = self._failure(slicer.cut(plan))
             if problem is not None:
                 return problem
@@ -96,10 +101,13 @@ class Trial:
         return values
 
 
-def _some_units(group: ChannelGroup, share: float) -> list[int]:
-    count = max(1, int(share * group.num_units))
-    order = torch.randperm(group.num_units, generator=torch.Generator().manual_seed(group.num_units))
-    return order[:count].tolist()
+def _halves(group: ChannelGroup) -> tuple[list[int], list[int]]:
+    """Split a layer's units in two at random, in a ratio of its own; the same split whatever else is tried."""
+    generator = torch.Generator().manual_seed(zlib.crc32(group.name.encode()))
+    share = 0.3 + 0.4 * float(torch.rand((), generator=generator))
+    count = min(max(1, round(share * group.num_units)), group.num_units - 1)
+    order = torch.randperm(group.num_units, generator=generator).tolist()
+    return order[:count], order[count:]
 
 
 def _only(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:

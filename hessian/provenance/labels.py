@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from hessian.provenance.classes import FIXED
+
 Planes = list[Tensor]
 
 
@@ -87,6 +89,11 @@ class Labels:
             activation,
         )
 
+    def settle(self, tensor: Tensor) -> None:
+        """Say that nothing in a tensor's storage can go, whatever views of it will look like."""
+        storage = tensor.untyped_storage()
+        self._records[storage._cdata] = _Record(StorageWeakRef(storage), (), (), 0, [torch.tensor(FIXED)], True)
+
     def forget(self, tensor: Tensor) -> None:
         """Drop what is known of a tensor that is new."""
         self._records.pop(tensor.untyped_storage()._cdata, None)
@@ -148,15 +155,14 @@ def _broadcast(plane: Tensor, tensor: Tensor) -> Tensor:
 
 def _viewed(record: _Record, view: Tensor) -> Planes:
     """Planes of a view of a storage; not compressed."""
+    if not record.shape:
+        return [plane.reshape((1,) * view.ndim) for plane in record.planes]
     indices = _decoded(record, view)
     if indices is None:
         flat = [_flat(record, plane, view) for plane in record.planes]
         return [torch.as_strided(plane, view.shape, view.stride(), view.storage_offset()) for plane in flat]
     planes = []
     for plane in record.planes:
-        if not plane.ndim:
-            planes.append(plane.reshape((1,) * view.ndim))
-            continue
         zero = torch.zeros((1,) * view.ndim, dtype=torch.long)
         picks = tuple(zero if size == 1 else index for size, index in zip(plane.shape, indices, strict=True))
         planes.append(plane[picks])

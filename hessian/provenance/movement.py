@@ -194,10 +194,13 @@ def _split(facts: Facts, before: Tensor, call: Call) -> None:
 
 def _sliced(facts: Facts, source: Tensor, before: Tensor, call: Call) -> None:
     dim = wrapped(call["dim"], before.ndim)[0]
-    if varying(before) != (dim,) or call.result.shape[dim] == source.shape[dim] or int(call["step"]) != 1:
+    if varying(before) != (dim,) or call.result.shape[dim] == source.shape[dim]:
+        return
+    if int(call["step"]) != 1:
+        facts.sites.strided(facts.context.where, before.flatten(), int(call["step"]))
         return
     part = facts.map(call.result).plane
     if part is None or varying(part) != (dim,):
         return
     key = (source.untyped_storage()._cdata, facts.context.where, tuple(before.flatten()[:2].tolist()))
-    facts.sites.sliced(key, facts.context.where, facts.context.module, part.flatten())
+    facts.sites.sliced(key, facts.context.where, facts.context.module, part.flatten(), before.flatten())

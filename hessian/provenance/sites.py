@@ -79,8 +79,11 @@ class Sites:
         """Channels are viewed along several dimensions: ids int64 [A, B, ...], changing along all of them."""
         order = [ids.ndim - 1, 0, *range(1, ids.ndim - 1)]
         plain = [Option(_tied_across(ids, flexible)) for flexible in order]
-        followers = _followers(where, module, [_line(ids, dim) for dim in range(ids.ndim)])
-        extra = [Option(option.ties, followers) for option in plain] if followers else []
+        extra = []
+        for flexible, option in zip(order, plain, strict=True):
+            followers = _followers(where, module, [_line(ids, flexible), ids.flatten()])
+            if followers:
+                extra.append(Option(option.ties, followers))
         self._sites.append(Site(where, "views channels along several dimensions", ids.flatten(), (*plain, *extra)))
 
     def parts(self, where: str, module: nn.Module | None, parts: Sequence[Tensor]) -> None:
@@ -94,13 +97,29 @@ class Sites:
             options = [*tied, *options]
         elif followers:
             options.reverse()
+        if len(parts) > 1:  # boundaries counted by the code: what lies before the last one stays
+            options.append(Option(free.ties, (), torch.cat(list(parts[:-1]))))
         self._sites.append(Site(where, "splits channels", torch.cat(list(parts)), tuple(options)))
 
-    def sliced(self, key: Any, where: str, module: nn.Module | None, part: Tensor) -> None:
-        """A slice is taken out of channels; slices of one tensor are looked at together, by `finish`."""
-        slices = self._slices.setdefault(key, _Slices(where, module, []))
+    def sliced(self, key: Any, where: str, module: nn.Module | None, part: Tensor, whole: Tensor) -> None:
+        """A slice is taken out of channels; slices of one tensor are looked at together, by `finish`.
+
+        Args:
+            key: names the tensor.
+            where: qualified name of the module whose code it is.
+            module: that module.
+            part: ids of the slice.
+            whole: ids of the tensor.
+        """
+        slices = self._slices.setdefault(key, _Slices(where, module, [], whole))
         if all(not torch.equal(part, other) for other in slices.parts):
             slices.parts.append(part)
+
+    def strided(self, where: str, ids: Tensor, step: int) -> None:
+        """Every so many channels are taken: ids int64 [size]; blocks of as many keep their places if they leave whole."""
+        whole = len(ids) // step * step
+        option = Option(_tied_across(ids[:whole].view(-1, step), 0), (), ids[whole:])
+        self._sites.append(Site(where, "takes every so many channels", ids, (option,)))
 
     def rolled(self, where: str, ids: Tensor, shift: int) -> None:
         """Channels are rolled: ids int64 [size]; those that come round are counted by the code."""
@@ -123,7 +142,7 @@ class Sites:
     def finish(self) -> None:
         """Turn slices seen into places."""
         for slices in self._slices.values():
-            self.parts(slices.where, slices.module, slices.parts)
+            self.parts(slices.where, slices.module, _disjoint(slices.parts, slices.whole))
         self._slices.clear()
 
 
@@ -132,6 +151,17 @@ class _Slices:
     where: str
     module: nn.Module | None
     parts: list[Tensor]
+    whole: Tensor
+
+
+def _disjoint(parts: Sequence[Tensor], whole: Tensor) -> list[Tensor]:
+    """The pieces into which the ends of slices cut a tensor's channels, in their order."""
+    place = {owner: index for index, owner in enumerate(whole.tolist())}
+    ends = {0, len(whole)}
+    for part in parts:
+        ends |= {place[int(part[0])], place[int(part[-1])] + 1}
+    bounds = sorted(ends)
+    return [whole[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
 
 
 def _line(ids: Tensor, dim: int) -> Tensor:

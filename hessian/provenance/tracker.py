@@ -101,7 +101,10 @@ class Tracker(TorchDispatchMode):
             return  # other strides over the same memory
         if _is_view(func, call):
             if _changes_element_size(call):
-                weights.unknown(self.facts, call)
+                for tensor in call.tensors:
+                    self.facts.pin(self.facts.map(tensor), f"goes through {call.name}, which is not followed")
+                    self.facts.labels.settle(tensor)
+                return
             movement.regrouped(self.facts, call)
             return
         writes = func._schema.is_mutable

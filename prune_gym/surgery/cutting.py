@@ -49,7 +49,7 @@ def remove_channels(model: nn.Module, cut: Cut) -> None:
 
 def _cut_module(module: nn.Module, part: ModuleSlice) -> None:
     """Cut both dimensions of a module."""
-    if _has_groups_of_its_own(module):
+    if _is_cut_here(module):
         _cut_by_slices(module, part)
         return
     if part.rows is not None:
@@ -74,7 +74,6 @@ def _function(module: nn.Module, side: str) -> _CutModule:
         (nn.Linear, "linear"),
         (norms[0], "batchnorm"),
         (norms[1], "instancenorm"),
-        (nn.LayerNorm, "layernorm"),
         (nn.GroupNorm, "groupnorm"),
         (nn.PReLU, "prelu"),
     )
@@ -85,12 +84,15 @@ def _function(module: nn.Module, side: str) -> _CutModule:
     raise AttributeError(f"no function for a {type(module).__name__}")
 
 
-def _has_groups_of_its_own(module: nn.Module) -> bool:
-    """Whether torch-pruning cuts a kind of module otherwise than its groups need.
+def _is_cut_here(module: nn.Module) -> bool:
+    """Whether torch-pruning cuts a kind of module otherwise than the plan says.
 
     It counts outputs of grouped transposed convolutions over all groups where the weight counts them in one, takes
-    depthwise convolutions to make one output a channel, and leaves statistics of InstanceNorm behind.
+    depthwise convolutions to make one output a channel, leaves statistics of InstanceNorm behind, and keeps channels
+    of LayerNorm in the order of a hash.
     """
+    if isinstance(module, nn.LayerNorm):
+        return True
     if isinstance(module, nn.modules.instancenorm._InstanceNorm):
         return bool(module.track_running_stats)
     if not isinstance(module, CONV_TYPES) or module.groups == 1:
@@ -99,7 +101,7 @@ def _has_groups_of_its_own(module: nn.Module) -> bool:
 
 
 def _cut_by_slices(module: Any, part: ModuleSlice) -> None:
-    sizes = {}
+    sizes: dict[str, Any] = {}
     if isinstance(module, CONV_TYPES):
         kept_rows = module.out_channels if part.rows is None else len(part.rows)
         kept_columns = module.in_channels if part.columns is None else len(part.columns)
@@ -107,6 +109,8 @@ def _cut_by_slices(module: Any, part: ModuleSlice) -> None:
         if is_depthwise(module):
             groups = kept_rows * module.groups // module.out_channels
             sizes |= {"in_channels": groups, "groups": groups}
+    elif part.rows is not None and isinstance(module, nn.LayerNorm):
+        sizes = {"normalized_shape": (*module.normalized_shape[:-1], len(part.rows))}
     elif part.rows is not None:
         sizes = {"num_features": len(part.rows)}
     for suffix in ("weight", "bias", "running_mean", "running_var"):
