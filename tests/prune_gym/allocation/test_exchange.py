@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prune_gym.allocation.exchange import Exchange, LossTable
 from prune_gym.allocation import exchange
+from prune_gym.allocation.exchange import Exchange, LossTable
 from prune_gym.cost.limits import CountLimits
 from prune_gym.cost.quadratic import FormBuilder, QuadraticCost
 

@@ -22,7 +22,10 @@ from prune_gym.training import fine_tune
 from tests.benchmarks import tiny_task
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*more than 1 % off the target")
-FAST = ("--evaluations", "2", "--finetune-epochs", "1", "--images", "60", "--own-training", "120", "--threads", "1")
+FAST = (
+    *("--reconstruction-steps", "10", "--reconstruction-images", "60", "--evaluations", "2", "--finetune-epochs", "1"),
+    *("--images", "60", "--own-training", "120", "--threads", "1"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,7 @@ def test_comparison_measures_every_cell_and_reports(tmp_path, capsys):
     assert len(list((tmp_path / "cells").glob("*.json"))) == 4
     result = json.loads((tmp_path / "comparison.json").read_text())
     for row in result["rows"]:
-        assert set(row["accuracy"]) == {"raw", "bn", "refit", "finetuned"}
+        assert set(row["accuracy"]) == {"raw", "bn", "refit", "reconstructed", "finetuned"}
         assert 0.6 <= row["flops_reduction"] <= 0.62
         assert row["seeds"] == [0, 1]
     assert len(list(csv.DictReader((tmp_path / "comparison.csv").open()))) == 4
