@@ -19,6 +19,7 @@ from prune_gym.reconstruction.images import Teacher, UnlabelledImages
 from prune_gym.reconstruction.outputs import Matching
 from prune_gym.reconstruction.settings import Reconstruction, Setting
 from prune_gym.reconstruction.trials import Course, adam, take_steps
+from prune_gym.tasks.outputs import scores_classes
 
 if TYPE_CHECKING:
     from prune_gym.tasks.task import PruningTask
@@ -48,7 +49,8 @@ class ShortReconstruction:
             parameter.data = self._layout(parameter.data)
         teacher = Teacher(dense, UnlabelledImages(task.calibration, fewest=1), self._layout)
         teacher.keep()
-        settings, everything = Reconstruction(), torch.arange(len(task.calibration))
+        settings = Reconstruction(loss="kl" if scores_classes(task.criterion) else "mse")
+        everything = torch.arange(len(task.calibration))
         self._course = Course(teacher, Matching.of(teacher.sample, settings), settings, everything, everything, seed=0)
 
     def state(self, cut: Cut) -> dict[str, Tensor]:

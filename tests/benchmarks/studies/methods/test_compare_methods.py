@@ -122,7 +122,15 @@ def test_amounts_are_whole_numbers_of_at_least_one(option, tmp_path, capsys):
 def contest(tmp_path_factory):
     tiny_task.register()
     task = make_task("tiny-cnn")
-    budget = Budget(images=60, own_training=120, evaluations=6, finetune_epochs=1, timed_passes=1, test_images=40)
+    budget = Budget(
+        reconstruction_steps=10,
+        images=60,
+        own_training=120,
+        evaluations=6,
+        finetune_epochs=1,
+        timed_passes=1,
+        test_images=40,
+    )
     problem = PruningProblem(task, cache_dir=tmp_path_factory.mktemp("cache")).load()
     return Contest(problem, budget, Augmentation(max_shift=1))
 
@@ -165,7 +173,7 @@ def test_the_test_split_is_touched_only_when_everything_is_decided(contest, meth
     monkeypatch.setattr(method_cells, "fine_tune", tune)
     monkeypatch.delitem(contest.__dict__, "dense_accuracy", raising=False)
     contest.measure(method, 0.6, 0)
-    assert events.count("test") == 5  # four stages and the dense network
+    assert events.count("test") == 6  # five stages and the dense network
     assert "test" not in events[: events.index("fine-tuned")]
 
 
