@@ -25,8 +25,8 @@ from prune_gym.data.loader_split import spread
 from prune_gym.data.splits import ImageSplit
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.problem.problem import PruningProblem
-from prune_gym.reconstruction.reconstruct import reconstruct
-from prune_gym.reconstruction.settings import Reconstruction, Setting
+from prune_gym.reconstruction import Reconstruction, Setting, reconstruct
+from prune_gym.tasks.outputs import scores_classes
 from prune_gym.tasks.task import PruningTask
 from prune_gym.training.block_outputs import blocks_of_plan
 from prune_gym.training.choosing import fine_tune_better
@@ -171,6 +171,7 @@ def reconstruct_network(
                 temperature=settings.temperature,
                 seconds=settings.seconds,
                 mixed_precision=settings.mixed_precision,
+                loss="kl" if scores_classes(task.criterion) else "mse",
             ),
             seed=seed,
             progress=report,

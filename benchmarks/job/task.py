@@ -79,7 +79,8 @@ def make_problem(config: Config, task: PruningTask) -> PruningProblem:
     """
     hobs = config.pruning.hobs
     settings = CurvatureSettings(hobs.damping, hobs.use_kfac, num_batches=hobs.num_batches_sensitivity)
-    problem = PruningProblem(task, curvature=settings, repair=hobs.refit, selection=hobs.selection)
+    repair = "reconstructed" if hobs.measured_after == "reconstruction" else hobs.refit
+    problem = PruningProblem(task, curvature=settings, repair=repair, judge=hobs.judge, selection=hobs.selection)
     try:
         problem.cost.check_target(target_of(config, task), problem.cost.limits(config.pruning.max_pruning_ratio))
     except ValueError as error:

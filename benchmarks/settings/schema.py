@@ -75,6 +75,18 @@ class HOBSConfig(Section):
     """How surviving weights are repaired, both when a plan is measured and in the final network; ``none`` only
     recalibrates BatchNorm."""
 
+    measured_after: Literal["refit", "reconstruction"] = "refit"
+    """When a search measures its plans: after the refit, or after some forty more steps towards the dense network's
+    outputs (three times as long, with ``refit: sequential`` only)."""
+    judge: Literal["labels", "dense"] = "labels"
+    """What a search holds its plans to on the reward split: ``labels``, or ``dense``, the dense network's outputs."""
+
+    @model_validator(mode="after")
+    def _measurable(self) -> HOBSConfig:
+        if self.measured_after == "reconstruction" and self.refit != "sequential":
+            raise ValueError("measures plans after a reconstruction, which follows refit: sequential only")
+        return self
+
     @model_validator(mode="after")
     def _repairable(self) -> HOBSConfig:
         if self.selection == "magnitude" and self.refit == "closed_form":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -116,7 +117,7 @@ class Sites:
             slices.parts.append(part)
 
     def strided(self, where: str, ids: Tensor, step: int) -> None:
-        """Every so many channels are taken: ids int64 [size]; blocks of as many keep their places if they leave whole."""
+        """Every n-th channel is taken, ids int64 [size]; blocks of as many keep their places if they leave whole."""
         whole = len(ids) // step * step
         option = Option(_tied_across(ids[:whole].view(-1, step), 0), (), ids[whole:])
         self._sites.append(Site(where, "takes every so many channels", ids, (option,)))
@@ -161,7 +162,7 @@ def _disjoint(parts: Sequence[Tensor], whole: Tensor) -> list[Tensor]:
     for part in parts:
         ends |= {place[int(part[0])], place[int(part[-1])] + 1}
     bounds = sorted(ends)
-    return [whole[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    return [whole[low:high] for low, high in pairwise(bounds)]
 
 
 def _line(ids: Tensor, dim: int) -> Tensor:

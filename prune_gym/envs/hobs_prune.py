@@ -95,7 +95,8 @@ class HOBSPruneEnv(PruningEnv):
     | `constraint` | str | `"soft"` | `"soft"`: a penalty; `"hard"`: every plan is projected onto the target |
     | `reward` | str | `"accuracy_flops"` | `..._fixed`, `top1_flops`, `amc_accuracy`, `amc_flops`, `latency` |
     | `fidelity` | str | `"measured"` | `"predicted"`: microseconds a step, from the predicted loss curves |
-    | `repair` | str | `"sequential"` | of the weights that stay; or `sequential_fast`, `closed_form`, `none` |
+    | `repair` | str | `"sequential"` | of what stays; `sequential_fast`, `reconstructed`, `closed_form`, `none` |
+    | `judge` | str | `"labels"` | what plans are held to; `dense`: agreement and KL divergence, without labels |
     | `features` | str or names | `"kfac"` | `"cost"` (no curvature), `"amc"` (AMC's eleven), or names |
     | `horizon` | int | 1 | moves an episode |
     | `start` | str | `"knapsack"` | or `"uniform"` |

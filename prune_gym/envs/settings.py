@@ -16,7 +16,7 @@ from prune_gym.envs.fidelity import Fidelity
 from prune_gym.envs.render import RENDER_MODES
 from prune_gym.envs.reward import LAMBDA_0, TAU, Reward
 from prune_gym.problem.features import FeatureSet
-from prune_gym.problem.problem import START_NAMES, PruningProblem
+from prune_gym.problem.problem import START_NAMES, Judge, PruningProblem
 
 if TYPE_CHECKING:
     from prune_gym.tasks.task import PruningTask
@@ -26,7 +26,7 @@ TARGETS = ("target", *ARGUMENTS.values())
 
 S = TypeVar("S", bound="EnvSettings")
 
-OF_THE_PROBLEM = ("task", "repair", "device", "cache_dir", "task_options")
+OF_THE_PROBLEM = ("task", "repair", "judge", "device", "cache_dir", "task_options")
 """Settings that make the problem, which forks share."""
 
 
@@ -43,6 +43,7 @@ class EnvSettings:
         reward: name or object, see :mod:`prune_gym.envs.reward`.
         fidelity: name or object, see :mod:`prune_gym.envs.fidelity`.
         repair: how weights that stay are repaired, a name in :data:`prune_gym.measuring.repair.REPAIRS`.
+        judge: what plans are held to: ``"labels"`` or ``"dense"``, see :class:`prune_gym.problem.PruningProblem`.
         features: ``"kfac"``, ``"cost"``, ``"amc"``, names of features, or a feature set.
         start: ``"knapsack"`` or ``"uniform"``.
         max_pruning_ratio: largest pruning ratio of a layer.
@@ -67,6 +68,7 @@ class EnvSettings:
     reward: str | Reward = "accuracy_flops"
     fidelity: str | Fidelity = "measured"
     repair: str = "sequential"
+    judge: Judge = "labels"
     features: str | Sequence[str] | FeatureSet = "kfac"
     start: str = "knapsack"
     max_pruning_ratio: float = 0.95
@@ -145,6 +147,7 @@ class EnvSettings:
             device=self.device,
             cache_dir=self.cache_dir,
             repair=self.repair,
+            judge=self.judge,
             task_options=self.task_options,
         )
 

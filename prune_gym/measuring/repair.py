@@ -5,6 +5,8 @@
 * :class:`ClosedFormRepair`: consumers refitted on the dense network's inputs (:mod:`hessian.refit.closed_form`), then
   BatchNorm recalibrated on the calibration split. Faster, and much less accurate after deep cuts.
 * :class:`Unrepaired`: no refit, for comparisons.
+* :class:`prune_gym.measuring.short_reconstruction.ShortReconstruction`: the sequential refit and a few dozen steps
+  towards the dense network's outputs.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from hessian.refit.sequential import SequentialRefitter
 from hessian.support.layout import layout_for
 from prune_gym.data.splits import TensorSplit, equal_parts
 from prune_gym.measuring.folding import overwrite_inputs
+from prune_gym.measuring.short_reconstruction import ShortReconstruction
 from prune_gym.support.device import module_device
 from prune_gym.training.batchnorm import recalibrate_bn
 
@@ -201,9 +204,15 @@ def images_for(model: nn.Module, example_input: Any, positions_per_input: float)
     return math.ceil(max(needed, default=1.0))
 
 
+def short_reconstruction(task: PruningTask, hobs: HOBSSensitivityAnalyzer) -> Repair:
+    """``"reconstructed"``: what a plan is worth for what comes after the search."""
+    return ShortReconstruction(task, SequentialRepair(task, hobs).state)
+
+
 REPAIRS: dict[str, Callable[[PruningTask, HOBSSensitivityAnalyzer], Repair]] = {
     "sequential": SequentialRepair,
     "sequential_fast": fast_sequential_repair,
+    "reconstructed": short_reconstruction,
     "closed_form": ClosedFormRepair,
     "none": Unrepaired,
 }

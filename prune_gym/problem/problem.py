@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ from prune_gym.support.cache import cache_path, remember
 from prune_gym.support.device import module_device, resolve_device
 from prune_gym.support.files import cache_dir as default_cache_dir
 from prune_gym.tasks.registry import make_task, structure_of
-from prune_gym.tasks.task import PruningTask
+from prune_gym.tasks.task import AGREEMENT, PruningTask
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 
 START_NAMES = ("knapsack", "uniform")
 """Start plans :meth:`PruningProblem.start_plan` knows."""
+
+Judge: TypeAlias = Literal["labels", "dense"]
+JUDGES = ("labels", "dense")
+"""What plans are held to: labels (or a task's metric), or the dense network."""
 
 SELECTIONS = {"hobs": analyse, "magnitude": magnitude.rank_by_magnitude}
 """What decides which units of a layer leave first: the H-OBS elimination order, or the size of the filters."""
@@ -69,6 +74,8 @@ class PruningProblem:
         curvature: how curvature is measured.
         repair: how surviving weights are repaired before a plan is scored, a name in
             :data:`prune_gym.measuring.repair.REPAIRS`.
+        judge: what plans are held to on the reward split: ``"labels"`` (or the task's metric), or ``"dense"``, the
+            dense network's outputs there: rewards then measure agreement with it, and labels are not looked at.
         selection: which units of a layer leave first, ``"hobs"`` or ``"magnitude"``
             (:mod:`prune_gym.measuring.magnitude`; no curvature is measured then).
         task_options: arguments for :func:`prune_gym.tasks.make_task`, for example ``{"data_dir": ...}``.
@@ -97,11 +104,14 @@ class PruningProblem:
         progress: Callable[[str, int, int], None] | None = None,
         curvature: CurvatureSettings | None = None,
         repair: str = "sequential",
+        judge: Judge = "labels",
         selection: str = "hobs",
         task_options: Mapping[str, Any] | None = None,
     ) -> None:
         if repair not in REPAIRS:
             raise ValueError(unknown("repair", repair, tuple(REPAIRS)))
+        if judge not in JUDGES:
+            raise ValueError(unknown("judge", judge, JUDGES))
         if selection not in SELECTIONS:
             raise ValueError(unknown("selection", selection, tuple(SELECTIONS)))
         if selection == "magnitude" and repair == "closed_form":
@@ -120,6 +130,7 @@ class PruningProblem:
         self._input_shape = tuple(structure.example_input.shape[1:])
         self.curvature = curvature if curvature is not None else CurvatureSettings()
         self.repair = repair
+        self.judge: Judge = judge
         self.selection = selection
         self.progress = progress
         self.pool: Pool | None = None
@@ -166,7 +177,8 @@ class PruningProblem:
         return self
 
     def _build_task(self) -> PruningTask:
-        return make_task(self._given, **self._task_options) if isinstance(self._given, str) else self._given
+        task = make_task(self._given, **self._task_options) if isinstance(self._given, str) else self._given
+        return replace(task, metric=AGREEMENT) if self.judge == "dense" else task
 
     @property
     def _folder(self) -> Path:

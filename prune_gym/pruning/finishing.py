@@ -14,7 +14,7 @@ from prune_gym.measuring.grading import Evaluation
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.numbers import evaluation_on, in_memory
 from prune_gym.reconstruction.images import FEWEST
-from prune_gym.reconstruction.reconstruct import reconstruct
+from prune_gym.reconstruction.reconstruction import reconstruct
 from prune_gym.reconstruction.settings import Reconstruction
 from prune_gym.tasks.outputs import scores_classes
 

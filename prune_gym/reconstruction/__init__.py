@@ -8,7 +8,7 @@ from hessian.support.lazy import lazy_names
 
 if TYPE_CHECKING:
     from prune_gym.reconstruction.images import UnlabelledImages
-    from prune_gym.reconstruction.reconstruct import reconstruct
+    from prune_gym.reconstruction.reconstruction import reconstruct
     from prune_gym.reconstruction.settings import Reconstructed, Reconstruction, Setting
 
 __all__ = [
@@ -26,6 +26,6 @@ __getattr__, __dir__ = lazy_names(
         "Reconstruction": "settings",
         "Setting": "settings",
         "UnlabelledImages": "images",
-        "reconstruct": "reconstruct",
+        "reconstruct": "reconstruction",
     },
 )

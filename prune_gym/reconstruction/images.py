@@ -32,18 +32,19 @@ class UnlabelledImages:
     Args:
         images: see :data:`ImagesLike`. A split on disk is read batch by batch, batches of a loader are read into memory
             at once.
+        fewest: how many there are at least.
 
     Raises:
         TypeError: images of another kind.
-        ValueError: there are fewer than :data:`FEWEST`, they differ in shape, or some are not finite (splits on disk
+        ValueError: there are fewer, they differ in shape, or some are not finite (splits on disk
             are checked as they are read).
     """
 
-    def __init__(self, images: ImagesLike) -> None:
+    def __init__(self, images: ImagesLike, fewest: int = FEWEST) -> None:
         self._split = images if isinstance(images, DatasetSplit) else None
         self._tensors: Any = None if self._split is not None else _in_memory(images)
-        if len(self) < FEWEST:
-            raise ValueError(f"a reconstruction needs at least {FEWEST} images; got {len(self)}")
+        if len(self) < fewest:
+            raise ValueError(f"a reconstruction needs at least {fewest} images; got {len(self)}")
         if self._split is None:
             _check_finite(self._tensors)
 

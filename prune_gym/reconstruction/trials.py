@@ -17,7 +17,7 @@ from prune_gym.reconstruction.images import TEACHER_BATCH, Teacher
 from prune_gym.reconstruction.outputs import Matching, call, float_outputs
 from prune_gym.reconstruction.settings import Reconstruction, Setting
 from prune_gym.support.device import autocast_dtype, module_device
-from prune_gym.training.fitting import one_cycle
+from prune_gym.training.one_cycle import one_cycle
 
 
 @dataclass(frozen=True, eq=False)

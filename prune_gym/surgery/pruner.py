@@ -22,7 +22,7 @@ from hessian.support.batches import read_batches
 from prune_gym.cost.limits import FloatArray
 from prune_gym.data.splits import TensorSplit
 from prune_gym.reconstruction.images import ImagesLike
-from prune_gym.reconstruction.reconstruct import reconstruct as match_outputs
+from prune_gym.reconstruction.reconstruction import reconstruct as match_outputs
 from prune_gym.reconstruction.settings import Reconstruction
 from prune_gym.support.device import module_device, resolve_device
 from prune_gym.surgery.auto_rounding import RoundedPlan, time_roundings

@@ -20,6 +20,7 @@ from prune_gym.data.splits import ImageSplit, TensorSplit, equal_parts
 from prune_gym.support.device import module_device
 from prune_gym.training.averaging import WeightAverage
 from prune_gym.training.checkpoint import TrainingState
+from prune_gym.training.one_cycle import one_cycle
 from prune_gym.training.stepping import BatchLoss, Stepper
 
 Method: TypeAlias = Literal["sgd", "adam"]
@@ -102,25 +103,6 @@ class Schedule:
         if self.method == "adam":
             return torch.optim.AdamW(groups, lr=self.lr, betas=(self.momentum, 0.999))
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=True)
-
-
-def one_cycle(step: int, total: int, warmup: float) -> float:
-    """Share of the peak learning rate at a step: linear up over the warm-up, then half a cosine down.
-
-    Args:
-        step: Counted from 0.
-        total: Steps in all; the share is positive before that and 0 from there on.
-        warmup: Fraction of the steps spent going up, in [0, 1).
-
-    Returns:
-        A number in [0, 1].
-    """
-    if step >= total:
-        return 0.0
-    rising = warmup * total
-    if step < rising:
-        return (step + 1) / (rising + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / (total - rising)))
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def write_agents(folder):
 def method_cell(method, seed, target, accuracy):
     numbers = {"flops": 5e6, "flops_reduction": target + 0.001, "parameters": 7e4, "speedup": 2.5}
     spent = {"evaluations": 20, "images": 40_000, "backward_passes": 1500, "seconds": 12.0}
-    stages = {"raw": 0.1, "bn": 0.3, "refit": accuracy - 0.05, "finetuned": accuracy}
+    stages = {"raw": 0.1, "bn": 0.3, "refit": accuracy - 0.05, "reconstructed": accuracy - 0.02, "finetuned": accuracy}
     named = {"method": method, "seed": seed, "target": target, "accuracy": stages, "dense_accuracy": 0.97}
     budgets = {"removed": {"conv1": 8 + 8 * seed}, "channels": {"conv1": 32, "conv2": 64}}
     return {**named, **numbers, **spent, **budgets}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -26,17 +26,26 @@ from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.splits import ImageSplit
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.reconstruction import Reconstruction, reconstruct
 from prune_gym.support.timing import compare_models
 from prune_gym.surgery.pruner import PhysicalPruner
 from prune_gym.training.batchnorm import recalibrate_bn
 from prune_gym.training.training import evaluate_model, fine_tune
 
-STAGES = ("raw", "bn", "refit", "finetuned")
+STAGES = ("raw", "bn", "refit", "reconstructed", "finetuned")
 """Accuracies of a cell, all on the test split.
 
 ``raw``: as the method returns it (for H-OBS the channels cut and nothing else). ``bn``: with BatchNorm recalibrated.
-``refit``: our sequential refit of the dense weights, given to the method's selection. ``finetuned``: after equal
-fine-tuning of ``bn`` (of ``refit`` for H-OBS) and another recalibration."""
+``refit``: our sequential refit of the dense weights, given to the method's selection. ``reconstructed``: that, after
+our reconstruction on unlabelled images. From one to the next it is repair, between methods it is selection.
+``finetuned``: after equal fine-tuning of ``bn`` (of ``refit`` for H-OBS) and another recalibration."""
+
+
+def stages_of(results: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The stages that all cells (or rows of a table) have; older comparisons have no reconstruction."""
+    known = [result["accuracy"] for result in results]
+    return [stage for stage in STAGES if all(stage in accuracy for accuracy in known)]
+
 
 AMC_IMAGES = 1000
 TOLERANCE = 0.02
@@ -124,12 +133,18 @@ class Contest:
         recalibrate_bn(recalibrated, task.calibration)
         pruner = PhysicalPruner(task.model, task.example_input, ignored_layers=task.ignored_layers)
         refit = pruner.prune(pruned.plan, refit="sequential", calibration=task.calibration)
+        reconstructed = copy.deepcopy(refit)
+        if pruned.plan and self.budget.reconstruction_steps:
+            images = self.train.subset(slice(self.budget.reconstruction_images))
+            settings = Reconstruction(steps=self.budget.reconstruction_steps)
+            reconstruct(reconstructed, task.model, images, settings, seed=seed)
         final = copy.deepcopy(refit if ours else recalibrated)
         if pruned.plan:
             epochs, lr = self.budget.finetune_epochs, self.budget.finetune_lr
             fine_tune(final, task.model, self.train, epochs=epochs, lr=lr, augment=self.augment, seed=seed)
             recalibrate_bn(final, task.calibration)
-        return {"raw": pruned.network, "bn": recalibrated, "refit": refit, "finetuned": final}
+        networks = {"raw": pruned.network, "bn": recalibrated, "refit": refit}
+        return {**networks, "reconstructed": reconstructed, "finetuned": final}
 
     def _costs(self, network: nn.Module) -> dict[str, float]:
         """FLOPs, parameters, and how much faster than the dense network, both timed in turns."""

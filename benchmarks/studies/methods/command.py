@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--images", type=positive, default=budget.images, help="training images drawn from (default: %(default)s)")
     add("--own-training", type=positive, default=budget.own_training, help="images a method may train on by itself")
     add("--evaluations", type=positive, default=budget.evaluations, help="plans a search may measure")
+    add("--reconstruction-steps", type=int, default=budget.reconstruction_steps, help="of the equal reconstruction")
+    add("--reconstruction-images", type=positive, default=budget.reconstruction_images, help="it learns from")
     add("--finetune-epochs", type=int, default=budget.finetune_epochs, help="of the equal fine-tuning")
     add("--finetune-lr", type=float, default=budget.finetune_lr, help="its peak learning rate")
     add("--reward-images", type=positive, metavar="N", help="reward images a plan is measured on (default: all)")

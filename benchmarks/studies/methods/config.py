@@ -26,6 +26,8 @@ class Budget:
         images: training images methods and fine-tuning draw from, the first of the train split.
         own_training: images a method that trains by itself may train on, passes counted.
         evaluations: plans a method that searches may measure.
+        reconstruction_steps: steps of the equal reconstruction; 0 leaves the refit as it is.
+        reconstruction_images: images it learns from, the first of ``images``.
         finetune_epochs: passes of the equal fine-tuning.
         finetune_lr: its peak learning rate.
         timed_passes: passes timed for the speed-up.
@@ -36,6 +38,8 @@ class Budget:
     images: int = 10_000
     own_training: int = 20_000
     evaluations: int = 100
+    reconstruction_steps: int = 1000
+    reconstruction_images: int = 5000
     finetune_epochs: int = 2
     finetune_lr: float = 0.02
     timed_passes: int = 30

@@ -9,9 +9,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.studies.methods.cells import STAGES
+from benchmarks.studies.methods.cells import stages_of
 from benchmarks.visualization.style import (
     BLUE,
+    GREEN,
     GREY,
     INK,
     ORANGE,
@@ -29,6 +30,7 @@ MARKS = {
     "raw": ("as returned", "x", GREY),
     "bn": ("+ BN recalibration", "v", ORANGE),
     "refit": ("+ our refit", "D", BLUE),
+    "reconstructed": ("+ our reconstruction", "s", GREEN),
     "finetuned": ("fine-tuned", "o", VERMILLION),
 }
 """Stage -> legend, marker, colour; both differ, so that stages are told apart in grey too."""
@@ -68,7 +70,8 @@ def plot_methods(rows: Sequence[Row], title: str, save_path: str | Path | None =
 def _draw(panel: Axes, rows: Sequence[Row | None]) -> None:
     there = [(place, row) for place, row in enumerate(rows) if row is not None]
     places = [place for place, _ in there]
-    means = {stage: [100 * row["accuracy"][stage]["mean"] for _, row in there] for stage in STAGES}
+    stages = stages_of(row for _, row in there)
+    means = {stage: [100 * row["accuracy"][stage]["mean"] for _, row in there] for stage in stages}
     panel.hlines(
         places,
         [min(values) for values in zip(*means.values(), strict=True)],

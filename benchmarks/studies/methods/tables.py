@@ -12,7 +12,7 @@ from benchmarks.common.columns import Column, percent_column, points_column
 from benchmarks.common.numbers import count, duration, p_value, percent, plural
 from benchmarks.common.table import Table
 from benchmarks.stat_tests.runs import difference_of, interval_of, summarise_runs
-from benchmarks.studies.methods.cells import STAGES, mean_over, number
+from benchmarks.studies.methods.cells import mean_over, number, stages_of
 from benchmarks.studies.methods.config import OURS
 
 REFERENCE = OURS[-1]
@@ -28,7 +28,13 @@ NUMBERS = (
     "backward_passes",
     "seconds",
 )
-HEADINGS = {"raw": "raw", "bn": "+ BN", "refit": "+ refit", "finetuned": "fine-tuned"}
+HEADINGS = {
+    "raw": "raw",
+    "bn": "+ BN",
+    "refit": "+ refit",
+    "reconstructed": "+ reconstruction",
+    "finetuned": "fine-tuned",
+}
 """Stages of repair, and what tables call them."""
 
 CAPTION = (
@@ -51,15 +57,15 @@ def summarise(cells: Sequence[Cell]) -> list[Row]:
         Rows with ``accuracy`` (stage -> mean, std, confidence_interval, comparison) and means of everything else.
         Intervals and comparisons are None below two seeds; comparisons also for seeds the reference lacks.
     """
-    rows = []
+    rows, stages = [], stages_of(cells)
     for target in sorted({cell["target"] for cell in cells}):
         at_target = [cell for cell in cells if cell["target"] == target]
         methods = list(dict.fromkeys(cell["method"] for cell in at_target))
         groups = {method: [cell for cell in at_target if cell["method"] == method] for method in methods}
-        accuracies = {stage: _analysis(groups, stage) for stage in STAGES}
+        accuracies = {stage: _analysis(groups, stage) for stage in stages}
         for method, group in groups.items():
             row: Row = {"target": target, "method": method, "seeds": sorted(cell["seed"] for cell in group)}
-            row["accuracy"] = {stage: accuracies[stage][method] for stage in STAGES}
+            row["accuracy"] = {stage: accuracies[stage][method] for stage in stages}
             row["dense_accuracy"] = mean_over(list(group), "dense_accuracy")
             row.update({key: mean_over(list(group), key) for key in NUMBERS})
             rows.append(row)
@@ -82,12 +88,13 @@ def comparison_table(target: float, rows: Sequence[Row]) -> Table:
     """
     seeds = max((len(row["seeds"]) for row in rows), default=0)
     dense = statistics.fmean(row["dense_accuracy"] for row in rows) if rows else math.nan
-    *before, finetuned = map(percent_column, HEADINGS.values())
+    stages = stages_of(rows)
+    *before, finetuned = (percent_column(HEADINGS[stage]) for stage in stages)
     compared = (replace(finetuned, best="max"), points_column("difference"), Column("p", p_value))
     lines = [
         [
             *(row["method"], len(row["seeds"])),
-            *(interval_of(row["accuracy"][stage]) for stage in STAGES),
+            *(interval_of(row["accuracy"][stage]) for stage in stages),
             *difference_of(row["accuracy"]["finetuned"]),
         ]
         for row in rows
@@ -121,11 +128,12 @@ def comparison_tables(rows: Sequence[Row]) -> list[Table]:
 
 def cells_csv(cells: Sequence[Cell]) -> str:
     """Return one line a cell."""
-    columns = ["target", "method", "seed", *(f"accuracy_{stage}" for stage in STAGES), "dense_accuracy", *NUMBERS]
+    stages = stages_of(cells)
+    columns = ["target", "method", "seed", *(f"accuracy_{stage}" for stage in stages), "dense_accuracy", *NUMBERS]
     rows = [
         [
             *(cell[key] for key in ("target", "method", "seed")),
-            *(cell["accuracy"][stage] for stage in STAGES),
+            *(cell["accuracy"][stage] for stage in stages),
             *(cell[key] for key in ("dense_accuracy", *NUMBERS)),
         ]
         for cell in cells

@@ -17,7 +17,7 @@ from prune_gym.support.device import autocast_dtype
 from prune_gym.support.files import load_safetensors, save_safetensors_atomic
 from prune_gym.training import Loop, fine_tune, fitting, train_dense
 from prune_gym.training.checkpoint import TrainingState
-from prune_gym.training.fitting import one_cycle
+from prune_gym.training.one_cycle import one_cycle
 
 
 def make_split(count=30):

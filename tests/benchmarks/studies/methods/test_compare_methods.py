@@ -24,7 +24,10 @@ from prune_gym.training import fine_tune
 from tests.benchmarks import tiny_task
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*more than 1 % off the target")
-FAST = ("--evaluations", "2", "--finetune-epochs", "1", "--images", "60", "--own-training", "120", "--threads", "1")
+FAST = (
+    *("--reconstruction-steps", "10", "--reconstruction-images", "60", "--evaluations", "2", "--finetune-epochs", "1"),
+    *("--images", "60", "--own-training", "120", "--threads", "1"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +57,7 @@ def test_comparison_measures_every_cell_and_reports(tmp_path, capsys):
     assert len(list((tmp_path / "cells").glob("*.json"))) == 4
     result = json.loads((tmp_path / "comparison.json").read_text())
     for row in result["rows"]:
-        assert set(row["accuracy"]) == {"raw", "bn", "refit", "finetuned"}
+        assert set(row["accuracy"]) == {"raw", "bn", "refit", "reconstructed", "finetuned"}
         assert 0.6 <= row["flops_reduction"] <= 0.62
         assert row["seeds"] == [0, 1]
     assert len(list(csv.DictReader((tmp_path / "comparison.csv").open()))) == 4
@@ -125,7 +128,15 @@ def test_amounts_are_whole_numbers_of_at_least_one(option, tmp_path, capsys):
 def contest(tmp_path_factory):
     tiny_task.register()
     task = make_task("tiny-cnn")
-    budget = Budget(images=60, own_training=120, evaluations=6, finetune_epochs=1, timed_passes=1, test_images=40)
+    budget = Budget(
+        reconstruction_steps=10,
+        images=60,
+        own_training=120,
+        evaluations=6,
+        finetune_epochs=1,
+        timed_passes=1,
+        test_images=40,
+    )
     problem = PruningProblem(task, cache_dir=tmp_path_factory.mktemp("cache")).load()
     return Contest(problem, budget, Augmentation(max_shift=1))
 
@@ -168,7 +179,7 @@ def test_the_test_split_is_touched_only_when_everything_is_decided(contest, meth
     monkeypatch.setattr(method_cells, "fine_tune", tune)
     monkeypatch.delitem(contest.__dict__, "dense_accuracy", raising=False)
     contest.measure(method, 0.6, 0)
-    assert events.count("test") == 5  # four stages and the dense network
+    assert events.count("test") == 6  # five stages and the dense network
     assert "test" not in events[: events.index("fine-tuned")]
 
 
