@@ -1,4 +1,4 @@
-"""The console script: ``prune-gym run``, ``sweep``, ``validate``, ``report`` and ``tasks``."""
+"""The console script: ``prune-gym run``, ``sweep``, ``validate``, ``report``, ``tasks`` and ``layers``."""
 
 from __future__ import annotations
 
@@ -64,6 +64,13 @@ def report(argv: Sequence[str]) -> int:
     return report_main(argv, prog="prune-gym report")
 
 
+def layers(argv: Sequence[str]) -> int:
+    """List what can be pruned of a task's network, and what cannot."""
+    from benchmarks.layer_table import main as layers_main
+
+    return layers_main(argv, prog="prune-gym layers")
+
+
 def tasks(argv: Sequence[str]) -> int:
     """List the named tasks, what is at hand of each, and how to get the rest."""
     argparse.ArgumentParser(prog="prune-gym tasks", description="List the named tasks.").parse_args(argv)
@@ -82,6 +89,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "validate": ("run rows of a sweep's results again and compare", validate),
     "report": ("write one HTML page about results", report),
     "tasks": ("list the named tasks", tasks),
+    "layers": ("list what can be pruned of a task's network, what stays and why", layers),
 }
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from hessian.channels.group import ChannelGroup
-from hessian.discovery.find import find_channel_groups
+from hessian.channels.group import ChannelGroup, PinnedChannels
+from hessian.discovery.discover import discover, layers_found
 from hessian.support.names import unknown
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.knapsack import knapsack
@@ -76,6 +76,7 @@ class PruningProblem:
     Attributes:
         name: the task's name.
         groups: the prunable layers, in execution order.
+        pinned: channels that stay, with the place and the reason.
         cost: the network's cost model.
         default_target: the task's default FLOPs reduction.
         pool: where several plans are measured side by side (:mod:`prune_gym.problem.plan_pool`); None: here, one by
@@ -112,9 +113,9 @@ class PruningProblem:
         self.device = own_device if device is None and own_device is not None else resolve_device(device)
         self.name = task if isinstance(task, str) else task.name
         self.default_target = structure.default_target
-        self.groups: list[ChannelGroup] = find_channel_groups(
-            structure.model, structure.example_input[:1], structure.ignored_layers
-        )
+        found = discover(structure.model, structure.example_input[:1], structure.ignored_layers)
+        self.groups: list[ChannelGroup] = layers_found(structure.model, found)
+        self.pinned: list[PinnedChannels] = found.pinned
         self.cost = CostModel(self.groups, structure.model, structure.example_input)
         self._input_shape = tuple(structure.example_input.shape[1:])
         self.curvature = curvature if curvature is not None else CurvatureSettings()
