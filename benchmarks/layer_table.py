@@ -1,6 +1,6 @@
 """``prune-gym layers``: what can be pruned of a network, what stays whole, where and why.
 
-    prune-gym layers TASK | --config FILE
+prune-gym layers TASK | --config FILE
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def print_layers(console: Console, name: str, found: Discovery, cost: CostModel)
         found: its layers and pinned channels.
         cost: its cost model.
     """
-    caption = (
-        "FLOPs and parameters: the share of the network's that goes if one unit of the layer is left and all others stay"
-    )
+    caption = "FLOPs and parameters: the share of the network's that goes if one unit of the layer is left and all others stay"
     rows = [_layer(index, group, cost) for index, group in enumerate(found.groups)]
     console.print(Table(f"layers of {name}", LAYERS, rows, caption))
     console.print(Table("channels that stay", PINNED, [_pinned(stay) for stay in found.pinned]))

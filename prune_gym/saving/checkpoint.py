@@ -8,7 +8,8 @@ factory, shrinks its modules to the table and fills in the weights; torch-prunin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -66,8 +67,8 @@ def save_pruned(
     weights = weights_path(path)
     kwargs = as_json("factory_kwargs", factory_kwargs or {})
     measured = as_json("metrics", metrics or {})
-    state = model.state_dict()
-    table = channel_table(model)
+    with _all_buffers_saved(model):
+        state, table = model.state_dict(), channel_table(model)
     _rebuild(_builder(factory) if isinstance(factory, str) else factory, kwargs, table, state)
     save_safetensors_atomic(weights, state)
     manifest = Manifest(
@@ -123,10 +124,13 @@ def _rebuild(
         model = factory(**kwargs)
     if not isinstance(model, nn.Module):
         raise ValueError(f"the factory returned a {type(model).__name__}, not a torch.nn.Module")
-    _check_fits(channel_table(model), table)
     modules = dict(model.named_modules())
+    _keep_buffers(modules, table)
+    _check_fits(channel_table(model), table)
     for name, sizes in table.items():
         set_sizes(modules[name], sizes.attributes)
+        for number, value in sizes.numbers.items():
+            setattr(modules[name], number, value)
         for suffix, shape in sizes.shapes.items():
             resize_tensor(modules[name], suffix, tuple(shape), state[f"{name}.{suffix}" if name else suffix].dtype)
     problems = broken_promises(model)
@@ -134,6 +138,27 @@ def _rebuild(
         raise ValueError(_misfit(problems))
     _fill(model, state)
     return model
+
+
+@contextmanager
+def _all_buffers_saved(model: nn.Module) -> Iterator[None]:
+    """Inside, a state dict holds buffers that the network does not save: they may have been cut."""
+    before = [(module, set(module._non_persistent_buffers_set)) for module in model.modules()]
+    try:
+        for module, _ in before:
+            if not type(module).__module__.startswith("torch."):
+                module._non_persistent_buffers_set.clear()
+        yield
+    finally:
+        for module, names in before:
+            module._non_persistent_buffers_set |= names
+
+
+def _keep_buffers(modules: Mapping[str, nn.Module], table: Mapping[str, ModuleSizes]) -> None:
+    """Let a state dict hold the buffers that were saved though the network does not save them."""
+    for name, sizes in table.items():
+        if name in modules:
+            modules[name]._non_persistent_buffers_set -= set(sizes.shapes)
 
 
 @torch.no_grad()
@@ -149,7 +174,7 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def _check_fits(dense: Mapping[str, ModuleSizes], table: Mapping[str, ModuleSizes]) -> None:
     """Raise unless the table's network can have been cut from the dense one."""
     problems = [f"it has no {name!r}" for name in table if name not in dense]
-    problems += [f"{name!r} is not in the checkpoint" for name in dense if name not in table]
+    problems += [f"{name!r} is not in the checkpoint" for name in dense if name not in table and dense[name].shapes]
     for name in [name for name in table if name in dense]:
         big, small = dense[name], table[name]
         if (big.type, big.attributes.keys(), big.shapes.keys()) != (

@@ -7,7 +7,7 @@ keep the two equal, and a pruned network is rebuilt by setting both.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,11 +33,13 @@ class ModuleSizes:
         type: Class name of the module.
         attributes: Its size attributes (``out_channels``, ``num_features``, ...).
         shapes: Name of each of its own tensors -> shape.
+        numbers: Whole numbers that a module of the network's own keeps; some of them count channels.
     """
 
     type: str
     attributes: dict[str, int | list[int]]
     shapes: dict[str, list[int]]
+    numbers: dict[str, int] = field(default_factory=dict)
 
 
 def size_attributes(module: nn.Module) -> dict[str, int | list[int]]:
@@ -50,15 +52,28 @@ def size_attributes(module: nn.Module) -> dict[str, int | list[int]]:
 
 
 def channel_table(model: nn.Module) -> dict[str, ModuleSizes]:
-    """Return the sizes of every module that holds parameters or persistent buffers of its own."""
+    """Return the sizes of every module that holds parameters or persistent buffers of its own, or numbers."""
     stored = model.state_dict().keys()
     table = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         own = {suffix: list(tensor.shape) for suffix, tensor in _own_tensors(module) if prefix + suffix in stored}
-        if own:
-            table[name] = ModuleSizes(type(module).__name__, size_attributes(module), own)
+        numbers = own_numbers(module)
+        if own or numbers:
+            table[name] = ModuleSizes(type(module).__name__, size_attributes(module), own, numbers)
     return table
+
+
+def own_numbers(module: nn.Module) -> dict[str, int]:
+    """Return the whole numbers that a module keeps as attributes, unless it is one of PyTorch's own kinds."""
+    if type(module).__module__.startswith("torch."):
+        return {}
+    known = size_attributes(module)
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if type(value) is int and name not in known and not name.startswith("_")
+    }
 
 
 def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from hessian.channels.find import find_channel_groups
 from torch import nn
 
-from hessian.channels.find import find_channel_groups
 from hessian.channels.slicing import NetworkSlicer, installed
 from hessian.refit.lockstep import trace
 from hessian.refit.rectifiers import Rectifier, rectifier_behind
