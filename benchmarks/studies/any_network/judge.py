@@ -1,0 +1,279 @@
+"""Is a network cut rightly?  Discovery, a plan, surgery, and the comparison with the oracle, as one record."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.studies.any_network.oracle import ChannelReachesOutputError, zeroing_gap
+from hessian.channels import ChannelGroup, UnsupportedStructureError
+from prune_gym.pruner import PhysicalPruner
+
+TOLERANCE = 1e-4
+"""Largest difference of an output relative to its largest entry, of a network that counts as cut rightly."""
+_BLIND = 1e-6
+"""Effect of a cut on the outputs below which an error would not show."""
+
+RIGHT, WRONG, FAILED, WHOLE = "right", "wrong", "failed", "whole"
+"""Cut exactly; cut, and other numbers than the oracle's; an error behind discovery or an unexpected one; nothing to cut."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Channels that stay.
+
+    Attributes:
+        where: module (or layer) concerned.
+        reason: why.
+    """
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found of one network.
+
+    Attributes:
+        verdict: one of `RIGHT`, `WRONG`, `FAILED`, `WHOLE`.
+        layers: prunable layers.
+        producers: modules that make their channels.
+        pins: what stays and why.
+        parameters_kept: of removing half the units of every layer, a fraction.
+        flops_removed: of the same, a fraction.
+        gap: largest difference from the oracle over all plans and modes, relative to the largest output.
+        effect: what the largest cut changes in the outputs, in the same measure.
+        seconds: of discovery with its proof.
+        message: what went wrong.
+    """
+
+    verdict: str
+    layers: int = 0
+    producers: tuple[str, ...] = ()
+    pins: tuple[Pin, ...] = ()
+    parameters_kept: float = 1.0
+    flops_removed: float = 0.0
+    gap: float = 0.0
+    effect: float = 0.0
+    seconds: float = 0.0
+    message: str = ""
+
+
+@dataclass
+class _Findings:
+    gap: float = 0.0
+    effect: float = 0.0
+    message: str = ""
+    parameters_kept: float = 1.0
+    flops_removed: float = 0.0
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def judge(
+    model: nn.Module,
+    example: Any,
+    *,
+    seed: int = 0,
+    modes: Sequence[bool] = (False, True),
+    watched: Sequence[str] = (),
+    singles: int = 1,
+) -> Judgement:
+    """Cut a network as a user would, and compare the result with the oracle.
+
+    Args:
+        model: the network, in double precision and evaluation mode, lively (see `enliven`); not changed.
+        example: its input, at least two images.
+        seed: chooses the units that go.
+        modes: training modes to compare in.
+        watched: modules whose outputs are compared beside the network's.
+        singles: layers that lose one unit and nothing else, chosen at random, beside the plan that halves all.
+    """
+    started = time.perf_counter()
+    try:
+        pruner = PhysicalPruner(model, first_image(example))
+    except UnsupportedStructureError as error:
+        return Judgement(FAILED, message=f"refused: {error}", seconds=time.perf_counter() - started)
+    except ValueError as error:
+        verdict = WHOLE if "no prunable layer" in str(error) else FAILED
+        return Judgement(verdict, message=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - started)
+    except (RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
+        return Judgement(FAILED, message=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    found, verdict = _Findings(), RIGHT
+    for plan in plans(pruner.groups, seed, singles):
+        verdict = _judge_plan(pruner, plan, example, modes, watched, found)
+        if verdict != RIGHT:
+            break
+    return Judgement(
+        verdict,
+        layers=len(pruner.groups),
+        producers=tuple(sorted({member.module for group in pruner.groups for member in group.producers})),
+        pins=pins_of(pruner),
+        parameters_kept=found.parameters_kept,
+        flops_removed=found.flops_removed,
+        gap=found.gap,
+        effect=found.effect,
+        seconds=seconds,
+        message=found.message,
+    )
+
+
+def _judge_plan(
+    pruner: PhysicalPruner,
+    plan: dict[str, list[int]],
+    example: Any,
+    modes: Sequence[bool],
+    watched: Sequence[str],
+    found: _Findings,
+) -> str:
+    model = pruner.model
+    try:
+        small = pruner.prune(plan)
+    except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
+        found.message = f"{_short(plan)}: {type(error).__name__}: {error}"
+        return FAILED
+    rows = producer_rows(pruner.groups, plan)
+    whole = [name for name, gone in rows.items() if _width(small, name) != _width(model, name) - len(gone)]
+    if whole:
+        found.message = f"{_short(plan)}: {whole[0]} did not shrink by {len(rows[whole[0]])}"
+        return WRONG
+    for training in modes:
+        try:
+            gap = zeroing_gap(model, small, rows, example, training=training, watched=watched)
+        except ChannelReachesOutputError as error:
+            found.message = f"{_short(plan)}: {error}"
+            return WRONG
+        except (ValueError, RuntimeError, IndexError, TypeError) as error:
+            found.message = (
+                f"{_short(plan)}: {'training' if training else 'evaluation'}: {type(error).__name__}: {error}"
+            )
+            return WRONG
+        found.gap = gap.error if math.isnan(gap.error) else max(found.gap, gap.error)
+        found.effect = max(found.effect, gap.effect)
+        if not gap.error <= TOLERANCE:
+            found.message = f"{_short(plan)}: {'training' if training else 'evaluation'}: {gap.error:.1e} of the output"
+            return WRONG
+    if len(plan) == len(pruner.groups):
+        found.parameters_kept = count_parameters(small) / count_parameters(model)
+        found.flops_removed = 1 - count_flops(small, example) / max(1, count_flops(model, example))
+        if found.effect < _BLIND:
+            found.message = f"{_short(plan)}: the cut changes nothing, so nothing was seen"
+            return FAILED
+    return RIGHT
+
+
+def plans(groups: Sequence[ChannelGroup], seed: int, singles: int) -> list[dict[str, list[int]]]:
+    """One unit of a few layers, each by itself, and half the units of every layer, chosen at random."""
+    chance = random.Random(seed)
+    chosen = chance.sample(range(len(groups)), min(singles, len(groups)))
+    made = [
+        {groups[at].name: groups[at].channels([chance.randrange(groups[at].num_units)])}
+        for at in chosen
+        if groups[at].num_units > 1
+    ]
+    halves = {
+        group.name: group.channels(chance.sample(range(group.num_units), group.num_units // 2))
+        for group in groups
+        if group.num_units > 1
+    }
+    return [*made, halves]
+
+
+def producer_rows(groups: Sequence[ChannelGroup], plan: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """Rows of every producer that a plan removes."""
+    rows: dict[str, set[int]] = {}
+    for group in groups:
+        removed = list(plan.get(group.name, ()))
+        for member in group.producers:
+            if removed:
+                rows.setdefault(member.module, set()).update(member.indices[removed].reshape(-1).tolist())
+    return {name: sorted(gone) for name, gone in rows.items()}
+
+
+def pins_of(pruner: PhysicalPruner) -> tuple[Pin, ...]:
+    """What the pruner says stays whole."""
+    return tuple(Pin(str(pin.module), str(pin.reason)) for pin in getattr(pruner, "pinned", ()))
+
+
+def first_image(example: Any) -> Any:
+    """The same input for one image."""
+    return tree_map_only(Tensor, lambda tensor: tensor[:1], example)
+
+
+def in_double(example: Any) -> Any:
+    """The same input in double precision."""
+    return tree_map_only(Tensor, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, example)
+
+
+def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Randomise all that starts as a constant, so that nothing hides behind a zero or a one; in double precision.
+
+    Norms get statistics, scales and shifts; biases, slopes and layer scales get values; weights stay as initialised
+    unless they are constant.
+
+    Args:
+        model: changed in place, and returned in evaluation mode.
+        seed: of the random numbers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = model.double().eval()
+    with torch.no_grad():
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                _randomise(parameter, name, generator)
+            for name, buffer in module.named_buffers(recurse=False):
+                if name == "running_var":
+                    buffer.uniform_(0.5, 1.5, generator=generator)
+                elif name == "running_mean":
+                    buffer.normal_(0.0, 0.2, generator=generator)
+                elif buffer.is_floating_point() and buffer.ndim and bool((buffer == buffer.reshape(-1)[0]).all()):
+                    buffer.uniform_(0.5, 1.5, generator=generator)
+    return model
+
+
+def _randomise(parameter: Tensor, name: str, generator: torch.Generator) -> None:
+    if not parameter.is_floating_point():
+        return
+    if name == "bias":
+        parameter.normal_(0.0, 0.2, generator=generator)
+    elif parameter.numel() == 1 or bool((parameter == parameter.reshape(-1)[0]).all()):
+        parameter.uniform_(0.5, 1.5, generator=generator)
+    elif float(parameter.abs().max()) < 1e-3:
+        parameter.normal_(0.0, 0.1, generator=generator)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Parameters, each counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_flops(model: nn.Module, example: Any) -> int:
+    """FLOPs of convolutions and matrix products on an input."""
+    example = first_image(example)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if isinstance(example, dict):
+            model(**example)
+        elif isinstance(example, tuple):
+            model(*example)
+        else:
+            model(example)
+    return counter.get_total_flops()
+
+
+def _width(model: nn.Module, name: str) -> int:
+    module: Any = model.get_submodule(name)
+    return module.out_features if isinstance(module, nn.Linear) else module.out_channels
+
+
+def _short(plan: Mapping[str, Sequence[int]]) -> str:
+    return "half of all" if len(plan) > 1 else " ".join(f"{name} {list(gone)}" for name, gone in plan.items())
