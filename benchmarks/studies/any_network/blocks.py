@@ -192,6 +192,11 @@ def bare(draw: Draw, width: int) -> Block:
 
 
 class _FrozenNorm(nn.Module):
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         for name in ("weight", "bias", "running_mean", "running_var"):
@@ -253,8 +258,8 @@ def channels_last_mlp(draw: Draw, width: int) -> Block:
 def parametrized(draw: Draw, width: int) -> Block:
     """Convolutions whose weight is computed: spectral and weight norm."""
     out = draw.choose(WIDTHS)
-    make = draw.choose((parametrizations.spectral_norm, parametrizations.weight_norm))
-    return nn.Sequential(make(conv(draw, width, out)), nn.ReLU(), unit(draw, out, out)), out
+    make = draw.choose(("spectral_norm", "weight_norm"))
+    return nn.Sequential(getattr(parametrizations, make)(conv(draw, width, out)), nn.ReLU(), unit(draw, out, out)), out
 
 
 class _StandardisedConv(nn.Conv2d):

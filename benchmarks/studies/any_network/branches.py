@@ -43,7 +43,11 @@ class _Parallel(nn.Module):
 def inception(draw: Draw, width: int) -> Block:
     """Inception's branches, one of them a pool."""
     pool = draw.choose((nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1)))
-    branches = [unit(draw, width, 4, 1), unit(draw, width, 8), nn.Sequential(pool, unit(draw, width, 4, 1))]
+    branches: list[nn.Module] = [
+        unit(draw, width, 4, 1),
+        unit(draw, width, 8),
+        nn.Sequential(pool, unit(draw, width, 4, 1)),
+    ]
     if draw.choose((True, False)):
         branches.append(pool)
     total = 16 + (width if len(branches) == 4 else 0)

@@ -24,7 +24,7 @@ _BLIND = 1e-6
 """Effect of a cut on the outputs below which an error would not show."""
 
 RIGHT, WRONG, FAILED, WHOLE = "right", "wrong", "failed", "whole"
-"""Cut exactly; cut, and other numbers than the oracle's; an error behind discovery or an unexpected one; nothing to cut."""
+"""Cut exactly; cut, but not to the oracle's numbers; an error; nothing there to cut."""
 
 
 @dataclass(frozen=True)
@@ -148,20 +148,19 @@ def _judge_plan(
         found.message = f"{_short(plan)}: {whole[0]} did not shrink by {len(rows[whole[0]])}"
         return WRONG
     for training in modes:
+        mode = "training" if training else "evaluation"
         try:
             gap = zeroing_gap(model, small, rows, example, training=training, watched=watched)
         except ChannelReachesOutputError as error:
             found.message = f"{_short(plan)}: {error}"
             return WRONG
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
-            found.message = (
-                f"{_short(plan)}: {'training' if training else 'evaluation'}: {type(error).__name__}: {error}"
-            )
+            found.message = f"{_short(plan)}: {mode}: {type(error).__name__}: {error}"
             return WRONG
         found.gap = gap.error if math.isnan(gap.error) else max(found.gap, gap.error)
         found.effect = max(found.effect, gap.effect)
         if not gap.error <= TOLERANCE:
-            found.message = f"{_short(plan)}: {'training' if training else 'evaluation'}: {gap.error:.1e} of the output"
+            found.message = f"{_short(plan)}: {mode}: {gap.error:.1e} of the output"
             return WRONG
     if len(plan) == len(pruner.groups):
         found.parameters_kept = count_parameters(small) / count_parameters(model)

@@ -185,7 +185,7 @@ def _poison_weight(module: Any, removed: Tensor) -> None:
 
 def _poisoning_hook(removed: Tensor) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def poison(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        axis = -1 - len(module.kernel_size) if isinstance(module, CONV_TYPES) else -1  # type: ignore[arg-type]
+        axis = -1 - len(module.kernel_size) if isinstance(module, CONV_TYPES) else -1
         return output.index_fill(axis, removed, math.nan)
 
     return poison

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,8 @@ def activation(draw: Draw, width: int) -> nn.Module:
 
 def conv(draw: Draw, inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A convolution that keeps the image's size (halves it with stride 2), with or without bias, however padded."""
-    mode = draw.choose(("zeros", "zeros", "zeros", "reflect", "circular")) if kernel > 1 else "zeros"
+    modes: tuple[Literal["zeros", "reflect", "circular"], ...] = ("zeros", "zeros", "zeros", "reflect", "circular")
+    mode = draw.choose(modes if kernel > 1 else modes[:1])
     return nn.Conv2d(
         inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=draw.choose((False, True)), padding_mode=mode
     )
