@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.studies.any_network.oracle import ChannelReachesOutputError, zeroing_gap
-from hessian.channels import ChannelGroup, UnsupportedStructureError
-from prune_gym.pruner import PhysicalPruner
+from hessian.channels.group import ChannelGroup, UnsupportedStructureError
+from prune_gym.surgery.pruner import PhysicalPruner
 
 TOLERANCE = 1e-4
 """Largest difference of an output relative to its largest entry, of a network that counts as cut rightly."""

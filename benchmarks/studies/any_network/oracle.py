@@ -24,7 +24,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from hessian.channels import CONV_TYPES, TRANSPOSED_TYPES
+from hessian.channels.layer_types import CONV_TYPES, TRANSPOSED_TYPES
 
 aten = torch.ops.aten
 Rows = Mapping[str, Sequence[int]]

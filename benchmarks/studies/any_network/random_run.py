@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from benchmarks.common.table import TextTable
 from benchmarks.studies.any_network.composer import KINDS, Composition, seeded
 from benchmarks.studies.any_network.judge import RIGHT, WHOLE, Judgement, enliven, in_double, judge
-from benchmarks.text_table import TextTable
-from hessian.channels import MIXING_TYPES
+from hessian.channels.layer_types import MIXING_TYPES
 
 _REASONS = 25
 """Reasons that a result lists, the most frequent ones."""
