@@ -87,20 +87,22 @@ def judge(
     modes: Sequence[bool] = (False, True),
     watched: Sequence[str] = (),
     singles: int = 1,
+    single_image: Any = None,
 ) -> Judgement:
     """Cut a network as a user would, and compare the result with the oracle.
 
     Args:
-        model: the network, in double precision and evaluation mode, lively (see `enliven`); not changed.
+        model: the network, in evaluation mode, lively (see `enliven`); not changed.
         example: its input, at least two images.
         seed: chooses the units that go.
         modes: training modes to compare in.
         watched: modules whose outputs are compared beside the network's.
+        single_image: the input that layers are found with; absent means the first image of ``example``.
         singles: layers that lose one unit and nothing else, chosen at random, beside the plan that halves all.
     """
     started = time.perf_counter()
     try:
-        pruner = PhysicalPruner(model, first_image(example))
+        pruner = PhysicalPruner(model, first_image(example) if single_image is None else single_image)
     except UnsupportedStructureError as error:
         return Judgement(FAILED, message=f"refused: {error}", seconds=time.perf_counter() - started)
     except ValueError as error:
@@ -147,7 +149,7 @@ def _judge_plan(
     if whole:
         found.message = f"{_short(plan)}: {whole[0]} did not shrink by {len(rows[whole[0]])}"
         return WRONG
-    for training in modes:
+    for training in modes if len(plan) == len(pruner.groups) else modes[:1]:
         mode = "training" if training else "evaluation"
         try:
             gap = zeroing_gap(model, small, rows, example, training=training, watched=watched)
@@ -164,7 +166,9 @@ def _judge_plan(
             return WRONG
     if len(plan) == len(pruner.groups):
         found.parameters_kept = count_parameters(small) / count_parameters(model)
-        found.flops_removed = 1 - count_flops(small, example) / max(1, count_flops(model, example))
+        found.flops_removed = 1 - count_flops(small, pruner.example_input) / max(
+            1, count_flops(model, pruner.example_input)
+        )
         if found.effect < _BLIND:
             found.message = f"{_short(plan)}: the cut changes nothing, so nothing was seen"
             return FAILED
@@ -214,8 +218,8 @@ def in_double(example: Any) -> Any:
     return tree_map_only(Tensor, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor, example)
 
 
-def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Randomise all that starts as a constant, so that nothing hides behind a zero or a one; in double precision.
+def enliven(model: nn.Module, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """Randomise all that starts as a constant, so that nothing hides behind a zero or a one.
 
     Norms get statistics, scales and shifts; biases, slopes and layer scales get values; weights stay as initialised
     unless they are constant.
@@ -223,9 +227,10 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
     Args:
         model: changed in place, and returned in evaluation mode.
         seed: of the random numbers.
+        dtype: that it gets.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = model.double().eval()
+    model = model.to(dtype).eval()
     with torch.no_grad():
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
@@ -258,7 +263,6 @@ def count_parameters(model: nn.Module) -> int:
 
 def count_flops(model: nn.Module, example: Any) -> int:
     """FLOPs of convolutions and matrix products on an input."""
-    example = first_image(example)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         if isinstance(example, dict):
             model(**example)

@@ -1,0 +1,147 @@
+"""Published networks, each cut to half and compared with an oracle; ``python -m benchmarks.studies.any_network.zoo``.
+
+Every network has random weights and lively norms, sees small images, and is judged in a process of its own under a time
+limit. Findings are kept in ``benchmarks/results/zoo.json`` as they come, so that a second call goes on where the first
+one ended. timm's networks need the extra ``timm``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from benchmarks.common.arguments import positive, writable
+from benchmarks.common.command import reports_errors
+from benchmarks.common.provenance import write_result
+from benchmarks.common.table import report_console
+from benchmarks.studies.any_network.architectures import Architecture, architectures
+from benchmarks.studies.any_network.judge import FAILED, RIGHT, Judgement, count_parameters, enliven, judge
+from benchmarks.studies.any_network.zoo_table import zoo_summary, zoo_table
+
+RESULTS = Path(__file__).parents[2] / "results" / "zoo.json"
+SECONDS = 900
+_LARGE = 60_000_000
+"""Parameters from which a network is judged in single precision: several copies of it are held at once."""
+
+
+def judge_architecture(architecture: Architecture) -> dict[str, Any]:
+    """Build, cut and judge one network.
+
+    Returns:
+        A row of the result file.
+    """
+    started = time.perf_counter()
+    model = architecture.build()
+    parameters = count_parameters(model)
+    dtype = torch.float32 if parameters > _LARGE else torch.float64
+    model = enliven(model, dtype=dtype)
+    # Training wants targets of a detector, and deep networks with statistics of two images want double precision.
+    modes = (False, True) if architecture.task != "detection" and dtype == torch.float64 else (False,)
+    found = judge(
+        model,
+        architecture.example(2, dtype),
+        single_image=architecture.example(1, dtype),
+        modes=modes,
+        watched=architecture.watched,
+    )
+    return _row(architecture, parameters, found, time.perf_counter() - started)
+
+
+def _row(architecture: Architecture, parameters: int, found: Judgement, seconds: float) -> dict[str, Any]:
+    return {
+        "network": architecture.key,
+        "task": architecture.task,
+        "image_size": architecture.size,
+        "parameters": parameters,
+        "verdict": found.verdict,
+        "layers": found.layers,
+        "pins": [[pin.where, pin.reason] for pin in found.pins],
+        "parameters_kept": found.parameters_kept,
+        "flops_removed": found.flops_removed,
+        "gap": found.gap,
+        "effect": found.effect,
+        "discovery_seconds": found.seconds,
+        "seconds": seconds,
+        "message": found.message[:400],
+    }
+
+
+def _judged_apart(architecture: Architecture, limit: float) -> dict[str, Any]:
+    """Judge a network in a process of its own; too long and dead processes are findings too."""
+    command = [sys.executable, "-m", "benchmarks.studies.any_network.zoo", "--row", architecture.key]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return _row(architecture, 0, Judgement(FAILED, message=f"no result after {limit:.0f} s"), limit)
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return _row(architecture, 0, Judgement(FAILED, message=last[0]), 0.0)
+    row: dict[str, Any] = json.loads(lines[-1])
+    return row
+
+
+@reports_errors(OSError, ValueError)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Judge networks and report; the exit code is 1 if one is not cut rightly, 2 on bad input.
+
+    Args:
+        argv: arguments; absent means those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies.any_network.zoo", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("networks", nargs="*", metavar="LIBRARY/NAME", help="some of them, or the beginning of names")
+    parser.add_argument("--again", action="store_true", help="judge networks that the file has, too")
+    parser.add_argument("--failed", action="store_true", help="judge those again that the file has not as cut rightly")
+    parser.add_argument("--seconds", type=positive, default=SECONDS, help="limit a network (default: %(default)s)")
+    parser.add_argument("--json", type=writable, default=RESULTS, help="where findings are kept (default: %(default)s)")
+    parser.add_argument("--table", action="store_true", help="judge nothing; print what the file has as Markdown")
+    parser.add_argument("--row", metavar="LIBRARY/NAME", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    known = architectures()
+    if arguments.row:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            print(json.dumps(judge_architecture(known[arguments.row])))  # noqa: T201 - read by the parent
+        return 0
+    chosen = [key for key in known if key.startswith(tuple(arguments.networks or [""]))]
+    if not chosen:
+        parser.error(f"no network is called {arguments.networks[0]!r}; they begin with 'timm/' or 'torchvision/'")
+    found = _known_rows(arguments.json)
+    if arguments.table:
+        print(zoo_summary(found.values()) + "\n\n" + zoo_table(found.values()).markdown())  # noqa: T201 - for a page
+        return 0
+    console = report_console(Console())
+    for key in chosen:
+        if key in found and not arguments.again and not (arguments.failed and found[key]["verdict"] != RIGHT):
+            continue
+        found[key] = row = _judged_apart(known[key], arguments.seconds)
+        ordered = [found[name] for name in known if name in found]
+        write_result(arguments.json, {"networks": ordered})
+        line = f"{key}: {row['verdict']}, {row['layers']} layers, gap {row['gap']:.0e}, {row['seconds']:.0f} s"
+        console.print(f"{line} {row['message']}", markup=False, highlight=False, soft_wrap=True)
+    rows = [found[key] for key in chosen]
+    console.print(zoo_table(rows).rich(), zoo_summary(rows))
+    return 0 if all(row["verdict"] == RIGHT for row in rows) else 1
+
+
+def _known_rows(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["networks"]
+    return {row["network"]: row for row in rows}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
