@@ -68,7 +68,7 @@ def zeroing_gap(
     whole = network_outputs(dense, inputs, training=training, watched=watched)
     expected = zeroed_outputs(dense, rows, inputs, training=training, watched=watched)
     actual = network_outputs(pruned, inputs, training=training, watched=watched)
-    return Gap(_distance(actual, expected), _distance(whole, expected))
+    return Gap(distance(actual, expected), distance(whole, expected))
 
 
 def network_outputs(
@@ -137,7 +137,12 @@ def _plain(output: Any) -> Any:
     return output
 
 
-def _distance(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+def distance(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Largest difference of an output, relative to the largest entry expected of it; NaN if one is not finite.
+
+    Raises:
+        ValueError: outputs of another number or shape.
+    """
     shapes = [[list(output.shape) for output in outputs] for outputs in (actual, expected)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"outputs have the shapes {shapes[0]}, expected {shapes[1]}")
