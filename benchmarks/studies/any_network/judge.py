@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -78,7 +78,6 @@ class _Findings:
     message: str = ""
     parameters_kept: float = 1.0
     flops_removed: float = 0.0
-    notes: dict[str, Any] = field(default_factory=dict)
 
 
 def judge(
@@ -100,7 +99,7 @@ def judge(
         modes: training modes to compare in.
         watched: modules whose outputs are compared beside the network's.
         single_image: the input that layers are found with; absent means the first image of ``example``.
-        singles: layers that lose one unit and nothing else, chosen at random, beside the plan that halves all.
+        singles: layers that lose one unit and nothing else, beside plans for all layers.
     """
     started = time.perf_counter()
     try:
@@ -110,8 +109,9 @@ def judge(
         return Judgement(verdict, message=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - started)
     seconds = time.perf_counter() - started
     found, verdict = _Findings(), RIGHT
-    for plan in plans(pruner.groups, seed, singles):
-        verdict = _judge_plan(pruner, plan, example, modes, watched, found)
+    todo = plans(pruner.groups, seed, singles)
+    for plan in todo:
+        verdict = _judge_plan(pruner, plan, example, modes, watched, found, last=plan is todo[-1])
         if verdict != RIGHT:
             break
     return Judgement(
@@ -135,6 +135,7 @@ def _judge_plan(
     modes: Sequence[bool],
     watched: Sequence[str],
     found: _Findings,
+    last: bool,
 ) -> str:
     model = pruner.model
     try:
@@ -147,8 +148,7 @@ def _judge_plan(
     if whole:
         found.message = f"{_short(plan)}: {whole[0]} did not shrink by {len(rows[whole[0]])}"
         return WRONG
-    whole_plan = len(plan) == len(pruner.groups)
-    for training in modes if whole_plan else modes[:1]:
+    for training in modes if last else modes[:1]:
         mode = "training" if training else "evaluation"
         try:
             gap = zeroing_gap(model, small, rows, example, training=training, watched=watched)
@@ -163,10 +163,10 @@ def _judge_plan(
         if not gap.error <= TOLERANCE:
             found.message = f"{_short(plan)}: {mode}: {gap.error:.1e} of the output"
             return WRONG
-    if whole_plan:
+    if last:
         found.gap = max(found.gap, evaluator_gap(pruner, plan, small, example, watched))
         if not found.gap <= TOLERANCE:
-            found.message = f"half of all: the evaluator's slices: {found.gap:.1e} of the output"
+            found.message = f"{_short(plan)}: the evaluator's slices: {found.gap:.1e} of the output"
             return WRONG
         found.parameters_kept = count_parameters(small) / count_parameters(model)
         found.flops_removed = 1 - count_flops(small, pruner.example_input) / max(
@@ -191,7 +191,7 @@ def evaluator_gap(
 
 
 def plans(groups: Sequence[ChannelGroup], seed: int, singles: int) -> list[dict[str, list[int]]]:
-    """One unit of a few layers, each by itself, and half the units of every layer, chosen at random."""
+    """Units chosen at random: one of a few layers by themselves, any number of every layer, half of every layer."""
     chance = random.Random(seed)
     chosen = chance.sample(range(len(groups)), min(singles, len(groups)))
     made = [
@@ -199,12 +199,14 @@ def plans(groups: Sequence[ChannelGroup], seed: int, singles: int) -> list[dict[
         for at in chosen
         if groups[at].num_units > 1
     ]
-    halves = {
-        group.name: group.channels(chance.sample(range(group.num_units), group.num_units // 2))
-        for group in groups
-        if group.num_units > 1
-    }
-    return [*made, halves]
+    able = [group for group in groups if group.num_units > 1]
+    uneven = {group.name: group.channels(_some(group, chance.randrange(group.num_units), chance)) for group in able}
+    halves = {group.name: group.channels(_some(group, group.num_units // 2, chance)) for group in able}
+    return [*made, {name: gone for name, gone in uneven.items() if gone}, halves]
+
+
+def _some(group: ChannelGroup, count: int, chance: random.Random) -> list[int]:
+    return chance.sample(range(group.num_units), count)
 
 
 def producer_rows(groups: Sequence[ChannelGroup], plan: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
@@ -294,4 +296,4 @@ def _width(model: nn.Module, name: str) -> int:
 
 
 def _short(plan: Mapping[str, Sequence[int]]) -> str:
-    return "half of all" if len(plan) > 1 else " ".join(f"{name} {list(gone)}" for name, gone in plan.items())
+    return f"{len(plan)} layers" if len(plan) > 1 else " ".join(f"{name} {list(gone)}" for name, gone in plan.items())
