@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.studies.any_network.oracle import ChannelReachesOutputError, distance, network_outputs, zeroing_gap
+from benchmarks.studies.any_network.oracle import distance, network_outputs, zeroing_gap
 from hessian.channels.group import ChannelGroup
 from hessian.channels.slicing import NetworkSlicer, installed
 from prune_gym.surgery.pruner import PhysicalPruner
@@ -24,6 +24,9 @@ TOLERANCE = 1e-4
 """Largest difference of an output relative to its largest entry, of a network that counts as cut rightly."""
 _BLIND = 1e-6
 """Effect of a cut on the outputs below which an error would not show."""
+
+_ERRORS = (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
+"""What a network that cannot be handled may raise: a finding, not the end of a run."""
 
 RIGHT, WRONG, FAILED, WHOLE = "right", "wrong", "failed", "whole"
 """Cut exactly; cut, but not to the oracle's numbers; an error; nothing there to cut."""
@@ -71,15 +74,6 @@ class Judgement:
     message: str = ""
 
 
-@dataclass
-class _Findings:
-    gap: float = 0.0
-    effect: float = 0.0
-    message: str = ""
-    parameters_kept: float = 1.0
-    flops_removed: float = 0.0
-
-
 def judge(
     model: nn.Module,
     example: Any,
@@ -96,98 +90,109 @@ def judge(
         model: the network, in evaluation mode, lively (see `enliven`); not changed.
         example: its input, at least two images.
         seed: chooses the units that go.
-        modes: training modes to compare in.
+        modes: training modes to compare in, the first for every plan, all for the plan that halves every layer.
         watched: modules whose outputs are compared beside the network's.
-        single_image: the input that layers are found with; absent means the first image of ``example``.
         singles: layers that lose one unit and nothing else, beside plans for all layers.
+        single_image: the input that layers are found with; absent means the first image of ``example``.
     """
     started = time.perf_counter()
     try:
         pruner = PhysicalPruner(model, first_image(example) if single_image is None else single_image)
-    except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
+    except _ERRORS as error:
         verdict = WHOLE if "no prunable layer" in str(error) else FAILED
         return Judgement(verdict, message=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - started)
     seconds = time.perf_counter() - started
-    found, verdict = _Findings(), RIGHT
-    todo = plans(pruner.groups, seed, singles)
-    for plan in todo:
-        verdict = _judge_plan(pruner, plan, example, modes, watched, found, last=plan is todo[-1])
-        if verdict != RIGHT:
-            break
+    trial, todo = _Trial(pruner, example, modes, watched), plans(pruner.groups, seed, singles)
+    try:
+        for plan in todo[:-1]:
+            trial.compare(plan, modes[:1])
+        trial.compare(todo[-1], modes)
+        trial.compare_views(todo[-1])
+        verdict, message = RIGHT, ""
+    except _Verdict as found:
+        verdict, message = found.verdict, str(found)
     return Judgement(
         verdict,
         layers=len(pruner.groups),
         producers=tuple(sorted({member.module for group in pruner.groups for member in group.producers})),
-        pins=pins_of(pruner),
-        parameters_kept=found.parameters_kept,
-        flops_removed=found.flops_removed,
-        gap=found.gap,
-        effect=found.effect,
+        pins=tuple(Pin(pin.name, pin.reason) for pin in pruner.pinned),
+        parameters_kept=trial.parameters_kept,
+        flops_removed=trial.flops_removed,
+        gap=trial.gap,
+        effect=trial.effect,
         seconds=seconds,
-        message=found.message,
+        message=message,
     )
 
 
-def _judge_plan(
-    pruner: PhysicalPruner,
-    plan: dict[str, list[int]],
-    example: Any,
-    modes: Sequence[bool],
-    watched: Sequence[str],
-    found: _Findings,
-    last: bool,
-) -> str:
-    model = pruner.model
-    try:
-        small = pruner.prune(plan)
-    except (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
-        found.message = f"{_short(plan)}: {type(error).__name__}: {error}"
-        return FAILED
-    rows = producer_rows(pruner.groups, plan)
-    whole = [name for name, gone in rows.items() if _width(small, name) != _width(model, name) - len(gone)]
-    if whole:
-        found.message = f"{_short(plan)}: {whole[0]} did not shrink by {len(rows[whole[0]])}"
-        return WRONG
-    for training in modes if last else modes[:1]:
-        mode = "training" if training else "evaluation"
+class _Verdict(Exception):  # noqa: N818 - not always an error
+    """Ends a trial: what was found, and where."""
+
+    def __init__(self, verdict: str, plan: Mapping[str, Sequence[int]], message: str) -> None:
+        what = (
+            f"{len(plan)} layers" if len(plan) > 1 else " ".join(f"{name} {list(gone)}" for name, gone in plan.items())
+        )
+        super().__init__(f"{what}: {message}")
+        self.verdict = verdict
+
+
+class _Trial:
+    """Plans of one network against the oracle; remembers the largest gap and effect."""
+
+    def __init__(self, pruner: PhysicalPruner, example: Any, modes: Sequence[bool], watched: Sequence[str]) -> None:
+        self._pruner, self._example, self._watched = pruner, example, watched
+        self._whole = {mode: network_outputs(pruner.model, example, training=mode, watched=watched) for mode in modes}
+        self.gap = self.effect = self.flops_removed = 0.0
+        self.parameters_kept = 1.0
+
+    def compare(self, plan: Mapping[str, Sequence[int]], modes: Sequence[bool]) -> None:
+        """Cut and compare; raises what is not right."""
+        small = self._cut(plan)
+        rows = producer_rows(self._pruner.groups, plan)
+        for name, gone in rows.items():
+            if _width(small, name) != _width(self._pruner.model, name) - len(gone):
+                raise _Verdict(WRONG, plan, f"{name} did not shrink by {len(gone)}")
+        for training in modes:
+            mode = "training" if training else "evaluation"
+            try:
+                gap = zeroing_gap(
+                    self._pruner.model,
+                    small,
+                    rows,
+                    self._example,
+                    training=training,
+                    watched=self._watched,
+                    whole=self._whole[training],
+                )
+            except _ERRORS as error:
+                raise _Verdict(WRONG, plan, f"{mode}: {type(error).__name__}: {error}") from error
+            self.effect = max(self.effect, gap.effect)
+            self._note(gap.error, plan, mode)
+
+    def compare_views(self, plan: Mapping[str, Sequence[int]]) -> None:
+        """Compare the evaluator's slices with the pruned network, and count what is left."""
+        small = self._cut(plan)
+        model = copy.deepcopy(self._pruner.model).eval()
+        cut = NetworkSlicer(model, self._pruner.groups).cut(plan)
+        with installed(model, cut.state(), cut.attributes):
+            sliced = network_outputs(model, self._example, watched=self._watched)
+        self._note(distance(sliced, network_outputs(small, self._example, watched=self._watched)), plan, "slices")
+        self.parameters_kept = count_parameters(small) / count_parameters(model)
+        flops = [count_flops(each, self._pruner.example_input) for each in (small, self._pruner.model)]
+        self.flops_removed = 1 - flops[0] / max(1, flops[1])
+        if self.effect < _BLIND:
+            raise _Verdict(FAILED, plan, "the cut changes nothing, so nothing was seen")
+
+    def _cut(self, plan: Mapping[str, Sequence[int]]) -> nn.Module:
         try:
-            gap = zeroing_gap(model, small, rows, example, training=training, watched=watched)
-        except ChannelReachesOutputError as error:
-            found.message = f"{_short(plan)}: {error}"
-            return WRONG
-        except (ValueError, RuntimeError, IndexError, TypeError) as error:
-            found.message = f"{_short(plan)}: {mode}: {type(error).__name__}: {error}"
-            return WRONG
-        found.gap = gap.error if math.isnan(gap.error) else max(found.gap, gap.error)
-        found.effect = max(found.effect, gap.effect)
-        if not gap.error <= TOLERANCE:
-            found.message = f"{_short(plan)}: {mode}: {gap.error:.1e} of the output"
-            return WRONG
-    if last:
-        found.gap = max(found.gap, evaluator_gap(pruner, plan, small, example, watched))
-        if not found.gap <= TOLERANCE:
-            found.message = f"{_short(plan)}: the evaluator's slices: {found.gap:.1e} of the output"
-            return WRONG
-        found.parameters_kept = count_parameters(small) / count_parameters(model)
-        found.flops_removed = 1 - count_flops(small, pruner.example_input) / max(
-            1, count_flops(model, pruner.example_input)
-        )
-        if found.effect < _BLIND:
-            found.message = f"{_short(plan)}: the cut changes nothing, so nothing was seen"
-            return FAILED
-    return RIGHT
+            return self._pruner.prune(plan)
+        except _ERRORS as error:
+            raise _Verdict(FAILED, plan, f"{type(error).__name__}: {error}") from error
 
-
-def evaluator_gap(
-    pruner: PhysicalPruner, plan: Mapping[str, Sequence[int]], small: nn.Module, example: Any, watched: Sequence[str]
-) -> float:
-    """How far the slices that candidates are measured on are from the pruned network, relative to its outputs."""
-    model = copy.deepcopy(pruner.model)
-    cut = NetworkSlicer(model, pruner.groups).cut(plan)
-    with installed(model, cut.state(), cut.attributes):
-        return distance(
-            network_outputs(model, example, watched=watched), network_outputs(small, example, watched=watched)
-        )
+    def _note(self, gap: float, plan: Mapping[str, Sequence[int]], where: str) -> None:
+        self.gap = gap if math.isnan(gap) else max(self.gap, gap)
+        if not gap <= TOLERANCE:
+            raise _Verdict(WRONG, plan, f"{where}: {gap:.1e} of the output")
 
 
 def plans(groups: Sequence[ChannelGroup], seed: int, singles: int) -> list[dict[str, list[int]]]:
@@ -218,11 +223,6 @@ def producer_rows(groups: Sequence[ChannelGroup], plan: Mapping[str, Sequence[in
             if removed:
                 rows.setdefault(member.module, set()).update(member.indices[removed].reshape(-1).tolist())
     return {name: sorted(gone) for name, gone in rows.items()}
-
-
-def pins_of(pruner: PhysicalPruner) -> tuple[Pin, ...]:
-    """What the pruner says stays whole."""
-    return tuple(Pin(pin.name, pin.reason) for pin in getattr(pruner, "pinned", ()))
 
 
 def first_image(example: Any) -> Any:
@@ -293,7 +293,3 @@ def count_flops(model: nn.Module, example: Any) -> int:
 def _width(model: nn.Module, name: str) -> int:
     module: Any = model.get_submodule(name)
     return module.out_features if isinstance(module, nn.Linear) else module.out_channels
-
-
-def _short(plan: Mapping[str, Sequence[int]]) -> str:
-    return f"{len(plan)} layers" if len(plan) > 1 else " ".join(f"{name} {list(gone)}" for name, gone in plan.items())

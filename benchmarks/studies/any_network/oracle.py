@@ -49,7 +49,14 @@ class Gap:
 
 
 def zeroing_gap(
-    dense: nn.Module, pruned: nn.Module, rows: Rows, inputs: Any, *, training: bool = False, watched: Sequence[str] = ()
+    dense: nn.Module,
+    pruned: nn.Module,
+    rows: Rows,
+    inputs: Any,
+    *,
+    training: bool = False,
+    watched: Sequence[str] = (),
+    whole: Sequence[Tensor] | None = None,
 ) -> Gap:
     """Compare a pruned network with the dense one in which the removed channels read as zero.
 
@@ -60,12 +67,14 @@ def zeroing_gap(
         inputs: a tensor, a tuple of positional arguments or a dictionary of keyword arguments, at least two images.
         training: compare in training mode (dropout off), where auxiliary heads run.
         watched: modules whose outputs are compared as well (a detector's heads, before boxes are sorted out).
+        whole: the dense network's own outputs where they are known.
 
     Raises:
         ChannelReachesOutputError: a removed channel is part of an output.
         ValueError: outputs of another number or shape.
     """
-    whole = network_outputs(dense, inputs, training=training, watched=watched)
+    if whole is None:
+        whole = network_outputs(dense, inputs, training=training, watched=watched)
     expected = zeroed_outputs(dense, rows, inputs, training=training, watched=watched)
     actual = network_outputs(pruned, inputs, training=training, watched=watched)
     return Gap(distance(actual, expected), distance(whole, expected))
@@ -75,7 +84,8 @@ def network_outputs(
     model: nn.Module, inputs: Any, *, training: bool = False, watched: Sequence[str] = ()
 ) -> list[Tensor]:
     """All floating-point outputs of a network, in order; see `zeroing_gap` for the arguments."""
-    return _run(_private(model, training), inputs, watched)
+    # Evaluation changes nothing of a network; training changes statistics.
+    return _run(_private(model, training) if training or model.training else model, inputs, watched)
 
 
 def zeroed_outputs(
