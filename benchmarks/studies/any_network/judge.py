@@ -125,7 +125,7 @@ def judge(
     )
 
 
-class _Verdict(Exception):  # noqa: N818 - not always an error
+class _Verdict(Exception):
     """Ends a trial: what was found, and where."""
 
     def __init__(self, verdict: str, plan: Mapping[str, Sequence[int]], message: str) -> None:
