@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     content = {"first_seed": arguments.first_seed, **run.content()}
     if path is not None:
         write_result(path, content)
-    console.print(kinds_table(content).rich())
+    console.print(kinds_table(content))
     return 1 if run.verdicts[WRONG] or run.verdicts[FAILED] else 0
 
 

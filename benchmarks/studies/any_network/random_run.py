@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.common.table import TextTable
+from benchmarks.common.columns import Column, Value
+from benchmarks.common.table import Table
 from benchmarks.studies.any_network.composer import KINDS, Composition, seeded
 from benchmarks.studies.any_network.judge import RIGHT, WHOLE, Judgement, enliven, in_double, judge
 from hessian.channels.layer_types import MIXING_TYPES
@@ -114,20 +115,17 @@ def random_run(seeds: Iterable[int], kinds: tuple[str, ...], progress: Callable[
     return run
 
 
-def kinds_table(content: dict[str, Any]) -> TextTable:
+def kinds_table(content: dict[str, Any]) -> Table:
     """Block kinds of a result, one a row."""
-    rows = [
-        (kind, f"{count['networks']:,}", f"{count['weighted']:,}", _share(count), str(count["not_right"]))
-        for kind, count in content["kinds"].items()
-        if count["networks"]
-    ]
     verdicts = ", ".join(f"{number:,} {verdict}" for verdict, number in content["verdicts"].items())
-    title = f"{content['networks']:,} random networks: {verdicts}"
-    return TextTable(title, ("block kind", "networks", "weighted layers", "prunable", "not right"), rows)
+    columns = ("block kind", "networks", "weighted layers", Column("prunable, %", ".0f", scale=100), "not right")
+    rows = [_cells(kind, count) for kind, count in content["kinds"].items() if count["networks"]]
+    return Table(f"{content['networks']:,} random networks: {verdicts}", columns, rows)
 
 
-def _share(count: dict[str, int]) -> str:
-    return f"{100 * count['prunable'] / count['weighted']:.0f} %" if count["weighted"] else ""
+def _cells(kind: str, count: dict[str, int]) -> tuple[Value, ...]:
+    share = count["prunable"] / count["weighted"] if count["weighted"] else None
+    return (kind, count["networks"], count["weighted"], share, count["not_right"])
 
 
 def _weighted(model: nn.Module, prefix: str) -> set[str]:

@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         line = f"{key}: {row['verdict']}, {row['layers']} layers, gap {row['gap']:.0e}, {row['seconds']:.0f} s"
         console.print(f"{line} {row['message']}", markup=False, highlight=False, soft_wrap=True)
     rows = [found[key] for key in chosen]
-    console.print(zoo_table(rows).rich(), zoo_summary(rows))
+    console.print(zoo_table(rows), zoo_summary(rows))
     return 0 if all(row["verdict"] == RIGHT for row in rows) else 1
 
 

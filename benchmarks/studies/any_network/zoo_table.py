@@ -7,43 +7,36 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.common.table import TextTable
+from benchmarks.common.columns import Column, Value, percent_column
+from benchmarks.common.table import Table
 from benchmarks.studies.any_network.judge import RIGHT, TOLERANCE, WRONG
 
-HEADINGS = ("network", "layers", "parameters kept", "FLOPs removed", "gap", "discovery", "pinned", "mostly because")
+COLUMNS = (
+    "network",
+    "layers",
+    percent_column("parameters kept, %", 0),
+    percent_column("FLOPs removed, %", 0),
+    Column("gap", ".0e"),
+    Column("discovery, s", ".1f"),
+    "pinned",
+    Column("mostly because they", wide=True),
+)
 ENOUGH = 0.75
 """Share of its parameters under which a network counts as pruned."""
 _REASON_WIDTH = 70
 
 
-def zoo_table(rows: Iterable[Mapping[str, Any]]) -> TextTable:
+def zoo_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """A row a network: what half the units of every layer are worth, and what stays."""
-    title = "Half the units of every layer removed"
-    return TextTable(title, HEADINGS, [_cells(row) for row in rows])
+    return Table("Half the units of every layer removed", COLUMNS, [_cells(row) for row in rows])
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _cells(row: Mapping[str, Any]) -> tuple[Value, ...]:
+    name, layers = row["network"], row["layers"]
     if row["verdict"] != RIGHT:
-        return (
-            row["network"],
-            str(row["layers"]),
-            row["verdict"].upper(),
-            "",
-            "",
-            "",
-            "",
-            row["message"][:_REASON_WIDTH],
-        )
-    return (
-        row["network"],
-        str(row["layers"]),
-        f"{100 * row['parameters_kept']:.0f} %",
-        f"{100 * row['flops_removed']:.0f} %",
-        f"{row['gap']:.0e}",
-        f"{row['discovery_seconds']:.1f} s",
-        str(len(row["pins"])),
-        main_reason(row["pins"]),
-    )
+        return (name, layers, None, None, None, None, row["verdict"].upper(), row["message"][:_REASON_WIDTH])
+    kept, removed, gap, seconds = (row[key] for key in ("parameters_kept", "flops_removed", "gap", "discovery_seconds"))
+    return (name, layers, kept, removed, gap, seconds, len(row["pins"]), main_reason(row["pins"]))
 
 
 def main_reason(pins: Iterable[tuple[str, str]]) -> str:

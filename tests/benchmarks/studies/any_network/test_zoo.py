@@ -40,8 +40,8 @@ def test_tables_tell_what_was_cut_what_stays_and_what_failed():
     rows = [row("timm/one", pins=pins), row("timm/two", kept=0.9), row("timm/three", WRONG, message="2 of the output")]
     assert main_reason(pins) == "stay in ..."
     table = zoo_table(rows).markdown()
-    assert "| timm/one | 3 | 30 % | 70 % | 1e-15 | 0.5 s | 3 | stay in ... |" in table
-    assert "| timm/three | 3 | WRONG |" in table
+    assert "| timm/one | 3 | 30 | 70 | 1e-15 | 0.5 | 3 | stay in ... |" in table
+    assert "| timm/three | 3 | – | – | – | – | WRONG | 2 of the output |" in table
     summary = zoo_summary(rows)
     assert "of 3 networks 2 are cut to the oracle's numbers" in summary
     assert "1 wrongly, 0 not at all; 1 keep under 75 %" in summary
