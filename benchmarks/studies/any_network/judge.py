@@ -106,8 +106,7 @@ def judge(
     try:
         for plan in todo[:-1]:
             trial.compare(plan, modes[:1])
-        trial.compare(todo[-1], modes)
-        trial.compare_views(todo[-1])
+        trial.compare_views(todo[-1], trial.compare(todo[-1], modes))
         verdict, message = RIGHT, ""
     except _Verdict as found:
         verdict, message = found.verdict, str(found)
@@ -145,8 +144,8 @@ class _Trial:
         self.gap = self.effect = self.flops_removed = 0.0
         self.parameters_kept = 1.0
 
-    def compare(self, plan: Mapping[str, Sequence[int]], modes: Sequence[bool]) -> None:
-        """Cut and compare; raises what is not right."""
+    def compare(self, plan: Mapping[str, Sequence[int]], modes: Sequence[bool]) -> nn.Module:
+        """Cut and compare; raises what is not right. Returns the pruned network."""
         small = self._cut(plan)
         rows = producer_rows(self._pruner.groups, plan)
         for name, gone in rows.items():
@@ -168,10 +167,10 @@ class _Trial:
                 raise _Verdict(WRONG, plan, f"{mode}: {type(error).__name__}: {error}") from error
             self.effect = max(self.effect, gap.effect)
             self._note(gap.error, plan, mode)
+        return small
 
-    def compare_views(self, plan: Mapping[str, Sequence[int]]) -> None:
+    def compare_views(self, plan: Mapping[str, Sequence[int]], small: nn.Module) -> None:
         """Compare the evaluator's slices with the pruned network, and count what is left."""
-        small = self._cut(plan)
         model = copy.deepcopy(self._pruner.model).eval()
         cut = NetworkSlicer(model, self._pruner.groups).cut(plan)
         with installed(model, cut.state(), cut.attributes):

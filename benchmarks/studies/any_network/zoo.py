@@ -52,6 +52,7 @@ def judge_architecture(architecture: Architecture) -> dict[str, Any]:
         architecture.example(2, dtype),
         single_image=architecture.example(1, dtype),
         modes=modes,
+        singles=0,
         watched=architecture.watched,
     )
     return _row(architecture, parameters, found, time.perf_counter() - started)
