@@ -25,7 +25,7 @@ TOLERANCE = 1e-4
 _BLIND = 1e-6
 """Effect of a cut on the outputs below which an error would not show."""
 
-_ERRORS = (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
+ERRORS = (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
 """What a network that cannot be handled may raise: a finding, not the end of a run."""
 
 RIGHT, WRONG, FAILED, WHOLE = "right", "wrong", "failed", "whole"
@@ -98,7 +98,7 @@ def judge(
     started = time.perf_counter()
     try:
         pruner = PhysicalPruner(model, first_image(example) if single_image is None else single_image)
-    except _ERRORS as error:
+    except ERRORS as error:
         verdict = WHOLE if "no prunable layer" in str(error) else FAILED
         return Judgement(verdict, message=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - started)
     seconds = time.perf_counter() - started
@@ -163,7 +163,7 @@ class _Trial:
                     watched=self._watched,
                     whole=self._whole[training],
                 )
-            except _ERRORS as error:
+            except ERRORS as error:
                 raise _Verdict(WRONG, plan, f"{mode}: {type(error).__name__}: {error}") from error
             self.effect = max(self.effect, gap.effect)
             self._note(gap.error, plan, mode)
@@ -185,7 +185,7 @@ class _Trial:
     def _cut(self, plan: Mapping[str, Sequence[int]]) -> nn.Module:
         try:
             return self._pruner.prune(plan)
-        except _ERRORS as error:
+        except ERRORS as error:
             raise _Verdict(FAILED, plan, f"{type(error).__name__}: {error}") from error
 
     def _note(self, gap: float, plan: Mapping[str, Sequence[int]], where: str) -> None:

@@ -261,13 +261,37 @@ def _convolution(func: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None,
     def product(left: Tensor, right: Tensor) -> Tensor:
         return func(left, right, None, *geometry)
 
+    ones = [1] * (weight.ndim - 2)
+    whole = _of_whole_maps(inputs.isnan())
+    if whole is None:
+        value = _convolution_of_places(product, inputs, weight, tuple(range(2 - weight.ndim, 0)))
+    else:
+        # Whole maps are removed, so what is left of them can be counted on a single place.
+        value = product(inputs.nan_to_num(nan=0.0), weight.nan_to_num(nan=0.0))
+        stays = (~weight.isnan()).flatten(2).any(2).to(weight.dtype).reshape(*weight.shape[:2], *ones)
+        zeros = [0] * len(ones)
+        _, _, _, transposed, _, groups = geometry
+        present = (
+            func((~whole).to(inputs.dtype), stays, None, ones, zeros, ones, transposed, zeros, groups).round() != 0
+        )
+        value = value.masked_fill(~present, math.nan)
+    return value if bias is None else _added(value, bias.reshape(-1, *ones))
+
+
+def _of_whole_maps(gone: Tensor) -> Tensor | None:
+    """Which maps are removed, [1, C, 1, ...]; None if parts of maps are, or not the same ones of every image."""
+    first = gone[:1].flatten(2)[..., :1].reshape(1, -1, *[1] * (gone.ndim - 2))
+    return first if bool((gone == first).all()) else None
+
+
+def _convolution_of_places(
+    product: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, weight: Tensor, places: tuple[int, ...]
+) -> Tensor:
     value = _contraction(product, inputs, weight)
     # Behind wide padding, or between the points of a strided transposed convolution, nothing but the bias is left.
-    places = tuple(range(2 - weight.ndim, 0))
     reached = product(torch.ones_like(inputs), torch.ones_like(weight)).round() != 0
     whole = (value.isnan() | ~reached).all(dim=places, keepdim=True) & reached.any(dim=places, keepdim=True)
-    value = value.masked_fill(whole, math.nan)
-    return value if bias is None else _added(value, bias.reshape(-1, *[1] * (weight.ndim - 2)))
+    return value.masked_fill(whole, math.nan)
 
 
 def _added(value: Tensor, bias: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import multiprocessing
 import sys
 import time
 import warnings
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
 from benchmarks.common.table import report_console
 from benchmarks.studies.any_network.architectures import Architecture, architectures
-from benchmarks.studies.any_network.judge import FAILED, RIGHT, Judgement, count_parameters, enliven, judge
+from benchmarks.studies.any_network.judge import ERRORS, FAILED, RIGHT, Judgement, count_parameters, enliven, judge
 from benchmarks.studies.any_network.zoo_table import zoo_summary, zoo_table
 
 RESULTS = Path(__file__).parents[2] / "results" / "zoo.json"
@@ -79,17 +80,32 @@ def _row(architecture: Architecture, parameters: int, found: Judgement, seconds:
 
 def _judged_apart(architecture: Architecture, limit: float) -> dict[str, Any]:
     """Judge a network in a process of its own; too long and dead processes are findings too."""
-    command = [sys.executable, "-m", "benchmarks.studies.any_network.zoo", "--row", architecture.key]
+    # A fork: importing the libraries anew for every network takes longer than judging a small one.
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_send_row, args=(architecture, sender))
+    child.start()
+    sender.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
-    except subprocess.TimeoutExpired:
-        return _row(architecture, 0, Judgement(FAILED, message=f"no result after {limit:.0f} s"), limit)
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
-        return _row(architecture, 0, Judgement(FAILED, message=last[0]), 0.0)
-    row: dict[str, Any] = json.loads(lines[-1])
-    return row
+        if not receiver.poll(limit):
+            return _row(architecture, 0, Judgement(FAILED, message=f"no result after {limit:.0f} s"), limit)
+        row: dict[str, Any] | str = receiver.recv()
+    except EOFError:
+        row = "the process died"
+    finally:
+        child.kill()
+        child.join()
+    return _row(architecture, 0, Judgement(FAILED, message=row), 0.0) if isinstance(row, str) else row
+
+
+def _send_row(architecture: Architecture, sender: Connection) -> None:
+    """Judge and send what was found, or why nothing was."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            sender.send(judge_architecture(architecture))
+        except (ImportError, *ERRORS) as error:
+            sender.send(f"{type(error).__name__}: {error}")
 
 
 @reports_errors(OSError, ValueError)
@@ -108,14 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=positive, default=SECONDS, help="limit a network (default: %(default)s)")
     parser.add_argument("--json", type=writable, default=RESULTS, help="where findings are kept (default: %(default)s)")
     parser.add_argument("--table", action="store_true", help="judge nothing; print what the file has as Markdown")
-    parser.add_argument("--row", metavar="LIBRARY/NAME", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     known = architectures()
-    if arguments.row:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            print(json.dumps(judge_architecture(known[arguments.row])))  # noqa: T201 - read by the parent
-        return 0
     chosen = [key for key in known if key.startswith(tuple(arguments.networks or [""]))]
     if not chosen:
         parser.error(f"no network is called {arguments.networks[0]!r}; they begin with 'timm/' or 'torchvision/'")
