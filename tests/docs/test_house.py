@@ -46,6 +46,7 @@ ROOMS = {
         "studies.agents",
         "studies.methods",
         "studies.audit",
+        "studies.any_network",
         "studies.speed",
         "studies.engine",
         "system_eval",

@@ -8,7 +8,7 @@ import torch
 from benchmarks.studies.any_network import zoo
 from benchmarks.studies.any_network.architectures import architectures
 from benchmarks.studies.any_network.judge import RIGHT, WRONG, enliven, judge
-from benchmarks.studies.any_network.zoo_table import main_reason, zoo_summary, zoo_table
+from benchmarks.studies.any_network.zoo import main_reason, zoo_summary, zoo_table
 from tests.narrow_networks import NARROW, NARROW_ZOO
 
 
