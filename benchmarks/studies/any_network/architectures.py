@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -72,6 +72,7 @@ class Architecture:
         size: pixels a side of its images.
         options: arguments of its factory.
         watched: modules whose outputs say more than the network's (a detector's, before boxes are sorted out).
+        auxiliary: whether other modules run in training mode than in evaluation mode.
     """
 
     library: str
@@ -80,6 +81,7 @@ class Architecture:
     size: int = SIZE
     options: Mapping[str, Any] = field(default_factory=dict)
     watched: tuple[str, ...] = ()
+    auxiliary: bool = False
 
     @property
     def key(self) -> str:
@@ -114,16 +116,17 @@ def architectures() -> dict[str, Architecture]:
     """All of them by key, timm's first."""
     found = [Architecture("timm", name) for name in _TIMM.split()]
     for name in _CLASSIFICATION.split():
-        lazy = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        found.append(Architecture("torchvision", name, options={"num_classes": CLASSES, **lazy}))
+        inception = name in ("googlenet", "inception_v3")
+        options = {"num_classes": CLASSES, **({"init_weights": False} if inception else {})}
+        found.append(Architecture("torchvision", name, options=options, auxiliary=inception))
     found += [Architecture("torchvision", name, "video", options={"num_classes": CLASSES}) for name in _VIDEO]
     for name in _SEGMENTATION:
-        options = {"weights_backbone": None, "num_classes": CLASSES, "aux_loss": True}
+        options: dict[str, Any] = {"weights_backbone": None, "num_classes": CLASSES, "aux_loss": True}
         if name.startswith("lraspp"):
             del options["aux_loss"]
         found.append(Architecture("torchvision", name, "segmentation", options=options))
     found += [_detector(name, watched) for name, watched in _DETECTION.items()]
-    sized = (each if each.key not in _SIZES else _resized(each, _SIZES[each.key]) for each in found)
+    sized = (replace(each, size=_SIZES.get(each.key, each.size)) for each in found)
     return {each.key: each for each in sized}
 
 
@@ -136,7 +139,3 @@ def _detector(name: str, watched: tuple[str, ...]) -> Architecture:
     if "num_keypoints" not in name and not name.startswith("keypoint"):
         options["num_classes"] = CLASSES
     return Architecture("torchvision", name, "detection", 96, options, watched)
-
-
-def _resized(each: Architecture, size: int) -> Architecture:
-    return Architecture(each.library, each.name, each.task, size, each.options, each.watched)

@@ -71,8 +71,7 @@ def judge_architecture(architecture: Architecture) -> dict[str, Any]:
     parameters = count_parameters(model)
     dtype = torch.float32 if parameters > _LARGE else torch.float64
     model = enliven(model, dtype=dtype)
-    # Training wants targets of a detector, and deep networks with statistics of two images want double precision.
-    modes = (False, True) if architecture.task != "detection" and dtype == torch.float64 else (False,)
+    modes = (False, True) if architecture.auxiliary else (False,)
     found = judge(
         model,
         architecture.example(2, dtype),
