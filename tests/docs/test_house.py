@@ -49,6 +49,7 @@ ROOMS = {
         "studies.agents",
         "studies.methods",
         "studies.audit",
+        "studies.any_network",
         "studies.speed",
         "system_eval",
         "ablation",

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.studies.speed.random_networks import enliven, random_images
 from tests.baselines.fast import FAST, prune
-from tests.benchmarks.studies.evidence.test_coverage import CLASSES, NARROW
+from tests.narrow_networks import CLASSES, NARROW
 
 METHODS = [name for name in FAST if name != "unpruned"]
 

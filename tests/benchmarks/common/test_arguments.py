@@ -6,15 +6,18 @@ import pytest
 
 from benchmarks.common.arguments import check_distinct, writable
 from benchmarks.studies.agents import command as compare_agents
+from benchmarks.studies.any_network import command as any_network
+from benchmarks.studies.any_network import zoo
 from benchmarks.studies.audit import command as audit
-from benchmarks.studies.evidence import coverage, feature_evidence, ppo_parity, reward_signal
+from benchmarks.studies.evidence import feature_evidence, ppo_parity, reward_signal
 from benchmarks.studies.methods import command as compare_methods
 from benchmarks.studies.methods import costs as method_costs
 from benchmarks.studies.speed import command as speed
 
 WRITING = {
     audit: ["--task", "digits-resnet20"],
-    coverage: [],
+    any_network: [],
+    zoo: [],
     feature_evidence: [],
     method_costs: [],
     ppo_parity: [],
@@ -61,7 +64,7 @@ def test_a_value_named_twice_is_refused():
 
 
 def test_a_machine_without_the_gpu_is_told_in_one_line(capsys, tmp_path):
-    assert coverage.main(["resnet18", "--gpu", "7", "--json", str(tmp_path / "coverage.json")]) == 2
+    assert feature_evidence.main(["--gpu", "7", "--json", str(tmp_path / "evidence.json")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 

@@ -1,0 +1,20 @@
+"""docs/any_network.md: its tables are those of the result files."""
+
+import json
+
+from benchmarks.studies.any_network.random_run import kinds_table
+from benchmarks.studies.any_network.zoo import zoo_summary, zoo_table
+from tests.pages import DOCS, ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = (DOCS / "any_network.md").read_text(encoding="utf-8")
+
+
+def test_the_zoo_is_that_of_the_file():
+    rows = json.loads((RESULTS / "zoo.json").read_text())["networks"]
+    assert zoo_table(rows).markdown() in PAGE
+    assert zoo_summary(rows) in PAGE
+
+
+def test_block_kinds_are_those_of_the_file():
+    assert kinds_table(json.loads((RESULTS / "any_network.json").read_text())).markdown() in PAGE
