@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from benchmarks.files.reading import read_text
 from benchmarks.report.comparisons import Comparison
-from benchmarks.report.reading import read_text
 from benchmarks.report.runs import Group, Run
 from benchmarks.report.sources import Ablation, Findings, Sweep
 from prune_gym.saving.manifest import read_manifest

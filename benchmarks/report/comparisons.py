@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.reading import UnreadableError, check_finite, read_json
+from benchmarks.files.reading import UnreadableError, check_finite, read_json
 from benchmarks.settings.source import ConfigError
 from benchmarks.studies.engine.networks import comparable_sets
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report.reading import UnreadableError, check_finite
+from benchmarks.files.reading import UnreadableError, check_finite
 from benchmarks.sweep.results_table import COLUMNS, NETWORKS, SCHEMA_VERSION
 
 STAGES = {"one_shot": "one-shot", "reconstructed": "reconstructed", "final": "fine-tuned"}

@@ -117,11 +117,11 @@ def architectures() -> dict[str, Architecture]:
     found = [Architecture("timm", name) for name in _TIMM.split()]
     for name in _CLASSIFICATION.split():
         inception = name in ("googlenet", "inception_v3")
-        options = {"num_classes": CLASSES, **({"init_weights": False} if inception else {})}
+        options: dict[str, Any] = {"num_classes": CLASSES, **({"init_weights": False} if inception else {})}
         found.append(Architecture("torchvision", name, options=options, auxiliary=inception))
     found += [Architecture("torchvision", name, "video", options={"num_classes": CLASSES}) for name in _VIDEO]
     for name in _SEGMENTATION:
-        options: dict[str, Any] = {"weights_backbone": None, "num_classes": CLASSES, "aux_loss": True}
+        options = {"weights_backbone": None, "num_classes": CLASSES, "aux_loss": True}
         if name.startswith("lraspp"):
             del options["aux_loss"]
         found.append(Architecture("torchvision", name, "segmentation", options=options))

@@ -19,7 +19,7 @@ COMMANDS = (
     "benchmarks.report",
     "benchmarks.studies.agents",
     "benchmarks.studies.audit",
-    "benchmarks.studies.evidence.coverage",
+    "benchmarks.studies.any_network",
     "benchmarks.studies.evidence.feature_evidence",
     "benchmarks.studies.evidence.ppo_parity",
     "benchmarks.studies.evidence.reward_signal",
