@@ -8,10 +8,8 @@ from typing import Any
 from benchmarks.report import commands, pictures, studies, tables
 from benchmarks.report.comparisons import AGENTS, METHODS
 from benchmarks.report.rendering import render_template
-from benchmarks.report.runs import Group
 from benchmarks.report.sources import Findings
 from benchmarks.stat_tests.samples import MIN_SEEDS
-from prune_gym.saving.manifest import read_manifest
 
 MAX_PLOTTED_RUNS = 4
 """Of so many sets of runs the folder's own pictures are shown; more would make a page nobody loads."""
@@ -34,7 +32,7 @@ def render(findings: Findings) -> str:
         "ablations": studies.ablations(findings),
         "plotted": [(group, shown) for group in groups if (shown := pictures.own_pictures(group))],
         "software": list(dict.fromkeys(line for group in groups for line in tables.software_of(group))),
-        "factories": {group.name: _factory(group) for group in groups if group.network is not None},
+        "loading": [(group, code) for group in groups if (code := commands.loading_code(group, findings))],
         "min_seeds": MIN_SEEDS,
         "max_plotted": MAX_PLOTTED_RUNS,
         "tables": tables,
@@ -42,13 +40,3 @@ def render(findings: Findings) -> str:
         "commands": commands,
     }
     return render_template("page.html.j2", **content)
-
-
-def _factory(group: Group) -> str:
-    """Name of what builds the dense network of a saved one; "" where loading knows it, or the manifest is broken."""
-    assert group.network is not None
-    try:
-        manifest = read_manifest(group.network)
-    except (OSError, ValueError):
-        return ""
-    return "" if manifest.factory_registered else manifest.factory

@@ -136,13 +136,17 @@ def _folders(root: Path) -> Iterator[tuple[Path, list[str]]]:
 def _read_folder(findings: Findings, folder: Path, files: list[str]) -> None:
     """Read everything but runs."""
     for name in files:
-        if name.startswith("ablation") and name.endswith(".json"):
+        if _is_ablation(name):
             _read_ablation(findings, folder / name)
     if "study.json" in files or "comparison.json" in files:
         findings.comparisons += read_comparisons(folder, files, findings.root, findings.problems)
     if "sweep.yaml" in files or ("results.csv" in files and "timings.csv" in files):
         config = read_text(folder / "sweep.yaml") if "sweep.yaml" in files else ""
         findings.sweeps.append(Sweep(_relative(findings, folder), config, _failures(findings, folder)))
+
+
+def _is_ablation(name: str) -> bool:
+    return name.startswith("ablation") and name.endswith(".json")
 
 
 def _read_ablation(findings: Findings, path: Path) -> None:
@@ -173,7 +177,8 @@ def _failures(findings: Findings, folder: Path) -> dict[str, str]:
 
 def _read_runs(findings: Findings, folders: list[tuple[Path, list[str]]]) -> None:
     """Read run folders, and the rows of tables that no run folder stands behind."""
-    inside = {(findings.root / ablation.source).parent for ablation in findings.ablations}
+    # Runs of an ablation are its own, also where its table is damaged.
+    inside = {folder for folder, files in folders if any(map(_is_ablation, files))}
     runs: list[Run] = []
     for folder, files in folders:
         is_run = folder.name.startswith("seed_") or folder == findings.root
