@@ -10,6 +10,7 @@ every number. What cannot be read is named on the page and left out.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,11 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:
-    parser = command_parser("benchmarks.report", "Write one self-contained HTML page about results.", prog=prog)
+    parser = command_parser("benchmarks.report.command", "Write one self-contained HTML page about results.", prog=prog)
     parser.add_argument("results", type=Path, metavar="RESULTS", help="a folder with results, of any kind")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"the page (default: RESULTS/{PAGE})")
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

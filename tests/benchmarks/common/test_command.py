@@ -16,7 +16,7 @@ COMMANDS = (
     "benchmarks.config_reference",
     "benchmarks.layer_table",
     "benchmarks.prune",
-    "benchmarks.report",
+    "benchmarks.report.command",
     "benchmarks.studies.agents",
     "benchmarks.studies.audit",
     "benchmarks.studies.any_network",
