@@ -15,7 +15,7 @@ from benchmarks.studies.engine.study import Outcome
 from benchmarks.studies.engine.workers import DiskFullError, LocalWorkers, WorkerStartError, attempt
 from benchmarks.sweep import command as sweep
 from benchmarks.sweep.config import SweepConfig
-from benchmarks.sweep.results_table import read_results
+from benchmarks.sweep.results_table import SCHEMA_VERSION, read_results
 from benchmarks.sweep.runner import run_sweep
 from benchmarks.sweep.study import SweepFolderError, SweepStudy
 from prune_gym.support.files import NotWritableError
@@ -177,7 +177,9 @@ def test_a_disk_that_fills_up_in_a_worker_stops_the_sweep_and_nothing_finished_i
     )
     fsync = os.fsync
     try:
-        with pytest.raises(DiskFullError, match=r"No space left.*1 finished cells are safe.*the same command goes on"):
+        with pytest.raises(
+            DiskFullError, match=r"(?i)no space left.*1 finished cells are safe.*the same command goes on"
+        ):
             run_sweep(grid, Inline())
     finally:
         os.fsync = fsync
@@ -199,6 +201,7 @@ def test_a_disk_too_full_for_the_tables_keeps_the_table_there_was(finished, tmp_
             yield from super().run(begin, cells, started)
             monkeypatch.setattr(os, "fsync", sweep_tasks.full)
 
+    monkeypatch.setattr("benchmarks.sweep.runner.TABLES_EVERY", float("inf"))
     with pytest.raises(DiskFullError, match=r"\[Errno 28\].*4 finished cells are safe"):
         run_sweep(more, Filling())
     assert (grid.save_dir / "results.csv").read_bytes() == before
@@ -262,10 +265,10 @@ def test_an_unwritable_save_dir_is_found_before_anything_runs(tmp_path, capsys):
 def test_a_table_of_another_version_is_refused_and_kept(finished, tmp_path):
     grid = make_sweep(tmp_path)
     grid.save_dir.mkdir()
-    table = (finished.save_dir / "results.csv").read_text().replace("\n1,", "\n99,")
+    table = (finished.save_dir / "results.csv").read_text().replace(f"\n{SCHEMA_VERSION},", "\n99,")
     (grid.save_dir / "results.csv").write_text(table)
     engine = Inline()
-    with pytest.raises(ValueError, match=r"results.csv has schema version 99, this version of the project reads 1"):
+    with pytest.raises(ValueError, match=r"results.csv has schema version 99, this version of the project reads \d"):
         run_sweep(grid, engine)
     assert engine.names == []
     assert (grid.save_dir / "results.csv").read_text() == table
