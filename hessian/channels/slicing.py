@@ -210,7 +210,7 @@ class NetworkSlicer:
             for size in self.groups[name].attributes:
                 values = attributes.setdefault(size.module, {})
                 before = values.get(size.attribute, getattr(self._modules[size.module], size.attribute))
-                values[size.attribute] = before - int(size.counts[gone].sum())
+                values[size.attribute] = _less(before, int(size.counts[gone].sum()), size.index)
 
     def _attributes(self, slices: dict[str, ModuleSlice]) -> dict[str, dict[str, Any]]:
         changed: dict[str, dict[str, Any]] = {}
@@ -238,6 +238,14 @@ class NetworkSlicer:
 
 _KNOWN = ("weight", "bias", "running_mean", "running_var")
 """Tensors that modules of known kinds have; others are bare parameters, with members of their own."""
+
+
+def _less(value: Any, gone: int, index: int | None) -> Any:
+    """A number, or one of a list or tuple of numbers, less what is gone."""
+    if index is None:
+        return value - gone
+    numbers = [number - gone * (place == index) for place, number in enumerate(value)]
+    return numbers if isinstance(value, list) else tuple(numbers)
 
 
 def _named_tensor(model: nn.Module, name: str) -> Tensor:
