@@ -22,6 +22,9 @@ def moved(facts: Facts, call: Call, func: Any) -> None:
     found = facts.map(source)
     if call.name == "roll":
         _rolled(facts, call)
+    elif call.name.endswith("channel_shuffle") and found.plane is not None and varying(found.plane) == (1,):
+        grid = found.plane.reshape(int(call["groups"]), -1)
+        facts.classes.tie(grid[:1].expand_as(grid), grid, "groups")
     floating = call.name.startswith(_FLOATING)
     planes = []
     for plane in found.planes:
