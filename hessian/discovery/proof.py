@@ -43,10 +43,11 @@ class _Proof:
         self._provenance = provenance
         self._ignored = ignored
         self._sites: list[Site] = list(provenance.sites)
-        self._trial = Trial(model, example_input, provenance.trains)
+        self._trial = Trial(model, example_input, provenance)
         self._choice: dict[int, int] = {}
         self._pins: list[Pin] = []
         self._layers = self._read()
+        self._trial.order = {group.name: index for index, group in enumerate(self._layers.groups)}
 
     def _read(self) -> Layers:
         return layers_of(self._model, self._provenance, self._choice, self._pins, self._ignored)

@@ -391,6 +391,47 @@ class Attention(Block):
         return self.attend(tokens, tokens, tokens)[0].transpose(1, 2)[..., None]
 
 
+class Standardised(nn.Conv2d):
+    """Weight standardisation that reads the sizes it was made with."""
+
+    def forward(self, x):
+        weight = F.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=1)
+
+
+class WeightStandardised(Block):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = Standardised(12, 8, 3), Standardised(8, 12, 3)
+
+    def middle(self, x):
+        return F.relu(self.b(F.relu(self.a(x))))
+
+
+class HalvesByAnother(Block):
+    """Instance-batch normalisation whose halves are counted on the input of the convolution it follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.left, self.right = nn.Conv2d(12, 12, 3, padding=1), nn.InstanceNorm2d(6), nn.BatchNorm2d(6)
+        self.b = conv(12, 12)
+
+    def middle(self, x):
+        left, right = self.a(x).split(x.shape[1] // 2, 1)
+        return self.b(F.relu(torch.cat([self.left(left), self.right(right)], 1)))
+
+
+class UndoneShuffle(Block):
+    """Moves that cancel still count their channels in blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = conv(12, 12)
+
+    def middle(self, x):
+        return self.a(F.pixel_unshuffle(F.pixel_shuffle(x, 2), 2))
+
+
 @dataclass(frozen=True)
 class Structure:
     """What is expected of a network.
@@ -439,8 +480,11 @@ STRUCTURES = {
     "frozen BatchNorm": Structure(FrozenNorm, {"stem.0": 12, "a.0": 12}),
     "depthwise with a multiplier": Structure(Multiplied, {"stem.0": 12, "a.0": 12}),
     "grouped transposed convolution": Structure(GroupedUp, {"stem.0": 6, "up": 4, "a.0": 6}),
+    "weight standardisation": Structure(WeightStandardised, {"stem.0": 12, "a": 8, "b": 12}),
+    "halves counted on another tensor": Structure(HalvesByAnother, {"a": 6, "b.0": 12}, {"stem.0": 12, "a": 6}),
+    "moves that cancel": Structure(UndoneShuffle, {"stem.0": 3, "a.0": 12}),
     "attention": Structure(Attention, {"stem.0": 12, "a.0": 8}, {"b.0": 12}),
 }
 
-MIXING = {"ConvNeXt", "GroupNorm over a concatenation"}
+MIXING = {"ConvNeXt", "GroupNorm over a concatenation", "weight standardisation"}
 """Their normalisations take statistics over channels: the smaller network equals no dense one with zeros in it."""
