@@ -38,17 +38,19 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class SizeAttribute:
-    """A whole number that a module of the network's own keeps, and that counts channels of a layer.
+    """A whole number that a module of the network's own keeps and that counts channels of a layer.
 
     Attributes:
         module: qualified name of the module.
         attribute: its attribute.
         counts: LongTensor [size], how much of the number goes with each channel.
+        index: place of the number where the attribute is a list or tuple of numbers.
     """
 
     module: str
     attribute: str
     counts: Tensor
+    index: int | None = None
 
 
 @dataclass(frozen=True)

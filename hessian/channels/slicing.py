@@ -210,14 +210,18 @@ class NetworkSlicer:
             for size in self.groups[name].attributes:
                 values = attributes.setdefault(size.module, {})
                 before = values.get(size.attribute, getattr(self._modules[size.module], size.attribute))
-                values[size.attribute] = before - int(size.counts[gone].sum())
+                values[size.attribute] = _less(before, int(size.counts[gone].sum()), size.index)
 
     def _attributes(self, slices: dict[str, ModuleSlice]) -> dict[str, dict[str, Any]]:
         changed: dict[str, dict[str, Any]] = {}
         for name, part in slices.items():
+            module = self._modules[name]
+            sizes = _declared_sizes(module, part)
+            if sizes and not type(module).__module__.startswith("torch.nn."):
+                changed[name] = sizes  # code of its own may read them
+                continue
             if part.rows is None:
                 continue
-            module = self._modules[name]
             if is_depthwise(module):
                 changed[name] = {"groups": len(part.rows) * module.groups // module.out_channels}
             elif isinstance(module, nn.LayerNorm):
@@ -238,6 +242,39 @@ class NetworkSlicer:
 
 _KNOWN = ("weight", "bias", "running_mean", "running_var")
 """Tensors that modules of known kinds have; others are bare parameters, with members of their own."""
+
+
+def _declared_sizes(module: Any, part: ModuleSlice) -> dict[str, Any]:
+    """Attributes by which a module of a known kind declares its sizes, after a cut."""
+    sizes: dict[str, Any] = {}
+    rows = None if part.rows is None else len(part.rows)
+    if isinstance(module, (*CONV_TYPES, nn.Linear)):
+        kind = "features" if isinstance(module, nn.Linear) else "channels"
+        if part.columns is not None:
+            sizes[f"in_{kind}"] = len(part.columns)
+        if rows is not None:
+            sizes[f"out_{kind}"] = rows
+            if is_depthwise(module):
+                sizes["groups"] = sizes["in_channels"] = rows // (channel_extent(module, "out") // _groups(module))
+    elif rows is not None and isinstance(module, nn.LayerNorm):
+        sizes["normalized_shape"] = (*module.normalized_shape[:-1], rows)
+    elif rows is not None and isinstance(module, nn.GroupNorm):
+        sizes["num_channels"] = rows
+    elif rows is not None and hasattr(module, "num_features"):
+        sizes["num_features"] = rows
+    return sizes
+
+
+def _groups(module: Any) -> int:
+    return int(module.groups)
+
+
+def _less(value: Any, gone: int, index: int | None) -> Any:
+    """A number, or one of a list or tuple of numbers, less what is gone."""
+    if index is None:
+        return value - gone
+    numbers = [number - gone * (place == index) for place, number in enumerate(value)]
+    return numbers if isinstance(value, list) else tuple(numbers)
 
 
 def _named_tensor(model: nn.Module, name: str) -> Tensor:

@@ -258,7 +258,7 @@ class _Gathering:
 
     def _attributes(self, table: Mapping[int, Tensor], root: int) -> tuple[SizeAttribute, ...]:
         """Attributes of modules that count channels of this layer."""
-        found: dict[tuple[str, str], SizeAttribute] = {}
+        found: dict[tuple[str, str, int | None], SizeAttribute] = {}
         if not any(option.followers for option in self._options):
             return ()
         owners = {
@@ -274,8 +274,8 @@ class _Gathering:
                     if owner in owners:
                         counts[owners[owner]] += 1
                 if counts.any():
-                    key = follower.module, follower.attribute
-                    found.setdefault(key, SizeAttribute(*key, counts))
+                    key = follower.module, follower.attribute, follower.index
+                    found.setdefault(key, SizeAttribute(*key[:2], counts, follower.index))
         return tuple(found.values())
 
     # ------------------------------------------------------------------ what stays

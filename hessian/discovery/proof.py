@@ -43,10 +43,11 @@ class _Proof:
         self._provenance = provenance
         self._ignored = ignored
         self._sites: list[Site] = list(provenance.sites)
-        self._trial = Trial(model, example_input, provenance.trains)
+        self._trial = Trial(model, example_input, provenance)
         self._choice: dict[int, int] = {}
         self._pins: list[Pin] = []
         self._layers = self._read()
+        self._trial.order = {group.name: index for index, group in enumerate(self._layers.groups)}
 
     def _read(self) -> Layers:
         return layers_of(self._model, self._provenance, self._choice, self._pins, self._ignored)
@@ -57,9 +58,8 @@ class _Proof:
             if self._trial.failure(self._layers.groups) is None:
                 return self._layers
             self._reread()
-            while (failed := self._failing(self._layers.groups)) is not None:
-                group, problem = failed
-                self._pins.append((self._layers.ids[group.name], problem))
+            while failed := self._failing(self._layers.groups):
+                self._pins += [(self._layers.ids[group.name], problem) for group, problem in failed]
                 self._layers = self._read()
         return self._layers
 
@@ -107,36 +107,48 @@ class _Proof:
         ids = torch.cat([self._sites[site].ids for site in sites])
         return [group for group in self._layers.groups if bool(torch.isin(ids, self._layers.ids[group.name]).any())]
 
-    # ------------------------------------------------------------------ finding the culprit
+    # ------------------------------------------------------------------ finding the culprits
 
-    def _failing(self, groups: Sequence[ChannelGroup]) -> tuple[ChannelGroup, Reason] | None:
-        """One layer that fails, found by halving; None where all stand."""
-        problem = self._trial.failure(groups)
-        if problem is None:
-            return None
-        groups = self._suspects(groups, problem)
-        while len(groups) > 1:
-            half = groups[: len(groups) // 2]
-            found = self._trial.failure(half)
-            if found is not None:
-                groups, problem = half, found
-                continue
-            rest = groups[len(groups) // 2 :]
-            found = self._trial.failure(rest)
-            if found is None:
-                break  # they fail only together: the first of them stays
-            groups, problem = rest, found
-        return groups[0], problem
+    def _failing(self, groups: Sequence[ChannelGroup]) -> list[tuple[ChannelGroup, Reason]]:
+        """Layers that fail, with the reasons; none where all stand together."""
+        rest, suspected = list(groups), []
+        while (problem := self._trial.failure(rest)) is not None:
+            near = _near(rest, problem.where)
+            if not near or len(near) == len(rest):
+                break
+            suspected.append((near, problem))
+            rest = [group for group in rest if group not in near]
+        found = [] if problem is None else self._halved(rest, problem)
+        for near, why in suspected:
+            if self._trial.failure(near) is not None:
+                found += self._halved(near, why)
+        if not found and suspected:  # they fail only together: one of them stays
+            near, why = suspected[0]
+            found = [(near[0], why)]
+        return found
 
-    def _suspects(self, groups: Sequence[ChannelGroup], problem: Reason) -> Sequence[ChannelGroup]:
-        """The layers around the module that failed, if they fail by themselves."""
-        scope = problem.where
-        while scope:
-            near = [group for group in groups if _touches(group, scope)]
-            if near and len(near) < len(groups) and self._trial.failure(near) is not None:
-                return near
-            scope = scope.rpartition(".")[0]
-        return groups
+    def _halved(self, groups: Sequence[ChannelGroup], problem: Reason) -> list[tuple[ChannelGroup, Reason]]:
+        """Layers that fail among some that do, found by halving."""
+        if len(groups) == 1:
+            return [(groups[0], problem)]
+        found = []
+        middle = len(groups) // 2
+        for half in (groups[:middle], groups[middle:]):
+            why = self._trial.failure(half)
+            if why is not None:
+                found += self._halved(half, why)
+        return found or [(groups[0], problem)]  # they fail only together: one of them stays
+
+
+def _near(groups: Sequence[ChannelGroup], where: str) -> list[ChannelGroup]:
+    """Layers with something in the module that failed, or in the smallest one around it that has any."""
+    scope = where
+    while scope:
+        near = [group for group in groups if _touches(group, scope)]
+        if near:
+            return near
+        scope = scope.rpartition(".")[0]
+    return []
 
 
 def _touches(group: ChannelGroup, scope: str) -> bool:

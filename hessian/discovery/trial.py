@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from hessian.channels.group import ChannelGroup
 from hessian.channels.layer_types import TRANSPOSED_TYPES
 from hessian.channels.slicing import Cut, NetworkSlicer, installed
-from hessian.discovery.mixing import norms_over
+from hessian.discovery.mixing import DerivedWeights, norms_over
 from hessian.provenance.classes import Reason
+from hessian.provenance.run import Provenance
 from hessian.support.calling import call_model, tensors_in, training_outside_leaves
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
@@ -33,28 +34,36 @@ class Trial:
     Args:
         model: the network; in evaluation mode while it is tried, in which the caller puts it back.
         example_input: what it is run on.
-        trains: whether it does something else in training mode, which has to run too.
+        provenance: what a run of it showed.
+
+    Attributes:
+        order: layer name -> rank, by which layers are cut in turns.
     """
 
-    def __init__(self, model: nn.Module, example_input: Any, trains: bool) -> None:
+    def __init__(self, model: nn.Module, example_input: Any, provenance: Provenance) -> None:
         self._model = model
         self._example_input = example_input
         self._modules: dict[str, Any] = dict(model.named_modules())
         self._values = lively(dict(model.state_dict()))
-        self._trains = trains
+        self._trains = provenance.trains
+        self._derived = provenance.derived
+        self.order: dict[str, int] = {}
 
     def failure(self, groups: Sequence[ChannelGroup]) -> Reason | None:
-        """What goes wrong when layers lose random parts of their units, and then all others; None if nothing does.
+        """What goes wrong when layers lose some of their units at random, and then all others; None if nothing does.
 
-        So every unit is cut once, and layers lose different numbers of channels.
+        Every other layer is cut first and then those between: code may take a number of channels from another layer's.
         """
         if not groups:
             return None
         slicer = NetworkSlicer(self._model, groups)
         parts = {group.name: _halves(group) for group in groups}
-        for side in (0, 1):
-            plan = {group.name: group.channels(parts[group.name][side]) for group in groups}
-            problem = self._failure(slicer.cut(plan))
+        turns: list[list[ChannelGroup]] = [[], []]
+        for group in groups:
+            turns[self.order.get(group.name, 0) % 2].append(group)
+        for side, chosen in ((0, turns[0]), (0, turns[1]), (1, groups)):
+            plan = {group.name: group.channels(parts[group.name][side]) for group in chosen}
+            problem = self._failure(slicer.cut(plan)) if plan else None
             if problem is not None:
                 return problem
         return None
@@ -63,12 +72,15 @@ class Trial:
         self._model.eval()
         with _watched(self._model) as stack:
             try:
+                weights = DerivedWeights(self._model, self._derived & cut.slices.keys(), cut)
                 with installed(self._model, cut.state(self._values), cut.attributes):
-                    pruned = tensors_in(call_model(self._model, self._example_input))
+                    with weights.recorded():
+                        pruned = tensors_in(call_model(self._model, self._example_input))
                     trained = self._trained_shapes()
                     del stack[:]
                 with installed(self._model, self._zeroed(cut), {}), norms_over(self._model, cut):
-                    dense = tensors_in(call_model(self._model, self._example_input))
+                    with weights.replaced():
+                        dense = tensors_in(call_model(self._model, self._example_input))
                     expected = self._trained_shapes() if trained is not None else None
             except NETWORK_ERRORS as error:
                 return Reason(f"cannot be cut: {_short(error)}", stack[-1] if stack else "")

@@ -49,6 +49,7 @@ class Facts:
         context: the module that is running.
         columns: ids of the columns of grouped convolutions, see `grouped_columns`.
         features: makes ids for the channels of a normalisation that holds no tensors.
+        derived: names of modules whose weight is computed from their parameters (weight standardisation).
     """
 
     classes: Classes
@@ -57,6 +58,7 @@ class Facts:
     context: Context
     columns: Callable[[Tensor, int], Tensor]
     features: Callable[[str, int], Tensor]
+    derived: set[str] = field(default_factory=set)
 
     def map(self, tensor: Any) -> Map:
         """Map of an operand; an empty one for what is made from nothing (and for None and numbers)."""

@@ -22,6 +22,8 @@ def moved(facts: Facts, call: Call, func: Any) -> None:
     found = facts.map(source)
     if call.name == "roll":
         _rolled(facts, call)
+    elif found.plane is not None and varying(found.plane) == (source.ndim - 3,):
+        _tie_shuffled(facts, call, found.plane.flatten())
     floating = call.name.startswith(_FLOATING)
     planes = []
     for plane in found.planes:
@@ -30,6 +32,16 @@ def moved(facts: Facts, call: Call, func: Any) -> None:
         planes.append(compressed(ids.long()))
     if found.planes:
         facts.give(call.result, planes, found.activation)
+
+
+def _tie_shuffled(facts: Facts, call: Call, ids: Tensor) -> None:
+    """Shuffles count channels in blocks of fixed number, or of fixed size."""
+    if call.name.endswith("channel_shuffle"):
+        grid = ids.view(int(call["groups"]), -1)
+        facts.classes.tie(grid[:1].expand_as(grid), grid, "groups")
+    elif call.name == "pixel_shuffle":
+        blocks = ids.view(-1, int(call["upscale_factor"]) ** 2)
+        facts.classes.tie(blocks[:, :1].expand_as(blocks), blocks, "blocks")
 
 
 def _rolled(facts: Facts, call: Call) -> None:

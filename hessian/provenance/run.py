@@ -32,6 +32,7 @@ class Provenance:
         order: rank of every module's first call, modules with tensors of their own.
         calls: how often each of them is called in evaluation mode.
         trains: whether the network does something else in training mode that it can do on the example.
+        derived: names of modules whose weight is computed from their parameters (weight standardisation).
     """
 
     entries: Entries
@@ -40,6 +41,7 @@ class Provenance:
     order: dict[str, int]
     calls: dict[str, int]
     trains: bool
+    derived: frozenset[str]
 
     def resolve(self) -> Resolved:
         """Classes and hard units."""
@@ -65,7 +67,7 @@ def trace(model: nn.Module, example_input: Any) -> Provenance:
             seen = dict(calls)
             trains = _run_for_training(model, example_input, facts, seen)
     sites.finish()
-    return Provenance(entries, classes, sites, order, seen, trains)
+    return Provenance(entries, classes, sites, order, seen, trains, frozenset(facts.derived))
 
 
 def _run(model: nn.Module, example_input: Any, facts: Facts) -> None:

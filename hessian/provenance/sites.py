@@ -27,11 +27,13 @@ class Follower:
         module: qualified name of the module.
         attribute: its attribute.
         ids: the channels counted.
+        index: place of the number where the attribute is a list or tuple of numbers.
     """
 
     module: str
     attribute: str
     ids: Tensor
+    index: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,7 @@ class Sites:
             slices.parts.append(part)
 
     def strided(self, where: str, ids: Tensor, step: int) -> None:
-        """Every n-th channel is taken, ids int64 [size]; blocks of as many keep their places if they leave whole."""
+        """Every so many channels are taken: ids int64 [size]; blocks of as many that leave whole keep all places."""
         whole = len(ids) // step * step
         option = Option(_tied_across(ids[:whole].view(-1, step), 0), (), ids[whole:])
         self._sites.append(Site(where, "takes every so many channels", ids, (option,)))
@@ -182,12 +184,13 @@ def _tied_across(ids: Tensor, flexible: int) -> Tensor:
 
 
 def _followers(where: str, module: nn.Module | None, parts: Sequence[Tensor]) -> tuple[Follower, ...]:
-    """Whole-number attributes of a module that equal the size of a part."""
+    """Attributes of a module that equal the size of a part: whole numbers, or all sizes in their order."""
     if module is None:
         return ()
-    found: dict[str, Follower] = {}
-    for part in parts:
-        for name, value in vars(module).items():
-            if type(value) is int and value == len(part) and value > 1:
-                found.setdefault(name, Follower(where, name, part))
-    return tuple(found.values())
+    found: dict[str, list[Follower]] = {}
+    for name, value in vars(module).items():
+        if isinstance(value, (list, tuple)) and list(value) == [len(part) for part in parts[: len(value)]] and value:
+            found[name] = [Follower(where, name, part, index) for index, part in enumerate(parts[: len(value)])]
+        if type(value) is int and value > 1:
+            found[name] = [Follower(where, name, part) for part in parts if len(part) == value][:1]
+    return tuple(follower for followers in found.values() for follower in followers)

@@ -40,6 +40,8 @@ def convolution(facts: Facts, call: Call) -> None:
         facts.pin(kernel, "makes weights of a convolution")
         facts.give(call.result, [fixed(dimensions)])
         return
+    if not isinstance(weight, nn.Parameter):
+        facts.derived.add(facts.context.where)
     for plane in other_axes(kernel, (0, 1)):
         facts.classes.pin(plane, facts.reason("lies across several axes of a convolution's weight"))
     read = _channel_ids(facts, inputs, call["input"])

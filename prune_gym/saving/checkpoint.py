@@ -130,7 +130,8 @@ def _rebuild(
     for name, sizes in table.items():
         set_sizes(modules[name], sizes.attributes)
         for number, value in sizes.numbers.items():
-            setattr(modules[name], number, value)
+            kept_as_tuple = isinstance(getattr(modules[name], number, None), tuple)
+            setattr(modules[name], number, tuple(value) if isinstance(value, list) and kept_as_tuple else value)
         for suffix, shape in sizes.shapes.items():
             resize_tensor(modules[name], suffix, tuple(shape), state[f"{name}.{suffix}" if name else suffix].dtype)
     problems = broken_promises(model)

@@ -33,13 +33,13 @@ class ModuleSizes:
         type: Class name of the module.
         attributes: Its size attributes (``out_channels``, ``num_features``, ...).
         shapes: Name of each of its own tensors -> shape.
-        numbers: Whole numbers that a module of the network's own keeps; some of them count channels.
+        numbers: Whole numbers (and lists of them) that a module of the network's own keeps; some count channels.
     """
 
     type: str
     attributes: dict[str, int | list[int]]
     shapes: dict[str, list[int]]
-    numbers: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, int | list[int]] = field(default_factory=dict)
 
 
 def size_attributes(module: nn.Module) -> dict[str, int | list[int]]:
@@ -64,16 +64,20 @@ def channel_table(model: nn.Module) -> dict[str, ModuleSizes]:
     return table
 
 
-def own_numbers(module: nn.Module) -> dict[str, int]:
-    """Return the whole numbers that a module keeps as attributes, unless it is one of PyTorch's own kinds."""
+def own_numbers(module: nn.Module) -> dict[str, int | list[int]]:
+    """Return the whole numbers, and lists of them, that a module keeps, unless it is one of PyTorch's own kinds."""
     if type(module).__module__.startswith("torch."):
         return {}
     known = size_attributes(module)
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if type(value) is int and name not in known and not name.startswith("_")
-    }
+    found: dict[str, int | list[int]] = {}
+    for name, value in vars(module).items():
+        if name in known or name.startswith("_"):
+            continue
+        if type(value) is int:
+            found[name] = value
+        elif isinstance(value, (list, tuple)) and value and all(type(number) is int for number in value):
+            found[name] = list(value)
+    return found
 
 
 def _own_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
