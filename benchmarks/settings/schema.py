@@ -178,9 +178,9 @@ class FinetuneConfig(Section):
     """Most images a pass uses, spread evenly over the dense-train split; absent: all of them."""
     learning_rate: Positive = 0.02
     """Peak learning rate."""
-    learning_rates: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
-    """Peaks that are raced, each for one pass over 5,000 images; the best on the reward split is used instead of
-    ``learning_rate``. Empty: no race."""
+    race: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
+    """Peak learning rates that are raced, each for one pass over 5,000 images; the best on the reward split is used
+    instead of ``learning_rate``. Empty: no race."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """``sgd`` with Nesterov momentum, or ``adam`` (AdamW), which wants smaller learning rates."""
     schedule: Literal["one_cycle", "cosine"] = "one_cycle"
