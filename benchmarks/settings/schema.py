@@ -142,7 +142,7 @@ class ReconstructionConfig(Section):
         StepSettingConfig(learning_rate=1e-3, batch_statistics=False),
         StepSettingConfig(learning_rate=3e-4, batch_statistics=False),
     )
-    """Settings that are raced by successive halving, which takes up to 0.4 times the steps more."""
+    """Settings that are raced by successive halving, which takes 0.45 times the steps more."""
     seconds: Positive | None = None
     """Time to stay within; steps are cut to what fits. The result then depends on the machine. Absent: all steps."""
     mixed_precision: bool = False
