@@ -260,7 +260,7 @@ def tune(
             block_weight=settings.block_weight,
         )
 
-    rates = settings.learning_rates or (settings.learning_rate,)
+    rates = settings.race or (settings.learning_rate,)
     choice = fine_tune_better(student, images, task.reward, train, epochs=settings.epochs, learning_rates=rates)
     raced = [{"learning_rate": lr, "reward_accuracy": accuracy} for lr, accuracy in choice.raced.items()]
     return student.eval(), {

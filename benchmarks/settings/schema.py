@@ -142,7 +142,7 @@ class ReconstructionConfig(Section):
         StepSettingConfig(learning_rate=1e-3, batch_statistics=False),
         StepSettingConfig(learning_rate=3e-4, batch_statistics=False),
     )
-    """Settings that are raced by successive halving, which takes up to 0.4 times the steps more."""
+    """Settings that are raced by successive halving, which takes 0.45 times the steps more."""
     seconds: Positive | None = None
     """Time to stay within; steps are cut to what fits. The result then depends on the machine. Absent: all steps."""
     mixed_precision: bool = False
@@ -178,9 +178,9 @@ class FinetuneConfig(Section):
     """Most images a pass uses, spread evenly over the dense-train split; absent: all of them."""
     learning_rate: Positive = 0.02
     """Peak learning rate."""
-    learning_rates: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
-    """Peaks that are raced, each for one pass over 5,000 images; the best on the reward split is used instead of
-    ``learning_rate``. Empty: no race."""
+    race: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
+    """Peak learning rates that are raced, each for one pass over 5,000 images; the best on the reward split is used
+    instead of ``learning_rate``. Empty: no race."""
     optimizer: Literal["sgd", "adam"] = "sgd"
     """``sgd`` with Nesterov momentum, or ``adam`` (AdamW), which wants smaller learning rates."""
     schedule: Literal["one_cycle", "cosine"] = "one_cycle"

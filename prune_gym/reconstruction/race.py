@@ -22,6 +22,9 @@ from prune_gym.reconstruction.trials import Course, adam, has_batch_norms, take_
 from prune_gym.training.batchnorm import average_statistics
 from prune_gym.training.checkpoint import Rows, TrainingState
 
+KEPT_OF = 3
+"""One of so many settings goes on after a round. Rounds are few and long: large steps lose in the first hundred."""
+
 SAVE_EVERY = 200
 """Steps between two checkpoints."""
 
@@ -99,27 +102,26 @@ class Race:
 
     # ------------------------------------------------------------------ who trains how long
 
+    def _rounds(self) -> list[tuple[int, int]]:
+        """(settings that take part, steps of each) of every round of the race."""
+        counts = [len(self._settings)]
+        while counts[-1] > 1:
+            counts.append(math.ceil(counts[-1] / KEPT_OF))
+        budget = self._course.settings.race * self._steps / max(1, len(counts) - 1)
+        return [(count, min(self._steps, max(1, round(budget / count)))) for count in counts[:-1]]
+
     def _schedule(self) -> Iterator[tuple[Setting, int]]:
         """(setting, steps) of every training; who comes next depends on how those before ended."""
         settings = self._settings
-        rounds = math.ceil(math.log2(len(settings)))
-        budget = self._course.settings.race * self._steps / max(1, rounds)
-        while len(settings) > 1:
-            steps = max(1, round(budget / len(settings)))
-            for setting in settings:
-                yield setting, min(steps, self._steps)
-            ended = sorted(self.trials[-len(settings) :], key=lambda trial: trial.loss)
-            settings = [trial.setting for trial in ended[: math.ceil(len(settings) / 2)]]
+        for count, steps in self._rounds():
+            for setting in settings[:count]:
+                yield setting, steps
+            ended = sorted(self.trials[-count:], key=lambda trial: trial.loss)
+            settings = [trial.setting for trial in ended]
         yield settings[0], self._steps
 
     def _total(self) -> int:
-        total, count = self._steps, len(self._settings)
-        rounds = math.ceil(math.log2(count))
-        while count > 1:
-            steps = max(1, round(self._course.settings.race * self._steps / max(1, rounds) / count))
-            total += count * min(steps, self._steps)
-            count = math.ceil(count / 2)
-        return total
+        return self._steps + sum(count * steps for count, steps in self._rounds())
 
     def _affordable(self, deadline: float) -> int:
         """Steps of the last training that fit, race included, until a time; at least one."""

@@ -62,7 +62,7 @@ class Reconstruction:
     steps: int = 1000
     batch_size: int = 32
     candidates: tuple[Setting, ...] = CANDIDATES
-    race: float = 0.4
+    race: float = 0.45
     loss: Literal["auto"] | Loss | tuple[Loss, ...] = "auto"
     temperature: float = 4.0
     warmup: float = 0.1

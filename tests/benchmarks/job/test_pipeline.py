@@ -198,7 +198,7 @@ def test_a_reconstruction_goes_on_where_it_stopped(finished, tmp_path, monkeypat
     monkeypatch.setattr(race, "adam", stopping(1000))
     resumed, _ = run(config)
     assert without_timings(resumed) == without_timings(result)
-    assert len(taken) == 2 * 6 + 30 - 32  # two short trainings, the long one up to its last checkpoint
+    assert len(taken) == 2 * 7 + 30 - 29  # two short trainings, the long one up to its last checkpoint
 
 
 def test_finished_stages_are_not_done_again(finished, tmp_path, monkeypatch):

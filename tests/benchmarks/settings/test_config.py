@@ -53,7 +53,7 @@ def test_unknown_key_names_path_line_and_nearest_key():
 
 def test_key_in_the_wrong_section_names_the_right_one():
     message = error_of(MINIMAL + "pruning:\n  temperature: 4.0\n")
-    assert "did you mean 'pruning.finetune.distillation.temperature'?" in message
+    assert "did you mean 'pruning.reconstruction.temperature'?" in message
 
 
 def test_hopeless_key_lists_what_the_section_has():
