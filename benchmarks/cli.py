@@ -1,12 +1,19 @@
-"""The console script: ``prune-gym run``, ``sweep``, ``validate``, ``report``, ``tasks`` and ``layers``."""
+"""The console script: ``prune-gym prune``, ``run``, ``sweep``, ``validate``, ``report``, ``tasks``, ``layers``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from rich.console import Console
+
+from benchmarks.common.arguments import command_parser
+from benchmarks.common.command import reports_errors
+from benchmarks.common.errors import BAD_INPUT
+from benchmarks.common.modules import hidden_package, import_modules
+from hessian.support.names import suggest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,17 +22,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments; absent means those of the process.
     """
-    listed = "".join(f"\n  {name:10}{text}" for name, (text, _) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    hidden = hidden_package()
+    if hidden:
+        Console(stderr=True).print(f"error: {hidden}", style="red", markup=False, highlight=False, soft_wrap=True)
+        return BAD_INPUT
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    command = _parser().parse_args(arguments[:1]).command
+    return COMMANDS[command][1](arguments[1:])
+
+
+class _Parser(argparse.ArgumentParser):
+    """One that suggests the command somebody meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with the message, and the nearest command where a wrong one was given."""
+        wrong = message.partition("invalid choice: '")[2].partition("'")[0]
+        super().error(
+            f"there is no command {wrong!r}{suggest(wrong, list(COMMANDS), 'commands')}" if wrong else message
+        )
+
+
+def _parser() -> argparse.ArgumentParser:
+    listed = "".join(f"\n  {name:11}{text}" for name, (text, _) in COMMANDS.items())
+    parser = _Parser(
         prog="prune-gym",
-        description="Structured pruning as a Gymnasium environment.",
+        description="Smaller networks by structured pruning.",
         epilog=f"commands:{listed}\n\nprune-gym COMMAND --help tells more.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=_version())
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="what to do")
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    command = parser.parse_args(arguments[:1]).command
-    return COMMANDS[command][1](arguments[1:])
+    return parser
+
+
+def _version() -> str:
+    import prune_gym
+
+    return f"prune-gym {prune_gym.__version__}"
 
 
 def prune(argv: Sequence[str]) -> int:
@@ -71,15 +104,24 @@ def layers(argv: Sequence[str]) -> int:
     return layers_main(argv, prog="prune-gym layers")
 
 
+@reports_errors()
 def tasks(argv: Sequence[str]) -> int:
     """List the named tasks, what is at hand of each, and how to get the rest."""
-    argparse.ArgumentParser(prog="prune-gym tasks", description="List the named tasks.").parse_args(argv)
+    parser = command_parser("benchmarks.cli", "List the named tasks.", "import", prog="prune-gym tasks")
+    import_modules(parser.parse_args(argv).imports)
     # Here, not above, so that `prune-gym --help` need not wait for PyTorch.
     from benchmarks.common.table import report_console
     from benchmarks.task_table import print_tasks
 
     print_tasks(report_console(Console()))
     return 0
+
+
+def completion(argv: Sequence[str]) -> int:
+    """Print what makes a shell complete commands and options."""
+    from benchmarks.completion import main as completion_main
+
+    return completion_main(argv, prog="prune-gym completion")
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
@@ -90,6 +132,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "report": ("write one HTML page about results", report),
     "tasks": ("list the named tasks", tasks),
     "layers": ("list what can be pruned of a task's network, what stays and why", layers),
+    "completion": ("print what makes bash, zsh or fish complete commands and options", completion),
 }
 
 

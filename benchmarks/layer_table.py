@@ -15,6 +15,7 @@ from benchmarks.common.arguments import command_parser
 from benchmarks.common.columns import Column, Columns, Value, percent_column
 from benchmarks.common.command import reports_errors
 from benchmarks.common.errors import OptionError
+from benchmarks.common.modules import import_modules
 from benchmarks.common.numbers import count
 from benchmarks.common.table import Table, report_console
 
@@ -46,11 +47,12 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         Exit code: 0 done, 2 bad input.
     """
     what = "List what can be pruned of a network, and what cannot."
-    parser = command_parser("benchmarks.layer_table", what, prog=prog)
+    parser = command_parser("benchmarks.layer_table", what, "import", prog=prog)
     parser.add_argument("task", nargs="?", metavar="TASK", help="name of a task (prune-gym tasks lists them)")
     parser.add_argument("--config", metavar="FILE", help="YAML configuration whose task is meant")
     parser.add_argument("--no-verify", action="store_true", help="do not cut the network for trial")
     arguments = parser.parse_args(argv)
+    import_modules(arguments.imports)
     from benchmarks.settings.reading import load_config
     from hessian.discovery.discover import discover
     from prune_gym.cost.model import CostModel

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 try:
     from benchmarks.common.arguments import command_parser, prepare
     from benchmarks.common.command import reports_errors
+    from benchmarks.common.modules import import_modules
 except ModuleNotFoundError as error:
     if error.name != "benchmarks":
         raise
@@ -42,12 +43,20 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     options = _parser(prog).parse_intermixed_args(argv)
     from benchmarks.job.run_folder import open_run
     from benchmarks.settings.reading import load_config
+    from benchmarks.settings.source import ConfigError
 
+    import_modules(options.imports)
     config = load_config(options.config, _overrides(options))
     device = prepare(options, config.experiment.num_threads)
     folders = {seed: open_run(config, seed, overwrite=options.overwrite) for seed in config.experiment.random_seeds}
-    for seed, folder in folders.items():
-        _run_seed(config, seed, folder, device)
+    try:
+        for seed, folder in folders.items():
+            _run_seed(config, seed, folder, device)
+    except (ConfigError, FileNotFoundError):
+        # What is refused before any work leaves nothing behind that would stand in the corrected command's way.
+        for folder in folders.values():
+            folder.withdraw()
+        raise
     return 0
 
 
@@ -74,7 +83,10 @@ def _run_seed(config: Config, seed: int, folder: RunFolder, device: torch.device
 
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:
-    what, shared = "Prune a trained network and report what it cost.", ("config", "gpu", "threads", "overwrite")
+    what, shared = (
+        "Prune a trained network and report what it cost.",
+        ("config", "gpu", "threads", "overwrite", "import"),
+    )
     parser = command_parser("benchmarks.main", what, *shared, prog=prog)
     parser.add_argument("--seed", metavar="N", help="run this seed only (default: experiment.random_seeds)")
     parser.add_argument("--method", metavar="NAME", help="how budgets are found (default: pruning.method)")
@@ -83,11 +95,13 @@ def _parser(prog: str | None) -> argparse.ArgumentParser:
 
 def _overrides(options: argparse.Namespace) -> list[str]:
     """Options are shorthand for overrides, so that they get the same checks and messages."""
+    from benchmarks.settings.source import Override
+
     overrides = list(options.overrides)
     if options.method is not None:
-        overrides.append(f"pruning.method={options.method}")
+        overrides.append(Override.of(f"--method {options.method}", "pruning.method", options.method))
     if options.seed is not None:
-        overrides.append(f"experiment.random_seeds=[{options.seed}]")
+        overrides.append(Override.of(f"--seed {options.seed}", "experiment.random_seeds", f"[{options.seed}]"))
     return overrides
 
 

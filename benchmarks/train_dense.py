@@ -20,6 +20,7 @@ from rich.console import Console
 
 from benchmarks.common.arguments import command_parser
 from benchmarks.common.command import reports_errors
+from benchmarks.common.modules import import_modules
 
 if TYPE_CHECKING:
     from hessian.support.progress import Progress
@@ -95,7 +96,7 @@ def checkpoint_path(out: Path) -> Path:
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; ``arguments`` is ``sys.argv[1:]`` if None."""
     what = "Train the dense network of a named task from scratch."
-    parser = command_parser("benchmarks.train_dense", what, "gpu", "overwrite")
+    parser = command_parser("benchmarks.train_dense", what, "gpu", "overwrite", "import")
     parser.add_argument("--task", default="digits-resnet20", metavar="NAME", help="a named task with a recipe")
     parser.add_argument("--out", type=Path, help="file to write (default: the user's cache)")
     parser.add_argument("--seed", type=int, default=0, help="initial weights, order and augmentation")
@@ -119,6 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 with a message when data, device or an argument is not as needed, or 130 when interrupted.
     """
     options = parse_arguments(arguments)
+    import_modules(options.imports)
     import torch
 
     from hessian.support.distributed import torchrun_group

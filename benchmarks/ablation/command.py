@@ -27,7 +27,7 @@ except ModuleNotFoundError as error:
 
 from benchmarks.common.command import reports_errors
 from benchmarks.common.modules import import_modules
-from benchmarks.settings.source import ConfigError
+from benchmarks.settings.source import ConfigError, Override
 from benchmarks.studies.engine.command import INTERRUPTED, run_command, study_parser
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     seeds = [text for text in given if "=" not in text]
     overrides = [*options.overrides, *(text for text in given if "=" in text)]
     if seeds:
-        overrides.append(f"experiment.random_seeds=[{', '.join(seeds)}]")
+        overrides.append(Override.of(f"--seeds {' '.join(seeds)}", "experiment.random_seeds", f"[{', '.join(seeds)}]"))
     return overrides
 
 

@@ -166,7 +166,7 @@ def chosen_device(gpu: str | None) -> torch.device:
 
 
 _SHARED: dict[str, dict[str, Any]] = {
-    "config": {"metavar": "FILE", "help": "YAML configuration"},
+    "config": {"metavar": "FILE", "help": "YAML file, or the name of a shipped one"},
     "task": {"type": one_of("task", _tasks), "metavar": "NAME", "help": "name of a task; prune-gym tasks lists them"},
     "seeds": {"type": int, "nargs": "+", "metavar": "N", "help": "of everything random"},
     "gpu": {"metavar": "ID", "help": "GPU index, or cpu (default: the only GPU if there is one, else the CPU)"},

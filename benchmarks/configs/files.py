@@ -20,6 +20,19 @@ def config_path(name: str) -> Path:
     return path
 
 
+def found_config(path: str | Path) -> Path:
+    """The file that is meant: as it is if it is there, else the shipped one of that name.
+
+    Args:
+        path: a file, or a shipped configuration's name, with or without ``.yaml`` and the folder it has in a checkout.
+    """
+    given = Path(path)
+    plain = given.parent in (Path(), Path("benchmarks/configs"))
+    if given.is_file() or not plain or given.stem not in config_names():
+        return given
+    return CONFIG_DIR / f"{given.stem}.yaml"
+
+
 def config_names() -> list[str]:
     """Return the names of the shipped configurations, sorted."""
     return sorted(path.stem for path in CONFIG_DIR.glob("*.yaml"))

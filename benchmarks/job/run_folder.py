@@ -161,6 +161,20 @@ class RunFolder:
             path.unlink(missing_ok=True)
         self.forget_unfinished()
 
+    def withdraw(self) -> None:
+        """Leave no trace of a run that was refused before it reached anything; others stay as they are."""
+        if self.state is not RunState.RESUMABLE or any(self._reached()):
+            return
+        self.clear()
+        for folder in (self.path, *self.path.parents[:1]):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+    def _reached(self) -> list[Path]:
+        """Files of finished stages; that a stage began says nothing."""
+        began = ("seconds.json", "versions.json")
+        return [path for path in self.unfinished.glob("*") if path.name not in began]
+
     def clear(self) -> None:
         """Remove everything a run writes; files of other origin stay."""
         # The result goes first: a clearing cut short must not leave a folder that looks finished.

@@ -10,7 +10,6 @@ every number. What cannot be read is named on the page and left out.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from rich.console import Console
 
 from benchmarks.common.arguments import command_parser
 from benchmarks.common.command import reports_errors
+from benchmarks.common.modules import import_modules
 
 PAGE = "report.html"
 
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         Exit code: 0 done, also where something is left out and named; 2 no results, or the page cannot be written.
     """
     options = _parser(prog).parse_args(argv)
+    import_modules(options.imports)
     from benchmarks.report.page import render
     from benchmarks.report.sources import find_results
     from hessian.support.files import write_atomic
@@ -48,11 +49,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:
-    parser = command_parser("benchmarks.report.command", "Write one self-contained HTML page about results.", prog=prog)
+    what = "Write one self-contained HTML page about results."
+    parser = command_parser("benchmarks.report", what, "import", prog=prog)
     parser.add_argument("results", type=Path, metavar="RESULTS", help="a folder with results, of any kind")
     parser.add_argument("--out", type=Path, metavar="FILE", help=f"the page (default: RESULTS/{PAGE})")
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -42,7 +42,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read, override and validate a configuration file.
 
     Args:
-        path: YAML file.
+        path: YAML file, or the name of a shipped one.
         overrides: ``KEY=VALUE`` strings with dotted keys, applied in order.
 
     Raises:
@@ -108,7 +108,7 @@ class ConfigFile(Section):
         tree = validate_tree(source, cls)
         found = list(tree.problems(source))
         if found:
-            raise ConfigError("\n".join(f"{source.name}: {problem}" for problem in found))
+            raise ConfigError("\n".join(source.blamed(problem) for problem in found))
         return tree
 
     def problems(self, source: ConfigSource) -> Iterable[str]:

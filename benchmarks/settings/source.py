@@ -6,6 +6,7 @@ the file (or the override) that set it, so that an error about ``pruning.rspar.n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,33 @@ from typing import Any
 
 from benchmarks.settings.yaml_door import ConfigError, KeyPath, dotted, read_yaml
 
-__all__ = ["EXTENDS", "ConfigError", "ConfigSource", "KeyPath", "dotted"]
+__all__ = ["EXTENDS", "ConfigError", "ConfigSource", "KeyPath", "Override", "dotted"]
 
 EXTENDS = "extends"
 """Key of the file a configuration is laid over, relative to the folder of the file that names it."""
+
+
+class Override(str):
+    """A ``KEY=VALUE`` text that an option of the command line stands for; messages name the option.
+
+    Attributes:
+        option: what was written on the command line, such as ``"--seed 3"``.
+    """
+
+    option: str
+
+    @classmethod
+    def of(cls, option: str, key: str, value: str) -> Override:
+        """The override that an option means.
+
+        Args:
+            option: as written.
+            key: dotted key.
+            value: as YAML.
+        """
+        override = cls(f"{key}={value}")
+        override.option = option
+        return override
 
 
 @dataclass
@@ -25,7 +49,8 @@ class ConfigSource:
 
     Attributes:
         tree: nested dicts, lists and scalars.
-        origins: for each key path set by somebody, who set it ("demo.yaml, line 7" or "override 'a.b=1'").
+        origins: for each key path set by somebody, who set it: ``"demo.yaml, line 7"``, ``"override 'a.b=1' on the
+            command line"``, ``"--seed 3"``.
         name: what to call the whole in messages, usually the file.
     """
 
@@ -62,11 +87,16 @@ class ConfigSource:
     def from_file(cls, path: str | Path) -> ConfigSource:
         """Parse a YAML file and, below it, the one it ``extends``, and so on.
 
+        Args:
+            path: the file, or the name of a shipped one.
+
         Raises:
             FileNotFoundError: no such file; the message lists the YAML files beside it and the shipped ones.
             ConfigError: see :meth:`from_yaml`; or files that extend each other in a circle, or one that is not there.
         """
-        return cls._from_chain(Path(path), ())
+        from benchmarks.configs.files import found_config
+
+        return cls._from_chain(found_config(path), ())
 
     @classmethod
     def _from_chain(cls, path: Path, above: tuple[Path, ...]) -> ConfigSource:
@@ -109,6 +139,14 @@ class ConfigSource:
         self.origins = {**kept, **over.origins}
         self.name = over.name
 
+    def blamed(self, problem: str) -> str:
+        """A problem with who set the first key it names in quotes; the whole's name where it names none."""
+        for word in re.findall(r"'([\w.]+)'", problem):
+            path = tuple(word.split("."))
+            if path in self.origins:
+                return f"{self.origins[path]}: {problem}"
+        return f"{self.name}: {problem}"
+
     def override(self, assignments: Sequence[str]) -> None:
         """Set keys from ``KEY=VALUE`` strings, e.g. ``pruning.target_flops_reduction=0.94``.
 
@@ -118,14 +156,15 @@ class ConfigSource:
             ConfigError: no ``=``, an empty key part, a value that is not YAML, or a key below a scalar.
         """
         for assignment in assignments:
+            said = f"override {str(assignment)!r} on the command line"
+            said = assignment.option if isinstance(assignment, Override) else said
             key, equals, value_text = assignment.partition("=")
             parts = key.strip().split(".")
             if not equals or not all(parts):
                 raise ConfigError(
-                    f"override {assignment!r}: expected KEY=VALUE with a dotted key, "
-                    "e.g. pruning.target_flops_reduction=0.94"
+                    f"{said}: expected KEY=VALUE with a dotted key, e.g. pruning.target_flops_reduction=0.94"
                 )
-            self._set(tuple(parts), read_yaml(value_text, f"override {assignment!r}"), f"override {assignment!r}")
+            self._set(tuple(parts), read_yaml(value_text, said), said)
 
     def _set(self, path: tuple[str, ...], value: Any, origin: str) -> None:
         section = self.tree

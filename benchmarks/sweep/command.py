@@ -84,7 +84,11 @@ def devices_of(given: str | None) -> list[str]:
 
 def _overrides(options: argparse.Namespace) -> list[str]:
     """Options are shorthand for overrides, so that they get the same checks and messages."""
-    return [*options.overrides, *([] if options.threads is None else [f"threads={options.threads}"])]
+    from benchmarks.settings.source import Override
+
+    threads = options.threads
+    given = [] if threads is None else [Override.of(f"--threads {threads}", "threads", str(threads))]
+    return [*options.overrides, *given]
 
 
 def _parser(prog: str | None) -> argparse.ArgumentParser:

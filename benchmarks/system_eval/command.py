@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks.common.arguments import command_parser, positive
 from benchmarks.common.command import reports_errors
+from benchmarks.common.modules import import_modules
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.system_eval.report import batch_table, network_table
     from benchmarks.system_eval.slowness import slowness_table
 
+    import_modules(options.imports)
     console = Console()
     out = options.out or options.checkpoint.parent / "system_eval"
     report = evaluate(options, out, console)
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     what = "A pruned checkpoint against its dense network."
-    parser = command_parser("benchmarks.system_eval", what, "gpu", "threads")
+    parser = command_parser("benchmarks.system_eval", what, "gpu", "threads", "import")
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration; names the task")
     parser.add_argument("--checkpoint", required=True, type=Path, metavar="PATH", help="pruned network")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder (default: system_eval beside the checkpoint)")

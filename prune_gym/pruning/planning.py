@@ -18,6 +18,7 @@ from prune_gym.cost.joint import Budget, guided
 from prune_gym.cost.latency_cost import LatencyCost
 from prune_gym.cost.limits import CountLimits, IntArray
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.pruning.numbers import undisturbed_ms
 from prune_gym.pruning.targets import Targets, TargetsNotMetError
 from prune_gym.support.timing import compare_models, time_model
 from prune_gym.surgery.pruner import PhysicalPruner
@@ -77,7 +78,8 @@ class Planner:
         share = limit.share
         if share is None:
             assert limit.milliseconds is not None
-            dense = time_model(self.problem.task.model, self._batch(), num_iterations=TIMED_PASSES, num_warmup=5).p50_ms
+            model = self.problem.task.model
+            dense = undisturbed_ms(time_model(model, self._batch(), num_iterations=TIMED_PASSES, num_warmup=5))
             share = limit.milliseconds / dense
             if share >= 1.0:
                 raise TargetsNotMetError(
@@ -90,9 +92,8 @@ class Planner:
         reachable = cost.largest_reduction(self.limits)
         if reduction > reachable:
             raise TargetsNotMetError(
-                f"{quantity}: of this network at most {100 * reachable:.1f} % of the {LABELS[quantity]} can be "
-                "removed, "
-                f"not {100 * reduction:.3g} %"
+                f"{quantity}: at most {100 * reachable:.1f} % of the {LABELS[quantity]} can be removed from this "
+                f"network, not {100 * reduction:.3g} %"
             )
 
     def budgets(self, flops_reduction: float = 0.0) -> list[Budget]:
@@ -156,7 +157,7 @@ class Planner:
         networks: dict[str, nn.Module] = {"dense": task.model}
         networks["pruned"] = pruner.prune(self.problem.hobs.plan(kept.tolist()))
         times = compare_models(networks, self._batch(), num_iterations=TIMED_PASSES, num_warmup=5)
-        return times["pruned"].p50_ms / times["dense"].p50_ms
+        return undisturbed_ms(times["pruned"]) / undisturbed_ms(times["dense"])
 
     def _latency_cost(self) -> LatencyCost:
         return LatencyCost(self.problem.latency_of_batches(self.batch_size), self.correction)

@@ -136,6 +136,8 @@ def test_info_has_the_same_keys_and_plain_types_everywhere():
         "loss": float,
         "flops_reduction": float,
         "target_flops_reduction": float,
+        "reduction": float,
+        "target_reduction": float,
         "violation": float,
         "score": float,
         "lambda": float,

@@ -64,7 +64,7 @@ def test_lambda_settings_out_of_range_are_refused(arguments):
 
 @pytest.mark.parametrize("given", ["0.9", 1.0, 0.0, -0.2, True, (0.5,), (0.9, 0.5), (0.5, 0.6, 0.7), [0.5, "x"]])
 def test_targets_that_are_none_are_refused(given):
-    with pytest.raises(ValueError, match="target_flops_reduction is a fraction"):
+    with pytest.raises(ValueError, match="target is a fraction"):
         TargetRange.of(given, 0.5)
 
 
