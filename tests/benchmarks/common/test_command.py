@@ -19,7 +19,6 @@ COMMANDS = (
     "benchmarks.report.command",
     "benchmarks.studies.agents",
     "benchmarks.studies.audit",
-    "benchmarks.studies.any_network",
     "benchmarks.studies.evidence.feature_evidence",
     "benchmarks.studies.evidence.ppo_parity",
     "benchmarks.studies.evidence.reward_signal",
@@ -54,8 +53,12 @@ def test_every_command_prints_its_help_without_what_the_work_needs():
     assert done.stdout.count("usage: ") == len(COMMANDS)
 
 
-SLOW = {"benchmarks.studies.evidence.reconstruction"}
-"""One-offs whose options stand beside what they measure."""
+SLOW = {
+    "benchmarks.studies.any_network",
+    "benchmarks.studies.any_network.zoo",
+    "benchmarks.studies.evidence.reconstruction",
+}
+"""Those whose options stand beside what they measure."""
 
 
 def test_every_command_is_among_them():
