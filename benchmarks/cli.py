@@ -121,7 +121,7 @@ def completion(argv: Sequence[str]) -> int:
     """Print what makes a shell complete commands and options."""
     from benchmarks.completion import main as completion_main
 
-    return completion_main(argv, prog="prune-gym completion")
+    return completion_main(argv, COMMANDS, prog="prune-gym completion")
 
 
 COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {

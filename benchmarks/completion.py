@@ -12,7 +12,10 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+
+Commands = Mapping[str, tuple[str, Callable[[Sequence[str]], int]]]
+"""Sub-command -> one line about it, and what it calls."""
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -20,11 +23,12 @@ _FILES = ("--weights", "--images", "--val", "--test", "--out", "--onnx", "--conf
 """Options whose values are files."""
 
 
-def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+def main(argv: Sequence[str] | None, commands: Commands, prog: str | None = None) -> int:
     """Print the script for a shell.
 
     Args:
         argv: arguments; absent means those of the process.
+        commands: the sub-commands, see :data:`benchmarks.cli.COMMANDS`.
         prog: name of the command in the help text.
     """
     parser = argparse.ArgumentParser(
@@ -34,22 +38,20 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         "fish > ~/.config/fish/completions/prune-gym.fish",
     )
     parser.add_argument("shell", choices=SHELLS)
-    sys.stdout.write(script(parser.parse_args(argv).shell))
+    sys.stdout.write(script(parser.parse_args(argv).shell, commands))
     return 0
 
 
-def script(shell: str) -> str:
+def script(shell: str, commands: Commands) -> str:
     """The completion script of a shell."""
-    options = options_of_commands()
+    options = options_of_commands(commands)
     return _fish(options) if shell == "fish" else _bash(options, zsh=shell == "zsh")
 
 
-def options_of_commands() -> dict[str, list[str]]:
+def options_of_commands(commands: Commands) -> dict[str, list[str]]:
     """Every command's options, as its own help lists them."""
-    from benchmarks.cli import COMMANDS
-
     found = {}
-    for name, (_, command) in COMMANDS.items():
+    for name, (_, command) in commands.items():
         text = io.StringIO()
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
             if name != "completion":
