@@ -7,7 +7,7 @@ prefix. Static prices of single channels are the sweep's first step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,16 @@ from hessian.kfac.approximator import KFACHessianApproximator
 from hessian.kfac.checks import check_model
 from hessian.kfac.loss_curvature import Criterion
 from hessian.obs.factors import KroneckerFactors
+from hessian.patches.layer_view import irreplaceable_layers
 from hessian.pricing import storage
 from hessian.pricing.analysis import Analysis
 from hessian.pricing.budgeting import RANKINGS, cheapest_removals, prefix_plan, prices_of_channels
 from hessian.pricing.exact import exact_analysis
 from hessian.pricing.layer_sweeps import LayerCurves, sweep_layers
 from hessian.refit.closed_form import Compensator
-from hessian.support.batches import model_device, read_batches
+from hessian.support.batches import as_batches, model_device, read_batches
 from hessian.support.distributed import Workers, current_workers
+from hessian.support.door import plain_model, undisturbed
 from hessian.support.progress import Progress
 
 
@@ -69,6 +71,8 @@ class HOBSSensitivityAnalyzer:
         orders: layer -> LongTensor [num_units], units in the order of removal.
         curves: layer -> float64 [num_units], predicted loss increase (nats) after removing the first k units.
         obd_curves: the same without repair.
+        left_out: consumers that :meth:`compensate` leaves as they are -> why: those that compute their weight from
+            parameters.
     """
 
     def __init__(
@@ -90,7 +94,7 @@ class HOBSSensitivityAnalyzer:
     ) -> None:
         if not damping >= 1e-8:
             raise ValueError(f"damping must be at least 1e-8 (it is relative to the mean diagonal), got {damping}")
-        self.model = model
+        self.model = plain_model(model)
         self.damping = damping
         self.use_kfac = use_kfac
         self.approximation = approximation
@@ -109,6 +113,7 @@ class HOBSSensitivityAnalyzer:
         self.orders: dict[str, Tensor] = {}
         self.curves: dict[str, Tensor] = {}
         self.obd_curves: dict[str, Tensor] = {}
+        self.left_out: dict[str, str] = {}
         self._positions: dict[str, int] = {}
         self._compensator: Compensator | None = None
         if example_input is not None:
@@ -118,7 +123,7 @@ class HOBSSensitivityAnalyzer:
 
     def compute_sensitivity(
         self,
-        dataloader: Iterable[Any],
+        dataloader: Any,
         criterion: Criterion | None = None,
         num_batches: int | None = 10,
         *,
@@ -127,8 +132,10 @@ class HOBSSensitivityAnalyzer:
         """Measure curvature on a few batches, sweep every layer, and price its channels.
 
         Args:
-            dataloader: re-iterable, yields (inputs, labels) or dict batches.
-            criterion: scalar loss of (outputs, labels); None is cross-entropy.
+            dataloader: re-iterable calibration data in any form :mod:`hessian.support.batches` knows: images alone,
+                (images, labels) pairs, dicts, several inputs.
+            criterion: scalar loss of (outputs, labels); None is the outputs' default loss
+                (:mod:`hessian.kfac.default_loss`): cross-entropy of logits, else mean squared error; no labels needed.
             num_batches: batches to read; None reads all.
             progress: called with (description, done, total).
 
@@ -152,7 +159,7 @@ class HOBSSensitivityAnalyzer:
 
     def measure_curvature(
         self,
-        dataloader: Iterable[Any],
+        dataloader: Any,
         criterion: Criterion | None = None,
         num_batches: int | None = 10,
         *,
@@ -165,16 +172,39 @@ class HOBSSensitivityAnalyzer:
         Returns:
             Consumer -> :class:`hessian.obs.factors.KroneckerFactors`.
         """
+        return self._measured(
+            dataloader,
+            lambda kfac: kfac.estimate(dataloader, criterion, num_batches, self.fisher, progress=progress),
+        )
+
+    def measure_inputs(
+        self, dataloader: Any, num_batches: int | None = 10, *, progress: Progress | None = None
+    ) -> dict[str, KroneckerFactors]:
+        """Only what :meth:`compensate` needs: input factors, by forward passes alone, whatever the network returns.
+
+        Args:
+            dataloader: as for :meth:`compute_sensitivity`; labels are not used.
+            num_batches: batches to read; None reads all.
+            progress: called with (description, done, total).
+
+        Returns:
+            Consumer -> factors whose G is zero: good for refits, not for prices.
+        """
+        return self._measured(dataloader, lambda kfac: kfac.estimate_inputs(dataloader, num_batches, progress=progress))
+
+    def _measured(
+        self, dataloader: Any, estimate: Callable[[KFACHessianApproximator], dict[str, KroneckerFactors]]
+    ) -> dict[str, KroneckerFactors]:
         check_model(self.model)
         if not self.groups:
-            if iter(dataloader) is dataloader:
+            if iter(as_batches(dataloader)) is dataloader:
                 raise ValueError(
                     "the dataloader can be read only once, and its first batch is needed twice: give a DataLoader or a "
                     "list of batches, or construct the analyzer with example_input=..."
                 )
             with self._everyone().together():
-                inputs, _ = next(iter(read_batches(dataloader, model_device(self.model), 1)))
-                self._find_structure(inputs[:1])
+                first = next(iter(read_batches(dataloader, model_device(self.model), 1, model=self.model)))
+                self._find_structure(first.example)
         consumers = self.consumers
         approximator = KFACHessianApproximator(
             self.model,
@@ -188,14 +218,16 @@ class HOBSSensitivityAnalyzer:
             workers=self._everyone(),
             seed=self.seed,
         )
-        self.factors = approximator.estimate(dataloader, criterion, num_batches, self.fisher, progress=progress)
+        self.factors = estimate(approximator)
         self._compensator = None
         return self.factors
 
     def _find_structure(self, example_input: Any) -> None:
         self.groups = find_channel_groups(self.model, example_input, self._ignored)
-        self.norms = shift_absorbing_norms(self.model, example_input) if self.absorb_shift else {}
-        self._positions = calls_of_one_input(self.model, example_input).positions
+        with undisturbed(self.model):
+            self.norms = shift_absorbing_norms(self.model, example_input) if self.absorb_shift else {}
+            self._positions = calls_of_one_input(self.model, example_input).positions
+            self.left_out = irreplaceable_layers(self.model, example_input)
 
     def _everyone(self) -> Workers:
         return self._workers or current_workers(model_device(self.model))
@@ -289,6 +321,7 @@ class HOBSSensitivityAnalyzer:
             self.approximation,
             self.fisher,
             self.seed,
+            self.left_out,
         )
 
     def audit(self, dataloader: Iterable[Any], criterion: Criterion | None = None, **options: Any) -> AuditReport:

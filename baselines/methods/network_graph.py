@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from hessian.channels.group import ChannelGroup
+from hessian.channels.group import ChannelGroup, UnsupportedStructureError
 from hessian.channels.layer_types import CONV_TYPES, NORM_TYPES, is_depthwise
 from hessian.channels.slicing import NetworkSlicer
-from hessian.refit.lockstep import is_addition, trace
 from prune_gym.cost.limits import FloatArray
 from prune_gym.cost.model import CostModel
 
 KINDS = ("convolution", "depthwise", "linear", "norm", "sum", "concatenation", "other")
 NUM_FEATURES = len(KINDS) + 4
+ADDITIONS = ("add", "add_", "iadd")
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,3 +151,33 @@ def _normalised(edges: Sequence[tuple[int, int]], count: int) -> Tensor:
         adjacency[source, sink] = adjacency[sink, source] = 1.0
     scale = adjacency.sum(dim=1).rsqrt()
     return scale[:, None] * adjacency * scale
+
+
+class _LayerTracer(fx.Tracer):
+    """Keeps layers with parameters whole, also those defined outside ``torch.nn``."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        has_parameters = next(m.parameters(recurse=False), None) is not None
+        is_layer = has_parameters and next(m.children(), None) is None
+        return is_layer or super().is_leaf_module(m, module_qualified_name)
+
+
+def trace(model: nn.Module) -> fx.GraphModule:
+    """The network as a graph of operations; put it in evaluation mode first.
+
+    Raises:
+        UnsupportedStructureError: its forward has data-dependent control flow.
+    """
+    try:
+        return fx.GraphModule(model, _LayerTracer().trace(model))
+    except (fx.proxy.TraceError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedStructureError(
+            f"{type(model).__name__} cannot be traced into a graph of operations ({error}), which this method reads"
+        ) from error
+
+
+def is_addition(node: fx.Node) -> bool:
+    """Whether a node adds two tensors."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    operands = [argument for argument in node.args if isinstance(argument, fx.Node)]
+    return node.op in ("call_function", "call_method") and name in ADDITIONS and len(operands) == 2

@@ -17,6 +17,7 @@ from baselines.workshop.taps import unit_mask
 from hessian.channels.group import ChannelGroup
 from hessian.channels.slicing import NetworkSlicer, installed
 from hessian.support.batches import INPUT_KEYS, split_batch
+from hessian.support.door import plain_model
 from hessian.support.progress import Progress
 from prune_gym.cost.model import CostModel
 from prune_gym.data.augmentation import Augmentation
@@ -110,8 +111,7 @@ class Workbench:
         augment: Augmentation | None = None,
         progress: Progress | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model is a torch.nn.Module; got {type(model).__name__}")
+        model = plain_model(model)
         self.device = module_device(model)
         self.dense = copy.deepcopy(model).eval().requires_grad_(True)
         self.data = read_split(dataloader, self.device, needs_labels)

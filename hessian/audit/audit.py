@@ -35,7 +35,7 @@ from hessian.kfac.loss_curvature import Criterion, check_criterion
 from hessian.obs.factors import KroneckerFactors
 from hessian.pricing.analysis import Analysis
 from hessian.pricing.exact import ggn_quadratic, removal_deltas, sample_losses
-from hessian.support.batches import model_device, read_batches
+from hessian.support.batches import model_device, read_pairs
 from hessian.support.progress import Progress
 
 Item = TypeVar("Item")
@@ -80,7 +80,7 @@ def audit_prices(
         ValueError: no analysis yet, an empty loader, no layer that can lose a unit, or an argument out of range.
     """
     groups = _check(analysis, channels_per_layer, fractions, confidence)
-    batches = list(read_batches(dataloader, model_device(analysis.model), num_batches))
+    batches = list(read_pairs(dataloader, model_device(analysis.model), num_batches))
     sampled = _sample_units(groups, channels_per_layer, seed)
     prefixes = [(group, fraction) for group in groups for fraction in fractions]
     steps = _Steps(progress, len(sampled) + len(prefixes) + len(groups))

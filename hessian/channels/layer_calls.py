@@ -42,7 +42,7 @@ def calls_of_one_input(model: nn.Module, example_input: Any) -> LayerCalls:
 
     Args:
         model: run in evaluation mode and left as it was.
-        example_input: a tensor (or tuple of tensors) the model accepts; only its first sample is used.
+        example_input: a tensor, tuple of tensors or dict of keywords the model accepts; only its first sample is used.
     """
     calls = LayerCalls()
 

@@ -11,8 +11,9 @@ from torch import nn
 from hessian.channels.group import ChannelGroup, PinnedChannels, UnsupportedStructureError
 from hessian.discovery.layers import layers_of
 from hessian.discovery.proof import proved
-from hessian.discovery.requests import ignored_names, runnable, unwrapped
+from hessian.discovery.requests import ignored_names, runnable
 from hessian.provenance.run import trace
+from hessian.support.door import plain_model
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ def discover(
         ValueError: an unknown ignored layer, or a model that does not run on the example.
         TypeError: something else than a module, or ignored layers that are neither names nor modules.
     """
-    model = unwrapped(model)
+    model = plain_model(model)
     ignored = ignored_names(model, ignored_layers)
     with runnable(model, example_input):
         provenance = trace(model, example_input)

@@ -6,40 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
 from hessian.support.names import suggest
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside wrappers that call it and nothing else.
-
-    Raises:
-        TypeError: not a module, or one whose code cannot be cut.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
-    while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = model.module
-        if inner is None:
-            break
-        model = inner
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError(
-            f"{type(model).__name__} is a scripted or traced network, whose sizes are fixed in its code; "
-            "pass the module it was made from"
-        )
-    if isinstance(model, torch.fx.GraphModule) and _is_exported(model):
-        raise TypeError("an exported program has its sizes fixed in its graph; pass the module it was made from")
-    return model
-
-
-def _is_exported(model: nn.Module) -> bool:
-    return type(model).__module__.startswith("torch.export")
 
 
 def ignored_names(model: nn.Module, ignored_layers: Sequence[str | nn.Module]) -> set[str]:

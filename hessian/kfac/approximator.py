@@ -16,7 +16,7 @@ have one exact pair of factors a group.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -32,8 +32,10 @@ from hessian.kfac.passes import CurvaturePasses
 from hessian.kfac.statistics import SeenInputs, Statistics, StatisticsSettings
 from hessian.obs.algebra import damped, inverse
 from hessian.obs.factors import KroneckerFactors
-from hessian.support.batches import length, model_device, read_batches
+from hessian.patches.layer_view import LayerView, layer_view
+from hessian.support.batches import Batch, length, model_device, read_batches
 from hessian.support.distributed import Workers, current_workers
+from hessian.support.door import plain_model, undisturbed
 from hessian.support.modes import frozen_evaluation
 from hessian.support.names import unknown
 from hessian.support.progress import Progress
@@ -105,6 +107,7 @@ class KFACHessianApproximator:
             raise ValueError(f"position_stride must be at least 1 (all positions), got {position_stride}")
         if not dtype.is_floating_point:
             raise ValueError(f"factors are accumulated in a floating-point type, got {dtype}")
+        model = plain_model(model)
         self.model = model
         self.damping = damping
         self.update_freq = update_freq
@@ -123,6 +126,8 @@ class KFACHessianApproximator:
         self._gathering = True
         self._loss_scale = "mean"
         self._keep_last = True
+        self._inputs_only = False
+        self._gradient_scale = 1.0
 
     # ------------------------------------------------------------------ feeding: your own passes
 
@@ -173,7 +178,7 @@ class KFACHessianApproximator:
 
     def estimate(
         self,
-        dataloader: Iterable[Any],
+        dataloader: Any,
         criterion: Criterion | None = None,
         num_batches: int | None = 10,
         fisher: str = "sketch",
@@ -185,8 +190,10 @@ class KFACHessianApproximator:
         Weights are frozen meanwhile (no weight gradients are computed); modes and flags are restored on any exit.
 
         Args:
-            dataloader: yields (inputs, labels) or dict batches.
-            criterion: scalar loss of (outputs, labels); None is cross-entropy.
+            dataloader: calibration data in any form :mod:`hessian.support.batches` knows: images alone, (images,
+                labels) pairs, dicts, several inputs.
+            criterion: scalar loss of (outputs, labels); None is the outputs' default loss
+                (:mod:`hessian.kfac.default_loss`), which needs no labels.
             num_batches: batches to read; None reads all.
             fisher: ``"sketch"``, ``"mc"``, ``"type-2"`` or ``"empirical"`` (:mod:`hessian.kfac.loss_curvature`).
             progress: called with (description, done, total) after every batch.
@@ -195,11 +202,47 @@ class KFACHessianApproximator:
             :attr:`factors`, by layer name.
 
         Raises:
-            ValueError: empty loader, unknown fisher type, non-scalar criterion, or non-finite statistics (the layer
-                is named).
+            ValueError: empty loader, unknown fisher type, a criterion that is not scalar or lacks labels, or non-finite
+                statistics (the layer is named).
         """
         passes = CurvaturePasses(self.model, criterion, fisher)
         check_model(self.model)
+        self._gradient_scale = passes.scale
+        self._run(dataloader, num_batches, passes, passes.run, progress)
+        return self.factors
+
+    def estimate_inputs(
+        self, dataloader: Any, num_batches: int | None = 10, *, progress: Progress | None = None
+    ) -> dict[str, KroneckerFactors]:
+        """Gather A alone, by forward passes: what least-squares repairs need, whatever the network returns.
+
+        Args:
+            dataloader: as for :meth:`estimate`; labels are not used.
+            num_batches: batches to read; None reads all.
+            progress: called with (description, done, total) after every batch.
+
+        Returns:
+            :attr:`factors`, by layer name; G is zero (no vectors).
+
+        Raises:
+            ValueError: empty loader or non-finite statistics (the layer is named).
+        """
+        passes = CurvaturePasses(self.model, None, "sketch")
+        self._inputs_only = True
+        try:
+            self._run(dataloader, num_batches, passes, lambda batch, _: passes.run_forward(batch), progress)
+        finally:
+            self._inputs_only = False
+        return self.factors
+
+    def _run(
+        self,
+        dataloader: Any,
+        num_batches: int | None,
+        passes: CurvaturePasses,
+        run: Callable[[Batch, torch.Generator], None],
+        progress: Progress | None,
+    ) -> None:
         device = model_device(self.model)
         generator = torch.Generator(device)
         total = length(dataloader) if num_batches is None else min(num_batches, length(dataloader) or num_batches)
@@ -207,11 +250,14 @@ class KFACHessianApproximator:
         self._gathering, self._loss_scale, self._keep_last = True, "sum", False
         workers = self._all_workers()
         try:
-            with workers.together(), frozen_evaluation(self.model), self:
-                for done, (inputs, labels) in enumerate(read_batches(dataloader, device, num_batches)):
+            with workers.together(), undisturbed(self.model), frozen_evaluation(self.model):
+                for done, batch in enumerate(read_batches(dataloader, device, num_batches, model=self.model)):
                     seed = self.seed + SEED_STEP * (done * workers.size + workers.rank)
                     self._statistics.reseed(seed)
-                    passes.run(inputs, labels, generator.manual_seed(seed))
+                    self._statistics.begin_pass(len(batch))
+                    passes.prepare(batch)
+                    with self:
+                        run(batch, generator.manual_seed(seed))
                     self._statistics.check_finite()
                     if progress is not None:
                         progress("Kronecker factors", done + 1, max(total, done + 1))
@@ -219,25 +265,27 @@ class KFACHessianApproximator:
         finally:
             # After an error too: a pass of the user's own starts from nothing.
             self._statistics = self._fresh_statistics(1)
-            self._loss_scale, self._keep_last = "mean", True
-        return self.factors
+            self._loss_scale, self._keep_last, self._gradient_scale = "mean", True, 1.0
 
     # ------------------------------------------------------------------ gathering
 
     def _watch(self, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
         """Forward hook: add the inputs to A and leave a gradient hook on the output for G."""
-        if not self._gathering or not torch.is_grad_enabled():
+        if not self._gathering or not (torch.is_grad_enabled() or self._inputs_only):
             return None
         name = self._names[id(module)]
+        view = _view(module, layer_input(args, kwargs).detach())
+        if self._inputs_only:
+            self._statistics.add_inputs(name, view.module, view.inputs, output)
+            return None
         replaced = None
         if not output.requires_grad:
             # Frozen weights and a plain input: start the graph here. A clone, as in-place ops refuse leaves.
             output = replaced = output.detach().requires_grad_().clone()
-        inputs_given = layer_input(args, kwargs).detach()
-        seen = self._statistics.add_inputs(name, module, inputs_given, output)
+        seen = self._statistics.add_inputs(name, view.module, view.inputs, output)
         if self._keep_last:
-            self._last[name] = LastBatch(inputs_given)
-        output.register_hook(lambda gradient: self._add_gradient(name, module, seen, gradient.detach()))
+            self._last[name] = LastBatch(view.module, view.inputs)
+        output.register_hook(lambda gradient: self._add_gradient(name, view.module, seen, gradient.detach()))
         return replaced
 
     def _add_gradient(self, name: str, module: nn.Module, seen: SeenInputs, gradient: Tensor) -> None:
@@ -246,10 +294,13 @@ class KFACHessianApproximator:
         if self._loss_scale == "mean":
             # A batch-averaged loss: gradients of single samples are batch-size times larger.
             gradient = gradient.to(self.dtype) * len(gradient)
+        if self._gradient_scale != 1.0:
+            gradient = gradient.to(self.dtype) / self._gradient_scale
         self._statistics.add_gradient(name, module, seen, gradient)
 
     def _finish(self) -> None:
-        self.factors = self._statistics.factors(self._all_workers(), model_device(self.model))
+        workers, device = self._all_workers(), model_device(self.model)
+        self.factors = self._statistics.factors(workers, device, gradients=not self._inputs_only)
         self._statistics = self._fresh_statistics(1)
 
     def _fresh_statistics(self, passes: int) -> Statistics:
@@ -291,7 +342,7 @@ class KFACHessianApproximator:
                 "and this call"
             )
         gradients = [gradient.to(self.dtype) * len(gradient) for gradient in last.gradients]
-        return fisher_diagonal(self.layers[layer_name], last.inputs.to(self.dtype), gradients)
+        return fisher_diagonal(last.module, last.inputs.to(self.dtype), gradients)
 
     def _require_known(self, layer_name: str) -> None:
         if layer_name not in self.layers:
@@ -302,3 +353,11 @@ class KFACHessianApproximator:
         if layer_name not in self.factors:
             raise ValueError(f"layer {layer_name!r} has no factors yet; call estimate(...) or update_factors() first")
         return self.factors[layer_name]
+
+
+def _view(module: Any, inputs: Tensor) -> LayerView:
+    """A layer as it is called; one whose forward is more than a convolution or linear map is taken as it declares."""
+    try:
+        return layer_view(module, inputs)
+    except NotImplementedError:
+        return LayerView(module, inputs, module.weight)

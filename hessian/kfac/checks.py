@@ -14,12 +14,17 @@ from hessian.support.names import unknown
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise unless the weights are finite, of one type and on one device.
+    """Raise unless the weights are finite ordinary tensors, of one type and on one device.
 
     Raises:
         ValueError: the offending layers are named.
     """
     model_device(model)
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "the model's tensors were made under torch.inference_mode, and no gradient passes through them; give "
+            "copy.deepcopy(model), made outside of it"
+        )
     dtypes: dict[torch.dtype, str] = {}
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point():

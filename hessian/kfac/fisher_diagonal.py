@@ -16,10 +16,12 @@ class LastBatch:
     """What a layer's diagonal needs of a pass.
 
     Attributes:
-        inputs: what the layer was called with.
+        module: the layer, with the geometry it was called with.
+        inputs: what it was called with.
         gradients: gradients of its output, one a backward pass, as they come.
     """
 
+    module: Any
     inputs: Tensor
     gradients: list[Tensor] = field(default_factory=list)
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hessian.kfac.checks import check_inputs
-from hessian.kfac.loss_curvature import FISHER_TYPES, Criterion, backpropagated_vectors, check_criterion
+from hessian.kfac.loss_curvature import (
+    FISHER_TYPES,
+    Criterion,
+    check_criterion,
+    curvature_vectors,
+    differentiable,
+    require_labels,
+)
+from hessian.support.batches import Batch
 from hessian.support.layout import Layout, preferred_layout, runs_on, unchanged
+
+FLOAT16_SCALE = 1024.0
+"""Gradients of float16 networks are computed so many times as large: the type ends at 6e-8."""
 
 
 class CurvaturePasses:
@@ -15,7 +28,8 @@ class CurvaturePasses:
 
     Args:
         model: the network, in the mode and with the frozen weights it is to run in.
-        criterion: scalar loss of (outputs, labels); None is cross-entropy.
+        criterion: scalar loss of (outputs, labels); None is the outputs' default loss
+            (:mod:`hessian.kfac.default_loss`).
         fisher: what is back-propagated, one of :data:`hessian.kfac.loss_curvature.FISHER_TYPES`.
 
     Raises:
@@ -29,34 +43,63 @@ class CurvaturePasses:
         self._criterion = criterion
         self._fisher = fisher
         self._layout: Layout | None = None
+        self._dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
-    def run(self, inputs: Tensor, labels: Tensor, generator: torch.Generator) -> None:
+    @property
+    def scale(self) -> float:
+        """What gradients are multiplied by, lest those of float16 networks vanish."""
+        return FLOAT16_SCALE if self._dtype is torch.float16 else 1.0
+
+    def prepare(self, batch: Batch) -> None:
+        """Choose how tensors are laid out, by a trial pass; to be called before hooks look.
+
+        Raises:
+            ValueError: inputs of another type than the weights, or no labels where the criterion needs them.
+        """
+        require_labels(self._criterion, batch.labels, self._fisher)
+        images = batch.images
+        if images is None:
+            return
+        check_inputs(self._model, images)
+        if self._layout is None:
+            self._layout = preferred_layout if runs_on(self._model, preferred_layout(images[:1])) else unchanged
+
+    def run(self, batch: Batch, generator: torch.Generator) -> None:
         """One batch: forward, then backward for every vector.
 
         Args:
-            inputs: [N, ...], on the model's device; the first batch decides how tensors are laid out.
-            labels: what the criterion compares with.
+            batch: on the model's device.
             generator: source of random signs or labels, on the model's device.
 
         Raises:
-            ValueError: inputs of another type than the weights, an output that is no tensor or that no watched layer
-                reaches, or a criterion that does not give one number.
+            ValueError: no output that a watched layer reaches, labels that do not fit, or a criterion that does not
+                give one number.
         """
-        check_inputs(self._model, inputs)
-        if self._layout is None:
-            self._layout = preferred_layout if runs_on(self._model, preferred_layout(inputs[:1])) else unchanged
-        outputs = self._forward(self._layout(inputs), labels)
-        vectors = list(backpropagated_vectors(outputs, labels, self._criterion, self._fisher, generator))
+        outputs = self._forward(batch)
+        leaves = differentiable(outputs)
+        labels = batch.labels
+        vectors = list(curvature_vectors(outputs, labels, self._criterion, self._fisher, generator))
         for index, vector in enumerate(vectors):
-            outputs.backward(vector, retain_graph=index + 1 < len(vectors))
+            scaled = [(part * self.scale).to(leaf.dtype) for part, leaf in zip(vector, leaves, strict=True)]
+            torch.autograd.backward(leaves, scaled, retain_graph=index + 1 < len(vectors))
 
-    def _forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        with torch.enable_grad():
-            outputs = self._model(inputs)
-        if not isinstance(outputs, Tensor):
-            raise ValueError(f"the model must return one tensor, got {type(outputs).__name__}")
-        if not outputs.requires_grad:
-            raise ValueError("no watched layer reaches the model's output; curvature cannot be measured")
+    def run_forward(self, batch: Batch) -> None:
+        """One batch, forward only, for hooks that look at inputs."""
         with torch.no_grad():
-            check_criterion(self._criterion, outputs, labels)
+            self._laid_out(batch).run(self._model)
+
+    def _forward(self, batch: Batch) -> Any:
+        with torch.enable_grad():
+            outputs = self._laid_out(batch).run(self._model)
+        if not differentiable(outputs):
+            raise ValueError("no watched layer reaches the model's output; curvature cannot be measured")
+        if self._criterion is not None and batch.labels is not None:
+            with torch.no_grad():
+                check_criterion(self._criterion, outputs, batch.labels)
         return outputs
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        images = batch.images
+        if images is None or self._layout is None:
+            return batch
+        return Batch((self._layout(images),), {}, batch.labels)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hessian.kfac.accumulation import InputVectors, MomentSum, OutputGradients, input_width, output_width, row_limit
 from hessian.kfac.calibration import TraceSum
 from hessian.obs.factors import KroneckerFactors
+from hessian.obs.moments import RowMoment
 from hessian.patches.subsampling import Lattice, draw_lattice, position_extents
 from hessian.support.distributed import Workers
 
@@ -54,6 +55,7 @@ class _LayerSums:
         self.G = MomentSum(row_limit(output_width(module)), passes)
         self.trace = TraceSum()
         self.samples = 0
+        self.d_out = output_width(module)
 
 
 class Statistics:
@@ -72,6 +74,15 @@ class Statistics:
         self._passes = passes
         self._positions = torch.Generator().manual_seed(seed)
         self._sums: dict[str, _LayerSums] = {}
+        self._samples: int | None = None
+
+    def begin_pass(self, samples: int) -> None:
+        """Say that the network is about to run on so many samples.
+
+        Without it a layer's own batch dimension is taken for them; a layer that runs twice a pass, or on samples and
+        positions in one dimension, would count them more than once.
+        """
+        self._samples = samples + (self._samples or 0)
 
     @property
     def complete(self) -> bool:
@@ -117,21 +128,29 @@ class Statistics:
                 if not getattr(sums, letter).finite():
                     raise ValueError(f"layer {name!r} has NaN or infinite {what}; check its weights and the images")
 
-    def factors(self, workers: Workers, device: torch.device) -> dict[str, KroneckerFactors]:
+    def factors(self, workers: Workers, device: torch.device, *, gradients: bool = True) -> dict[str, KroneckerFactors]:
         """Kronecker factors by layer name, over what all processes have seen.
 
         Args:
             workers: the processes; each has seen the same layers.
             device: where the processes exchange numbers.
+            gradients: layers that no gradient reached are left out; else passes were forward only, and G is zero.
         """
-        seen = {name: sums for name, sums in self._sums.items() if sums.G.count}
+        seen = {name: sums for name, sums in self._sums.items() if sums.G.count or not gradients}
         return {name: self._layer_factors(name, sums, workers, device) for name, sums in seen.items()}
 
     def _layer_factors(self, name: str, sums: _LayerSums, workers: Workers, device: torch.device) -> KroneckerFactors:
-        for part in (sums.A, sums.G, sums.trace):
+        sums.A.merge(workers)
+        inputs = sums.A.moment(sums.A.count)
+        if not sums.G.count:
+            diagonal = inputs.diagonal()
+            nothing = RowMoment(diagonal.new_zeros(len(diagonal), 0, sums.d_out))
+            return KroneckerFactors(inputs, nothing, name in self._constant)
+        for part in (sums.G, sums.trace):
             part.merge(workers)
-        samples = int(workers.sum(torch.tensor(sums.samples, device=device)))
-        inputs, outputs = sums.A.moment(sums.A.count), sums.G.moment(samples)
+        seen = sums.samples if self._samples is None else self._samples
+        samples = int(workers.sum(torch.tensor(seen, device=device)))
+        outputs = sums.G.moment(samples)
         if self._settings.trace_calibration:
             outputs = outputs.scaled(sums.trace.ratio(samples, inputs, outputs, bias=name in self._constant))
         return KroneckerFactors(inputs, outputs, name in self._constant)

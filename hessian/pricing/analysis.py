@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class Analysis:
         approximation: ``"expand"`` or ``"reduce"``.
         fisher: curvature estimator.
         seed: seed of the curvature sketch.
+        left_out: consumers that no refit can reach -> why.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Analysis:
     approximation: str
     fisher: str
     seed: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def compensator(self) -> Compensator:
@@ -54,7 +56,8 @@ class Analysis:
         """
         if not self.factors:
             raise ValueError("no factors yet; call compute_sensitivity(dataloader) or load(path) first")
-        return Compensator(self.model, list(self.groups), self.factors, self.damping, self.norms)
+        factors = {name: factor for name, factor in self.factors.items() if name not in self.left_out}
+        return Compensator(self.model, list(self.groups), factors, self.damping, self.norms)
 
     @property
     def consumers(self) -> list[str]:

@@ -23,7 +23,7 @@ from hessian.channels.slicing import ModuleSlice, Plan
 from hessian.kfac.loss_curvature import Criterion
 from hessian.patches.matrices import from_matrix, matrix_columns, to_matrix, weight_matrix
 from hessian.pricing.analysis import Analysis
-from hessian.support.batches import model_device, read_batches
+from hessian.support.batches import model_device, read_pairs
 from hessian.support.modes import modes_restored
 from hessian.support.names import unknown
 from hessian.support.progress import Progress
@@ -173,7 +173,7 @@ def exact_analysis(
         num_batches: batches to read.
         progress: called with (description, done, total).
     """
-    batches = list(read_batches(dataloader, model_device(analysis.model), num_batches))
+    batches = list(read_pairs(dataloader, model_device(analysis.model), num_batches))
     prices, orders, curves, obd = {}, {}, {}, {}
 
     def price(plan: Plan, repaired: bool) -> float:
@@ -216,7 +216,7 @@ def removal_deltas(analysis: Analysis, plan: Plan, *, repaired: bool) -> dict[st
         module = modules[name]
         kept = _kept_columns(module, part)
         full = torch.zeros_like(weight_matrix(module, bias=False))
-        if repaired:
+        if repaired and name in compensator.factors:
             weight, shift = compensator.refitted(name, part)
             full[:, :, kept] = to_matrix(module, weight, None)
             deltas.update(_shift_delta(analysis, modules, name, shift))

@@ -18,6 +18,7 @@ from hessian.channels.group import ChannelGroup
 from hessian.channels.slicing import Cut, ModuleSlice, NetworkSlicer, slice_tensor
 from hessian.obs.factors import KroneckerFactors
 from hessian.patches.matrices import from_matrix, matrix_columns, weight_matrix
+from hessian.refit.lockstep import shared_names
 
 CACHE_BYTES = 512 << 20
 """Refitted weights kept for reuse."""
@@ -48,6 +49,7 @@ class Compensator:
         self.factors = factors
         self.damping = damping
         self.norms = dict(norms)
+        self._shared = shared_names(model)
         self._modules: dict[str, Any] = dict(model.named_modules())
         self._cache: OrderedDict[tuple[str, bytes], tuple[Tensor, Tensor | None]] = OrderedDict()
         self._cached_bytes = 0
@@ -65,6 +67,9 @@ class Compensator:
         for name, part in cut.slices.items():
             if part.columns is not None and name in self.factors:
                 self._install(state, name, part, cut.slices)
+        for names in self._shared:
+            source = next((name for name in names if name.rpartition(".")[0] in cut.slices), names[0])
+            state.update(dict.fromkeys(names, state[source]))
         return state
 
     def _install(

@@ -1,230 +1,314 @@
-"""Run two networks of the same architecture side by side, operation by operation, over a whole calibration set.
+"""Passes of a network that stop at its layers, so that two networks can be run side by side over a calibration set.
 
-The networks are traced once (``torch.fx``). Every operation is executed for all calibration batches before the next one
-starts, and values are dropped after their last use, so one walk costs one forward pass of each network whatever its
-depth, and memory holds only the values that are alive at the same time.
+The network is run as it is written, by calling it: branches, loops and modules called twice need no tracer. All passes
+stop at a layer before any goes on, so a walk over the layers costs one forward pass of each network whatever its depth,
+and memory holds what is alive at one place of the network.
+
+A layer that closes a residual sum (:mod:`hessian.refit.surroundings`) is stopped at when its sum is due: then the other
+operand is there, whichever of the two the code computes first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from hessian.channels.group import UnsupportedStructureError
-from hessian.channels.layer_types import MIXING_TYPES
+from hessian.channels.layer_calls import layer_input
+from hessian.patches.layer_view import exact_layer, output_shape
+from hessian.refit.passage import Passage
+from hessian.refit.surroundings import addends, is_transparent, reads_values, tensors
+from hessian.support.batches import Batch, model_device
 from hessian.support.layout import preferred_layout
 
-ADDITIONS = ("add", "add_", "iadd")
-TRANSPARENT_NAMES = ("Dropout", "Identity", "StochasticDepth")
 
+@dataclass(frozen=True)
+class Place:
+    """A layer's call in a pass.
 
-class _LayerTracer(fx.Tracer):
-    """Keeps layers with parameters whole, also those defined outside ``torch.nn``.
-
-    What their forward reads of themselves (``normalized_shape``, ...) changes between walks.
+    Attributes:
+        layer: qualified module name.
+        call: how often the layer was called before in the pass.
     """
 
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        has_parameters = next(m.parameters(recurse=False), None) is not None
-        is_layer = has_parameters and next(m.children(), None) is None
-        return is_layer or super().is_leaf_module(m, module_qualified_name)
+    layer: str
+    call: int
 
 
-def trace(model: nn.Module) -> fx.GraphModule:
-    """The network as a graph of operations; put it in evaluation mode first.
+@dataclass(frozen=True, eq=False)
+class Stop:
+    """What a pass shows while it is stopped.
 
-    Raises:
-        UnsupportedStructureError: its forward has data-dependent control flow.
+    Attributes:
+        place: where.
+        value: what the layer is called with, or what it gave (:attr:`HaltingNetwork.outputs`).
+        other: the other operand of the residual sum the layer closes; None where it closes none.
     """
-    try:
-        return fx.GraphModule(model, _LayerTracer().trace(model))
-    except (fx.proxy.TraceError, RuntimeError, TypeError, ValueError) as error:
-        raise UnsupportedStructureError(
-            f"{type(model).__name__} cannot be traced into a graph of operations ({error}); use the closed-form refit"
-        ) from error
+
+    place: Place
+    value: Tensor
+    other: Tensor | None
 
 
-def is_addition(node: fx.Node) -> bool:
-    """Whether a node adds two tensors."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op in ("call_function", "call_method") and name in ADDITIONS and len(_tensor_args(node)) == 2
+@dataclass(eq=False)
+class _Waiting:
+    """A layer's output on its way to the sum it closes."""
+
+    forward: Callable[..., Any]
+    place: Place
+    value: Tensor
+    current: Tensor
+    norm: Callable[..., Any] | None = None
 
 
-def weighted_depth(node: fx.Node, modules: dict[str, nn.Module], memo: dict[fx.Node, int]) -> int:
-    """Largest number of weighted layers on a path from the input to a node."""
-    stack = [node]
-    while stack:
-        current = stack[-1]
-        missing = [parent for parent in current.all_input_nodes if parent not in memo]
-        if missing:
-            stack.extend(missing)
-            continue
-        stack.pop()
-        own = int(current.op == "call_module" and isinstance(modules[str(current.target)], MIXING_TYPES))
-        memo[current] = own + max((memo[parent] for parent in current.all_input_nodes), default=0)
-    return memo[node]
+def shared_copy(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode that holds the very parameters of the model, and buffers of its own."""
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
+    return copy.deepcopy(model, memo).eval()
 
 
-def execution_order(graph: fx.Graph, modules: dict[str, nn.Module]) -> list[fx.Node]:
-    """Topological order in which the shallower operand of every sum is ready before the deeper one is finished."""
-    memo: dict[fx.Node, int] = {}
-    order: list[fx.Node] = []
-    done: set[fx.Node] = set()
-    outputs = [node for node in graph.nodes if node.op == "output"]
-    stack: list[tuple[fx.Node, bool]] = [(node, False) for node in outputs]
-    while stack:
-        node, expanded = stack.pop()
-        if node in done:
-            continue
-        if expanded:
-            done.add(node)
-            order.append(node)
-            continue
-        stack.append((node, True))
-        parents = sorted(node.all_input_nodes, key=lambda parent: weighted_depth(parent, modules, memo), reverse=True)
-        stack.extend((parent, False) for parent in parents if parent not in done)
-    return order
+def shared_names(model: nn.Module) -> list[list[str]]:
+    """Names in the state dict of every parameter that is registered more than once."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return [several for several in names.values() if len(several) > 1]
 
 
-def closing_sum(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str | None, fx.Node] | None:
-    """The residual sum that a layer's output goes straight into, if its own branch is the deeper operand.
+class HaltingNetwork:
+    """A network whose passes stop at its layers.
 
     Args:
-        node: the layer's node.
-        modules: modules by qualified name.
-
-    Returns:
-        (name of the BatchNorm in between or None, the other operand), or None where there is no such sum.
-    """
-    norm: str | None = None
-    current = node
-    while len(current.users) == 1:
-        (user,) = current.users
-        if is_addition(user):
-            first, second = _tensor_args(user)
-            other = second if first is current else first
-            memo: dict[fx.Node, int] = {}
-            deeper = weighted_depth(current, modules, memo) > weighted_depth(other, modules, memo)
-            return (norm, other) if deeper else None
-        if user.op != "call_module":
-            return None
-        module = modules[str(user.target)]
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and norm is None and current is node:
-            norm = str(user.target)
-        elif not type(module).__name__.startswith(TRANSPARENT_NAMES):
-            return None
-        current = user
-    return None
-
-
-def _tensor_args(node: fx.Node) -> list[fx.Node]:
-    return [argument for argument in node.args if isinstance(argument, fx.Node)]
-
-
-class Walker:
-    """Values of one network at the current operation, for every batch.
-
-    Args:
-        model: the network; its modules are called live, so weights may change during the walk.
-        order: the nodes to execute, from a graph of the same architecture.
-        batches: network inputs.
-    """
-
-    def __init__(self, model: nn.Module, order: Sequence[fx.Node], batches: Sequence[Tensor]) -> None:
-        self.modules: dict[str, Any] = dict(model.named_modules())
-        self.constants = dict(model.named_parameters()) | dict(model.named_buffers())
-        self.batches = batches
-        self.values: list[dict[fx.Node, Any]] = [{} for _ in batches]
-        self._last_use: dict[fx.Node, list[fx.Node]] = {}
-        last = {parent: node for node in order for parent in node.all_input_nodes}
-        for parent, node in last.items():
-            self._last_use.setdefault(node, []).append(parent)
-
-    def value(self, node: fx.Node) -> list[Any]:
-        """What an executed node gave, batch by batch."""
-        return [values[node] for values in self.values]
-
-    def has(self, node: fx.Node) -> bool:
-        """Whether a node is executed and its value still alive."""
-        return all(node in values for values in self.values)
-
-    def step(self, node: fx.Node) -> None:
-        """Execute a node for every batch."""
-        for batch, values in zip(self.batches, self.values, strict=True):
-            values[node] = self._call(node, values, batch)
-
-    def release(self, node: fx.Node) -> None:
-        """Drop values whose last use was this node."""
-        for values in self.values:
-            for parent in self._last_use.get(node, []):
-                values.pop(parent, None)
-
-    def live_bytes(self) -> int:
-        """Memory held by live values."""
-        return sum(
-            value.numel() * value.element_size()
-            for values in self.values
-            for value in values.values()
-            if isinstance(value, Tensor)
-        )
-
-    def _call(self, node: fx.Node, values: dict[fx.Node, Any], batch: Tensor) -> Any:
-        if node.op == "placeholder":
-            return batch
-        if node.op == "get_attr":
-            return self.constants[str(node.target)]
-        arguments = fx.node.map_arg(node.args, values.__getitem__)
-        keywords = fx.node.map_arg(node.kwargs, values.__getitem__)
-        if node.op == "call_module":
-            return self.modules[str(node.target)](*arguments, **keywords)
-        if node.op == "call_method":
-            return getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
-        if node.op == "output":
-            return arguments[0]
-        assert callable(node.target)
-        return node.target(*arguments, **keywords)
-
-
-class ValueStore:
-    """Values of chosen nodes of a fixed network, computed in one walk and kept.
-
-    Args:
-        model: the network.
-        order: the nodes to execute.
-        batches: network inputs.
-        wanted: nodes whose values are kept.
-        limit: bytes; past it nothing is kept and :attr:`complete` is False.
+        model: the network, for this purpose alone: its modules' ``forward`` is replaced.
+        layers: names of the layers to stop at.
+        closing: those that close a residual sum -> batch norm in between, or None.
+        outputs: stop after a layer and show its output; else before it, showing what it is called with. The layer's
+            weights may then be changed while the pass is stopped.
     """
 
     def __init__(
-        self, model: nn.Module, order: Sequence[fx.Node], batches: Sequence[Tensor], wanted: set[fx.Node], limit: int
+        self, model: nn.Module, layers: Collection[str], closing: Mapping[str, str | None], *, outputs: bool
     ) -> None:
-        self.complete = True
-        self._kept: dict[fx.Node, list[Any]] = {}
-        walker, size = Walker(model, order, batches), 0
-        for node in order:
-            walker.step(node)
-            if node in wanted:
-                # Cloned: later in-place operations may overwrite the tensor.
-                self._kept[node] = [preferred_layout(value.clone()) for value in walker.value(node)]
-                size += sum(value.numel() * value.element_size() for value in self._kept[node])
-            walker.release(node)
-            if size > limit:
-                self.complete, self._kept = False, {}
-                return
+        self.model = model
+        self.outputs = outputs
+        self._device = model_device(model)
+        self._closing = closing
+        self._active: NetworkPass | None = None
+        norms = {norm for norm in closing.values() if norm is not None}
+        for name, module in model.named_modules():
+            if name in layers:
+                self._replace(module, self._layer(name, module, module.forward))
+            elif closing and (name in norms or is_transparent(module)):
+                self._replace(module, self._link(module, module.forward, transparent=name not in norms))
 
-    def value(self, node: fx.Node) -> list[Any]:
-        """The node's values, batch by batch."""
-        return self._kept[node]
+    @contextmanager
+    def passes(self, batches: Sequence[Batch]) -> Iterator[list[NetworkPass]]:
+        """One pass a batch, none of them begun; inside an exit of any kind they are unwound."""
+        begun = [NetworkPass(self, batch) for batch in batches]
+        try:
+            yield begun
+        finally:
+            for one in begun:
+                one.close()
 
-    def has(self, node: fx.Node) -> bool:
-        """Whether the node was kept."""
-        return node in self._kept
+    def _replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        module.__dict__["forward"] = forward
 
-    def step(self, node: fx.Node) -> None:
-        """Nothing to do: everything wanted is there."""
+    def _layer(self, name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if self._active is None:
+                return forward(*args, **kwargs)
+            visit = self._active.after if self.outputs else self._active.before
+            return visit(name, module, forward, args, kwargs, name in self._closing)
 
-    def release(self, node: fx.Node) -> None:
-        """Nothing to drop."""
+        return call
+
+    def _link(self, module: nn.Module, forward: Callable[..., Any], *, transparent: bool) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            active, given = self._active, (*args, *kwargs.values())
+            waiting = active.waiting_on(given[0]) if active is not None and len(given) == 1 else None
+            if active is None or waiting is None:
+                return forward(*args, **kwargs)
+            if not self.outputs:  # nothing to compute yet
+                waiting.norm = waiting.norm if transparent else forward
+                return given[0]
+            waiting.current = active.plainly(forward, *args, **kwargs)
+            return waiting.current
+
+        return call
+
+
+class NetworkPass:
+    """One batch's way through a :class:`HaltingNetwork`.
+
+    Attributes:
+        stop: where it stands, or None where it has ended or not begun.
+    """
+
+    def __init__(self, network: HaltingNetwork, batch: Batch) -> None:
+        self._network = network
+        self._batch = batch
+        self._calls: dict[str, int] = {}
+        self._waiting: list[_Waiting] = []
+        self._mode = _Reads(self)
+        self._passage = Passage(self._run, network._device)
+        self.result: Any = None
+
+    @property
+    def stop(self) -> Stop | None:
+        """Where the pass stands."""
+        return self._passage.stopped_at
+
+    @property
+    def finished(self) -> bool:
+        """Whether the pass has come to its end."""
+        return self._passage.finished
+
+    def advance(self) -> None:
+        """Go on to the next stop; what the network raises is raised here."""
+        self._network._active = self
+        try:
+            self._passage.advance()
+        finally:
+            self._network._active = None
+
+    def close(self) -> None:
+        """Unwind the pass where it stands."""
+        self._passage.close()
+
+    def _run(self, _passage: Passage) -> None:
+        if not self._network._closing:
+            self.result = self._batch.run(self._network.model)
+            return
+        with self._mode:
+            self.result = self._batch.run(self._network.model)
+            for waiting in list(self._waiting):
+                self.settle(waiting, None)
+
+    # ------------------------------------------------------------------ called by the network's modules
+
+    def before(
+        self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, closing: bool
+    ) -> Any:
+        """A layer is called, and the pass stops before it is; one that closes a sum is put off until its sum."""
+        given = layer_input(args, kwargs)
+        place = self._place(name)
+        if not closing:
+            self._passage.stop(Stop(place, given, None))
+            return self.plainly(forward, *args, **kwargs)
+        if exact_layer(module) and not torch.is_autocast_enabled(given.device.type):
+            promised = given.new_empty(1).expand(output_shape(module, given))
+        else:
+            promised = self.plainly(forward, *args, **kwargs)
+        self._waiting.append(_Waiting(forward, place, given, promised))
+        return promised
+
+    def after(
+        self, name: str, module: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any, closing: bool
+    ) -> Any:
+        """A layer is called, and the pass stops after it, or at the sum it closes."""
+        output = self.plainly(forward, *args, **kwargs)
+        place = self._place(name)
+        if closing:
+            self._waiting.append(_Waiting(forward, place, output, output))
+        else:
+            self._passage.stop(Stop(place, output, None))
+        return output
+
+    def plainly(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a module's own code without watching what it reads."""
+        self._mode.inside += 1
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self._mode.inside -= 1
+
+    def waiting_on(self, tensor: Any) -> _Waiting | None:
+        """The layer whose output a tensor is, if it is on its way to a sum."""
+        return next((waiting for waiting in self._waiting if waiting.current is tensor), None)
+
+    def settle(self, waiting: _Waiting, other: Tensor | None) -> None:
+        """Stop at a layer that was put off; its output is there afterwards."""
+        self._waiting.remove(waiting)
+        self._passage.stop(Stop(waiting.place, waiting.value, other))
+        if self._network.outputs:
+            return
+        value = self.plainly(waiting.forward, waiting.value)
+        if waiting.norm is not None:
+            value = self.plainly(waiting.norm, value)
+        waiting.current.data = value
+
+    def _place(self, name: str) -> Place:
+        call = self._calls.get(name, 0)
+        self._calls[name] = call + 1
+        return Place(name, call)
+
+
+class DenseValues:
+    """What the dense network shows at a place: kept, or computed by passes beside those of the pruned network."""
+
+    def __init__(self, store: Mapping[tuple[int, Place], Stop] | None, passes: Sequence[NetworkPass]) -> None:
+        self._store = store
+        self._passes = passes
+        self._passed: dict[tuple[int, Place], Stop] = {}
+
+    def take(self, index: int, place: Place) -> Stop | None:
+        """A batch's stop at a place, or None where its pass does not come there; each is taken once."""
+        if self._store is not None:
+            return self._store.get((index, place))
+        if (index, place) in self._passed:
+            return self._passed.pop((index, place))
+        one = self._passes[index]
+        while not one.finished:
+            one.advance()
+            if one.stop is not None and one.stop.place == place:
+                return one.stop
+            if one.stop is not None:
+                self._passed[index, one.stop.place] = kept(one.stop)
+        return None
+
+
+class _Reads(TorchFunctionMode):
+    """Sees what reads a tensor that is on its way to a sum: the sum itself, or something unforeseen."""
+
+    def __init__(self, owner: NetworkPass) -> None:
+        super().__init__()
+        self._owner = owner
+        self.inside = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self.inside or not self._owner._waiting:
+            return func(*args, **kwargs)
+        read = [waiting for tensor in tensors((args, kwargs)) if (waiting := self._owner.waiting_on(tensor))]
+        if not read:
+            return func(*args, **kwargs)
+        if not reads_values(func, None):
+            result = func(*args, **kwargs)
+            if not reads_values(func, result):
+                return result
+        added = addends(func, args, kwargs)
+        for place, waiting in enumerate(read):
+            closes = added is not None and place == len(read) - 1
+            other = _other(added, waiting.current) if closes and added is not None else None
+            self._owner.settle(waiting, other)
+        return func(*args, **kwargs)
+
+
+def _other(added: tuple[Tensor, Tensor], own: Tensor) -> Tensor | None:
+    first, second = added
+    if first is second:
+        return None
+    return second if first is own else first
+
+
+def kept(stop: Stop) -> Stop:
+    """A stop with copies of its tensors, which later in-place operations may overwrite."""
+    other = None if stop.other is None else preferred_layout(stop.other.clone())
+    return Stop(stop.place, preferred_layout(stop.value.clone()), other)

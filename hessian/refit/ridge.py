@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -47,16 +47,49 @@ def ridge_refit(
     weight = to_matrix(module, module.weight, shift).double()
     columns = _Patches(module, inputs)
     gram = _gram(columns, shift is not None, weight)
-    ridge = _ridge(gram, damping, shift is not None)
-    factor = cholesky(gram + torch.diag_embed(ridge))
-
-    def solve(cross: Tensor) -> Tensor:
-        return weight + torch.cholesky_solve((cross - weight @ gram).transpose(1, 2), factor).transpose(1, 2)
-
+    solve = _solution(weight, gram, damping, shift is not None)
     matrix = solve(_cross(columns, targets, weight))
     for _ in range(ROUNDS if relu else 0):
         matrix = solve(_cross(columns, relu or (), weight, matrix))
     return matrix
+
+
+class NormalEquations:
+    """Sums of a ridge regression that is gathered call by call, for layers that run more than once.
+
+    Args:
+        weight: matrices [groups, d_out, d_in (+ 1 with a constant)] the solution is pulled towards.
+        constant: whether the inputs carry a constant 1, as their last entry.
+    """
+
+    def __init__(self, weight: Tensor, *, constant: bool) -> None:
+        self._weight = weight.double()
+        self._constant = constant
+        self._gram: Tensor | None = None
+        self._cross = torch.zeros_like(self._weight)
+
+    def add(self, module: Any, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+        """Add a call, batch by batch."""
+        columns = _Patches(module, inputs)
+        gram = _gram(columns, self._constant, self._weight)
+        self._gram = gram if self._gram is None else self._gram + gram
+        self._cross += _cross(columns, targets, self._weight)
+
+    def solve(self, damping: float) -> Tensor:
+        """Matrices of the weight's shape, float64, for all calls so far (at least one)."""
+        assert self._gram is not None
+        return _solution(self._weight, self._gram, damping, self._constant)(self._cross)
+
+
+def _solution(weight: Tensor, gram: Tensor, damping: float, constant: bool) -> Callable[[Tensor], Tensor]:
+    """What turns ``Y X^T`` into the ridge solution."""
+    factor = cholesky(gram + torch.diag_embed(_ridge(gram, damping, constant)))
+    return lambda cross: weight + torch.cholesky_solve((cross - weight @ gram).transpose(1, 2), factor).transpose(1, 2)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32 where it is in 16 bits: products are formed and solved in more than networks compute in."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 class _Patches:

@@ -15,59 +15,53 @@ is fitted to give it what it expects.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from hessian.channels.group import ChannelGroup
-from hessian.channels.layer_types import MIXING_TYPES, TRANSPOSED_TYPES
+from hessian.channels.layer_types import TRANSPOSED_TYPES
 from hessian.channels.norms import shift_absorbing_norms
 from hessian.channels.slicing import Cut, ModuleSlice, NetworkSlicer, Plan, installed
-from hessian.patches.matrices import from_matrix, matrix_width, num_groups
+from hessian.patches.layer_view import layer_view
+from hessian.patches.matrices import from_matrix, matrix_width, num_groups, to_matrix
 from hessian.patches.subsampling import PositionSample, position_extents
-from hessian.refit.lockstep import ValueStore, Walker, closing_sum, execution_order, trace
-from hessian.refit.rectifiers import Rectifier, rectifier_behind
+from hessian.refit.lockstep import DenseValues, HaltingNetwork, Place, Stop, kept, shared_copy, shared_names
 from hessian.refit.relu_aware import ReluTargets, inverse_gain
-from hessian.refit.ridge import ridge_refit
-from hessian.support.batches import model_device, split_batch
-from hessian.support.layout import layout_for
-from hessian.support.modes import modes_restored
+from hessian.refit.ridge import NormalEquations, ridge_refit, wide
+from hessian.refit.structure import read_structure
+from hessian.support.batches import model_device, read_batches, regrouped
+from hessian.support.door import plain_execution, plain_model, undisturbed
+from hessian.support.layout import layout_for, unchanged
 from hessian.support.progress import Progress
+
+SMALLEST_BATCH = 64
+"""Images of one shape that come in smaller batches are put together: every batch is a pass of its own."""
 
 STORE_BYTES = 2 << 30
 """Dense activations kept between refits; past this they are computed anew for every plan."""
+
+WALKS = 5
+"""Walks over a network at most; more than one where layers run more than once."""
 
 MIN_POSITIONS = 3000
 """A layer is never solved on fewer positions (where there are as many)."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Layer:
-    """A weighted layer's place in the walk.
-
-    Attributes:
-        name: qualified module name.
-        closing: (BatchNorm name or None, other operand) of the residual sum the layer closes, or None.
-        relu: the ReLU behind the layer, or None where there is none or the layer is solved for its outputs as they are.
-    """
-
-    name: str
-    closing: tuple[str | None, fx.Node] | None
-    relu: Rectifier | None
-
-
 class SequentialRefitter:
     """Refits pruned versions of one network; structure, inputs and dense activations are shared by all plans.
+
+    The network is run as it is written: its forward may branch, loop, call modules more than once and take or return
+    anything. A layer that runs more than once is fitted to all its calls; what follows it is then fitted to it in a
+    further walk, one for each such layer (:data:`WALKS` in all).
 
     Args:
         model: the dense network; not modified.
         groups: its prunable layers.
-        batches: calibration inputs: tensors or (inputs, labels) batches.
+        batches: calibration data, labels or not: whatever :func:`hessian.support.batches.read_batches` reads.
         damping: ridge towards the sliced weights, relative to the mean diagonal of ``X X^T``.
         samples_per_input: a layer is solved on this many random positions an unknown of a row, spread over all images;
             None uses all positions.
@@ -75,40 +69,53 @@ class SequentialRefitter:
         relu_aware: whether layers in front of a ReLU are solved for what it lets through
             (:mod:`hessian.refit.relu_aware`), instead of for their outputs as they are.
 
+    Attributes:
+        left_out: layers that keep their sliced weights -> why: those that compute their weight from parameters.
+
     Raises:
+        TypeError: the model is no module that can be reached (:func:`hessian.support.door.plain_model`).
         ValueError: no batches.
-        UnsupportedStructureError: the network cannot be traced into a graph of operations.
     """
 
     def __init__(
         self,
         model: nn.Module,
         groups: Sequence[ChannelGroup],
-        batches: Iterable[Any],
+        batches: Any,
         damping: float = 1e-3,
         *,
         samples_per_input: int | None = 200,
         store_bytes: int = STORE_BYTES,
         relu_aware: bool = True,
     ) -> None:
-        device = model_device(model)
-        self.inputs = [(batch if isinstance(batch, Tensor) else split_batch(batch)[0]).to(device) for batch in batches]
-        if not self.inputs:
-            raise ValueError("the calibration loader yields no images; at least one batch is needed")
         if samples_per_input is not None and samples_per_input < 1:
             raise ValueError(f"samples_per_input must be at least 1, got {samples_per_input}")
+        model = plain_model(model)
         self.damping = damping
         self.samples_per_input = samples_per_input
         self.relu_aware = relu_aware
         self.slicer = NetworkSlicer(model, groups)
-        self._dense = model
-        self._private = copy.deepcopy(model).eval().requires_grad_(False)
-        self._layout = layout_for(model, self.inputs[0][:1])
-        with torch.no_grad(), modes_restored(model):
-            model.eval()
-            self._norms = shift_absorbing_norms(model, self.inputs[0][:1])
-            self._find_layers()
+        with undisturbed(model), torch.no_grad():
+            self.inputs = regrouped(read_batches(batches, model_device(model), model=model), SMALLEST_BATCH)
+            first = self.inputs[0]
+            # One image shows what all of them do; of other inputs (a list of images) the whole batch is needed.
+            example = first if first.images is None else first.first_sample()
+            self._norms = shift_absorbing_norms(model, example)
+            self._layout = unchanged if example.images is None else layout_for(model, example.images)
+            self._structure = read_structure(shared_copy(model), example)
+            self._private = shared_copy(model)
+            self._modules: dict[str, Any] = dict(self._private.named_modules())
+            layers, closing = {place.layer for place in self._structure.order}, self._structure.closing
+            self._dense = HaltingNetwork(shared_copy(model), layers, closing, outputs=True)
+            self._pruned = HaltingNetwork(self._private, layers, closing, outputs=False)
             self._store = self._dense_values(store_bytes)
+        self._layers = layers
+        self._shared = shared_names(model)
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Layers that keep their sliced weights -> why."""
+        return self._structure.left_out
 
     def state(self, plan: Plan, *, progress: Progress | None = None) -> dict[str, Tensor]:
         """State dict of the pruned network, every layer downstream of a cut refitted in execution order.
@@ -127,89 +134,77 @@ class SequentialRefitter:
 
     def refit(self, cut: Cut, *, progress: Progress | None = None) -> dict[str, Tensor]:
         """:meth:`state` of a plan that was applied to this network before."""
-        state = cut.state()
-        if not cut.slices:
+        with plain_execution():
+            state = cut.state()
+            if not cut.slices:
+                return state
+            state = self._walked(cut, state, held={}, final=(), progress=progress)
+            for final in self._held_layers():
+                held = {name: tensor for name, tensor in state.items() if self._belongs(name, final)}
+                state = self._walked(cut, cut.state(), held=held, final=final, progress=progress)
             return state
-        touched = {f"{name}.weight" for name in self._layers_by_name} | {
-            f"{name}.bias" for name in self._layers_by_name
-        }
-        touched |= {f"{norm}.running_mean" for norm in self._norms.values()}
-        state = {name: self._layout(tensor.clone()) if name in touched else tensor for name, tensor in state.items()}
-        with torch.no_grad(), installed(self._private, state, cut.attributes):
-            self._walk(cut.slices, progress)
-        return state
 
-    # ------------------------------------------------------------------ structure
+    def _held_layers(self) -> list[list[str]]:
+        """Of every further walk, the layers that keep what the walk before found.
 
-    def _find_layers(self) -> None:
-        modules = dict(self._dense.named_modules())
-        graph = trace(self._dense).graph
-        self._order = execution_order(graph, modules)
-        self._layers = {
-            node: self._layer(node, modules)
-            for node in self._order
-            if node.op == "call_module" and isinstance(modules[str(node.target)], MIXING_TYPES)
-        }
-        self._layers_by_name = {layer.name: layer for layer in self._layers.values()}
-
-    def _layer(self, node: fx.Node, modules: dict[str, nn.Module]) -> _Layer:
-        closing = closing_sum(node, modules)
-        relu = rectifier_behind(node, modules) if self.relu_aware else None
-        if relu is not None and relu.summed and closing is None:
-            relu = None  # the rest of the sum is not known yet when the layer is solved
-        return _Layer(str(node.target), closing, relu)
-
-    def _dense_values(self, limit: int) -> ValueStore:
-        wanted = set(self._layers) | {layer.closing[1] for layer in self._layers.values() if layer.closing}
-        return ValueStore(self._dense, self._order, self.inputs, wanted, limit)
+        The first of the layers that run more than once is right after one walk, the next one after another, and so on;
+        with many of them several are taken at a time.
+        """
+        layers = [name for name in self._structure.repeated if name not in self._structure.left_out]
+        each = math.ceil(len(layers) / (WALKS - 1))
+        return [layers[: stop + each] for stop in range(0, len(layers), max(1, each))]
 
     # ------------------------------------------------------------------ walking
 
-    def _walk(self, slices: Mapping[str, ModuleSlice], progress: Progress | None) -> None:
-        with modes_restored(self._dense):
-            self._dense.eval()
-            dense = self._store if self._store.complete else Walker(self._dense, self._order, self.inputs)
-            pruned = Walker(self._private, self._order, self.inputs)
-            done, cut = 0, False
-            for node in self._order:
-                dense.step(node)
-                layer = self._layers.get(node)
-                if layer is not None:
-                    part = slices.get(layer.name, ModuleSlice())
-                    module = pruned.modules[layer.name]
-                    cut = cut or part.columns is not None or (part.rows is not None and num_groups(module) > 1)
-                    if cut:
-                        self._refit(module, layer, part, node, dense, pruned)
-                    done += 1
-                    if progress is not None:
-                        progress("sequential refit", done, len(self._layers))
-                pruned.step(node)
-                dense.release(node)
-                pruned.release(node)
+    def _walked(
+        self,
+        cut: Cut,
+        state: dict[str, Tensor],
+        *,
+        held: Mapping[str, Tensor],
+        final: Collection[str],
+        progress: Progress | None,
+    ) -> dict[str, Tensor]:
+        """A sliced state after one walk; tensors in ``held`` are taken as they are, and the ``final`` layers left."""
+        refitted = self._layers - self._structure.left_out.keys()
+        touched = {name: self._belongs(name, refitted) for name in state}
+        state = {name: self._layout(tensor.clone()) if touched[name] else tensor for name, tensor in state.items()}
+        state |= held
+        skipped = self._structure.left_out.keys() | set(final)
+        # A forward pass may count in its buffers: it gets copies.
+        counters = [name for name, _ in self._private.named_buffers() if not touched.get(name, True)]
+        working = {name: state[name].clone() for name in counters}
+        installing = installed(self._private, state | working, cut.attributes)
+        with undisturbed(self._private), torch.no_grad(), installing:
+            _Walk(self, cut.slices, skipped, progress).run()
+        for names in self._shared:
+            source = next((name for name in names if touched[name]), names[0])
+            state.update(dict.fromkeys(names, state[source]))
+        return state
 
-    def _refit(
-        self, module: Any, layer: _Layer, part: ModuleSlice, node: fx.Node, dense: ValueStore | Walker, pruned: Walker
-    ) -> None:
-        """Solve one layer of the private network in place."""
-        norm = pruned.modules[self._norms[layer.name]] if layer.name in self._norms else None
-        sample = self._sample(module, dense.value(node))
-        targets = self._targets(module, layer, part, node, dense, pruned, sample)
-        relu = self._relu_targets(module, layer, part, node, dense, pruned, sample, targets)
-        shift = module.bias
-        if norm is not None:
-            shift = torch.zeros_like(norm.running_mean)
-        inputs, solved = pruned.value(node.all_input_nodes[0]), module
-        if sample is not None:
-            solved, inputs = sample.inputs(module, inputs)
-        matrix = ridge_refit(solved, shift, inputs, targets, self.damping, relu)
-        weight, shift = from_matrix(module, matrix, bias=shift is not None)
-        module.weight.copy_(weight)
-        if norm is not None and shift is not None:
-            norm.running_mean.sub_(shift.to(norm.running_mean.dtype))
-        elif shift is not None:
-            module.bias.copy_(shift)
+    def _belongs(self, tensor: str, layers: Collection[str]) -> bool:
+        """Whether a tensor of the state dict is changed with one of the layers."""
+        owner, _, suffix = tensor.rpartition(".")
+        if suffix == "running_mean":
+            return any(self._norms.get(layer) == owner for layer in layers)
+        return owner in layers and suffix in ("weight", "bias")
 
-    def _sample(self, module: Any, outputs: Sequence[Tensor]) -> PositionSample | None:
+    def _dense_values(self, limit: int) -> dict[tuple[int, Place], Stop] | None:
+        """What every batch shows at every place, or None where that is more than ``limit`` bytes."""
+        values: dict[tuple[int, Place], Stop] = {}
+        size = 0
+        with self._dense.passes(self.inputs if limit > 0 else []) as passes:
+            for index, one in enumerate(passes):
+                while size <= limit:
+                    one.advance()
+                    if one.stop is None:
+                        break
+                    stop = kept(one.stop)
+                    values[index, stop.place] = stop
+                    size += sum(part.nbytes for part in (stop.value, stop.other) if part is not None)
+        return values if limit > 0 and size <= limit else None
+
+    def sample(self, module: Any, outputs: Sequence[Tensor]) -> PositionSample | None:
         """Output positions a layer is solved on, or None for all of them."""
         if self.samples_per_input is None or isinstance(module, TRANSPOSED_TYPES):
             return None
@@ -217,68 +212,166 @@ class SequentialRefitter:
         wanted = max(self.samples_per_input * matrix_width(module), MIN_POSITIONS)
         return PositionSample(module, outputs, wanted) if wanted < positions else None
 
-    def _targets(
+
+class _Walk:
+    """One walk of a pruned network beside the dense one; layers of the private network are solved in place."""
+
+    def __init__(
+        self,
+        owner: SequentialRefitter,
+        slices: Mapping[str, ModuleSlice],
+        skipped: Collection[str],
+        progress: Progress | None,
+    ) -> None:
+        self._owner = owner
+        self._slices = slices
+        self._skipped = skipped
+        self._progress = progress
+        self._order = dict(owner._structure.order)
+        self._visited: set[str] = set()
+        self._cut = False
+        self._equations: dict[str, _Solved] = {}
+
+    def run(self) -> None:
+        """Solve every layer from the first cut one on."""
+        owner = self._owner
+        with owner._pruned.passes(owner.inputs) as pruned, owner._dense.passes(owner.inputs) as passes:
+            dense = DenseValues(owner._store, passes)
+            for one in pruned:
+                one.advance()
+            while stops := {index: one.stop for index, one in enumerate(pruned) if one.stop is not None}:
+                place = min((stop.place for stop in stops.values()), key=self._rank)
+                here = {index: stop for index, stop in stops.items() if stop.place == place}
+                self._visit(place, here, dense)
+                for index in here:
+                    pruned[index].advance()
+
+    def _rank(self, place: Place) -> int:
+        return self._order.setdefault(place, len(self._order))
+
+    def _visit(self, place: Place, stops: Mapping[int, Stop], dense: DenseValues) -> None:
+        module = self._owner._modules[place.layer]
+        part = self._slices.get(place.layer, ModuleSlice())
+        wanted = {index: dense.take(index, place) for index in stops}
+        self._cut = self._cut or part.columns is not None or (part.rows is not None and num_groups(module) > 1)
+        # A branch that only the pruned network takes has nothing to be held against.
+        pairs = [(stops[index], target) for index, target in wanted.items() if target is not None]
+        if self._cut and pairs and place.layer not in self._skipped:
+            self._refit(module, place, part, pairs)
+        self._visited.add(place.layer)
+        if self._progress is not None:
+            self._progress("sequential refit", len(self._visited), len(self._owner._layers))
+
+    def _refit(self, module: Any, place: Place, part: ModuleSlice, pairs: Sequence[tuple[Stop, Stop]]) -> None:
+        """Solve one layer of the private network in place."""
+        owner, name = self._owner, place.layer
+        outputs = [target.value for _, target in pairs]
+        sample = owner.sample(module, outputs)
+        values = [wide(_rows(module, output, part)) for output in _at(sample, outputs)]
+        targets = values
+        if all(stop.other is not None and target.other is not None for stop, target in pairs):
+            targets = self._closing_targets(module, name, part, pairs, sample, values)
+        relu = self._relu_targets(module, name, part, pairs, sample, values, targets)
+        views = [layer_view(module, stop.value) for stop, _ in pairs]
+        inputs, solved = [wide(view.inputs) for view in views], views[0].module
+        if sample is not None:
+            solved, inputs = sample.inputs(solved, inputs)
+        norm = owner._modules[owner._norms[name]] if name in owner._norms else None
+        if name not in owner._structure.repeated:
+            if place.call > 0:  # a loop that runs longer than it did for the example
+                return
+            shift = torch.zeros_like(norm.running_mean) if norm is not None else module.bias
+            matrix = ridge_refit(solved, shift, inputs, targets, owner.damping, relu)
+            _install(module, norm, matrix, shift is not None)
+            return
+        known = self._equations.setdefault(name, _Solved(module, norm))
+        known.add(solved, inputs, targets)
+        known.install(owner.damping)
+
+    def _closing_targets(
         self,
         module: Any,
-        layer: _Layer,
+        name: str,
         part: ModuleSlice,
-        node: fx.Node,
-        dense: ValueStore | Walker,
-        pruned: Walker,
+        pairs: Sequence[tuple[Stop, Stop]],
         sample: PositionSample | None,
+        outputs: Sequence[Tensor],
     ) -> list[Tensor]:
-        """What the pruned layer should output: the dense output, corrected by the residual sum it closes."""
-        outputs = [_rows(module, output, part) for output in _at(sample, dense.value(node))]
-        if layer.closing is None:
-            return outputs
-        norm_name, other = layer.closing
-        if not (dense.has(other) and pruned.has(other)):
-            return outputs
-        errors = [
-            _rows(module, wanted, part) - carried
-            for wanted, carried in zip(_at(sample, dense.value(other)), _at(sample, pruned.value(other)), strict=True)
-        ]
+        """The dense outputs, corrected by what the pruned network's other operand lacks."""
+        carried = _at(sample, [_known(stop.other) for stop, _ in pairs])
+        wanted = _at(sample, [_known(target.other) for _, target in pairs])
+        errors = [wide(_rows(module, dense, part)) - wide(own) for dense, own in zip(wanted, carried, strict=True)]
+        norm_name = self._owner._structure.closing[name]
         if norm_name is not None:
-            gain = inverse_gain(_gain(pruned.modules[norm_name]))
+            gain = inverse_gain(_gain(self._owner._modules[norm_name]))
             errors = [error * gain.view(1, -1, *[1] * (error.ndim - 2)) for error in errors]
         return [output + error for output, error in zip(outputs, errors, strict=True)]
 
     def _relu_targets(
         self,
         module: Any,
-        layer: _Layer,
+        name: str,
         part: ModuleSlice,
-        node: fx.Node,
-        dense: ValueStore | Walker,
-        pruned: Walker,
+        pairs: Sequence[tuple[Stop, Stop]],
         sample: PositionSample | None,
+        values: Sequence[Tensor],
         wanted: Sequence[Tensor],
     ) -> list[ReluTargets] | None:
         """What a ReLU behind the layer makes of its outputs; None where there is none."""
-        if layer.relu is None:
+        relu = self._owner._structure.rectifiers.get(name) if self._owner.relu_aware else None
+        if relu is None or (relu.summed and any(target.other is None for _, target in pairs)):
             return None
-        values = [_rows(module, output, part) for output in _at(sample, dense.value(node))]
         gain = values[0].new_ones(())
-        if layer.relu.norm is not None:
-            norm = pruned.modules[layer.relu.norm]
+        if relu.norm is not None:
+            norm = self._owner._modules[relu.norm]
             gain = _gain(norm).view(1, -1, *[1] * (values[0].ndim - 2))
-            values = [norm(value) for value in values]
-        if layer.relu.summed:
-            assert layer.closing is not None
-            other = layer.closing[1]
-            if not (dense.has(other) and pruned.has(other)):
-                return None
-            rest = [_rows(module, value, part) for value in _at(sample, dense.value(other))]
-            values = [value + added for value, added in zip(values, rest, strict=True)]
-        return [
-            ReluTargets(target, value, gain, layer.relu.ceiling) for target, value in zip(wanted, values, strict=True)
-        ]
+            values = [wide(norm(value.to(norm.running_mean.dtype))) for value in values]
+        if relu.summed:
+            rest = _at(sample, [_known(target.other) for _, target in pairs])
+            values = [value + wide(_rows(module, added, part)) for value, added in zip(values, rest, strict=True)]
+        return [ReluTargets(target, value, gain, relu.ceiling) for target, value in zip(wanted, values, strict=True)]
+
+
+class _Solved:
+    """A layer that runs more than once: its equations, and what it was before the first of them."""
+
+    def __init__(self, module: Any, norm: Any) -> None:
+        self._module, self._norm = module, norm
+        self._mean = None if norm is None else norm.running_mean.clone()
+        shift = module.bias if norm is None else torch.zeros_like(norm.running_mean)
+        self._constant = shift is not None
+        self._equations = NormalEquations(to_matrix(module, module.weight, shift), constant=self._constant)
+
+    def add(self, solved: Any, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+        """Add one call."""
+        self._equations.add(solved, inputs, targets)
+
+    def install(self, damping: float) -> None:
+        """Solve what there is so far."""
+        if self._mean is not None:
+            self._norm.running_mean.copy_(self._mean)
+        _install(self._module, self._norm, self._equations.solve(damping), self._constant)
+
+
+def _install(module: Any, norm: Any, matrix: Tensor, constant: bool) -> None:
+    """Write refitted matrices into a layer; a layer without a bias leaves its constant to the batch norm behind it."""
+    weight, shift = from_matrix(module, matrix, bias=constant)
+    module.weight.copy_(weight)
+    if norm is not None and shift is not None:
+        norm.running_mean.sub_(shift.to(norm.running_mean.dtype))
+    elif shift is not None:
+        module.bias.copy_(shift)
+
+
+def _known(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor
 
 
 def _gain(norm: Any) -> Tensor:
-    """What an evaluation-mode BatchNorm makes of one unit, [channels]."""
-    scale = norm.weight if norm.affine else 1.0
-    return torch.as_tensor(scale / (norm.running_var + norm.eps).sqrt())
+    """What an evaluation-mode batch norm makes of one unit, [channels]."""
+    weight = getattr(norm, "weight", None)
+    return wide((1.0 if weight is None else weight) / (norm.running_var + norm.eps).sqrt())
 
 
 def _at(sample: PositionSample | None, outputs: Sequence[Tensor]) -> Sequence[Tensor]:

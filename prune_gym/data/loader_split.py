@@ -17,6 +17,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from hessian.support.batches import as_batch
 from prune_gym.data.splits import TensorSplit, different_shapes, stack_pairs
 
 
@@ -25,7 +26,8 @@ class DatasetSplit:
     """Labelled images of a map-style dataset, read batch by batch; what training and testing on large data use.
 
     Attributes:
-        dataset: Items are ``(image, label)``: a tensor and a class index.
+        dataset: Items are ``(image, label)``: a tensor and a class index; further entries are left alone. Dicts with
+            the usual names of the two will do.
         workers: Processes that read ahead; 0 reads in this one.
     """
 
@@ -97,8 +99,8 @@ def split_of_loader(loader: DataLoader[Any]) -> DatasetSplit | TensorSplit:
     """What a loader loads: its dataset in order, whatever the shuffling; read at once where that cannot be told.
 
     Args:
-        loader: Of pairs (images, labels). One that picks or batches in a way of its own (a weighted or a batch
-            sampler, an iterable dataset, a ``collate_fn``) is run through once, and its batches kept.
+        loader: Of pairs (images, labels), or dicts of both. One that picks or batches in a way of its own (a weighted
+            or a batch sampler, an iterable dataset, a ``collate_fn``) is run through once, and its batches kept.
 
     Raises:
         TypeError: If its batches are not pairs of tensors.
@@ -118,10 +120,17 @@ def split_of_loader(loader: DataLoader[Any]) -> DatasetSplit | TensorSplit:
 def _run_through(loader: DataLoader[Any]) -> TensorSplit:
     images, labels = [], []
     for batch in loader:
-        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-            raise TypeError(f"a loader's batches are pairs (images, labels); got {type(batch).__name__}")
-        images.append(torch.as_tensor(batch[0]))
-        labels.append(torch.as_tensor(batch[1]).long())
+        try:
+            given = as_batch(batch)
+        except ValueError as error:
+            raise TypeError(f"a loader's batches are pairs (images, labels), or dicts of both: {error}") from error
+        if given.images is None or given.labels is None:
+            raise TypeError(
+                f"a loader's batches are pairs (images, labels), or dicts of both; got {type(batch).__name__} without "
+                "labels"
+            )
+        images.append(given.images)
+        labels.append(torch.as_tensor(given.labels).long())
     if not images:
         raise ValueError("the loader is empty")
     return TensorSplit(torch.cat(images), torch.cat(labels))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+
+from hessian.support.batches import INPUT_KEYS, LABEL_KEYS
 
 
 class ImageSplit(Protocol):
@@ -146,6 +148,8 @@ def stack_dataset(dataset: Any) -> TensorSplit:
 def stack_pairs(pairs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Make one batch of (image, label) pairs: images ``[N, ...]``, labels long ``[N]``.
 
+    Items may hold more than the two, which is left alone, or be dicts with the usual names of images and labels.
+
     Raises:
         TypeError: If an item is not a pair of a tensor and a class index.
         ValueError: If there are no pairs, or the images differ in shape.
@@ -168,9 +172,7 @@ def different_shapes(first: Sequence[int], second: Sequence[int]) -> str:
 
 
 def _checked_pair(item: Any) -> tuple[torch.Tensor, int]:
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise TypeError(f"a dataset's items are pairs (image, label); got {type(item).__name__}")
-    image, label = item
+    image, label = _image_and_label(item)
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(image)
     if not isinstance(image, torch.Tensor):
@@ -185,6 +187,23 @@ def _checked_pair(item: Any) -> tuple[torch.Tensor, int]:
     if index != label:
         raise TypeError(f"a dataset's labels are class indices, whole numbers; got {label!r}")
     return image, index
+
+
+def _image_and_label(item: Any) -> tuple[Any, Any]:
+    """Image and label of an item: its first two entries, or those with the usual keys of a dict."""
+    if isinstance(item, Mapping):
+        images = [item[key] for key in INPUT_KEYS if key in item]
+        labels = [item[key] for key in LABEL_KEYS if key in item]
+        if images and labels:
+            return images[0], labels[0]
+        raise TypeError(
+            f"a dataset's dicts hold one of {INPUT_KEYS} and one of {LABEL_KEYS}; got keys {sorted(map(str, item))}"
+        )
+    if not isinstance(item, (tuple, list)) or len(item) < 2:
+        raise TypeError(
+            f"a dataset's items are dicts of image and label, or pairs (image, label); got {type(item).__name__}"
+        )
+    return item[0], item[1]
 
 
 def stratified_partition(labels: torch.Tensor, sizes: Sequence[int], seed: int) -> list[torch.Tensor]:

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from hessian.support.door import plain_model
 from prune_gym.saving.manifest import (
     Manifest,
     PathLike,
@@ -64,6 +65,7 @@ def save_pruned(
             infinite.
         OSError: If the files cannot be written.
     """
+    model = plain_model(model)
     weights = weights_path(path)
     kwargs = as_json("factory_kwargs", factory_kwargs or {})
     measured = as_json("metrics", metrics or {})

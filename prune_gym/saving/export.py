@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from hessian.support.door import plain_model
 from hessian.support.files import write_atomic
 from hessian.support.modes import modes_restored
 from prune_gym.support.device import module_device
@@ -78,6 +79,7 @@ def export_program(
             the outputs differ by more than the tolerance; nothing is written.
         OSError: If the file cannot be written.
     """
+    model = plain_model(model)
     inputs = _checked_inputs(model, example_input)
     with modes_restored(model), torch.no_grad():
         program = _program(model.eval(), inputs, dynamic_batch)
@@ -116,6 +118,7 @@ def export_onnx(
         OSError: If the file cannot be written.
     """
     require_onnx()
+    model = plain_model(model)
     inputs = _checked_inputs(model, example_input)
     with modes_restored(model), torch.no_grad():
         content = _onnx_bytes(_program(model.eval(), inputs, dynamic_batch))
@@ -141,7 +144,7 @@ def export_state_dict(model: nn.Module, path: str | os.PathLike[str]) -> Path:
         OSError: If the file cannot be written.
     """
     path = Path(path)
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu() for name, tensor in plain_model(model).state_dict().items()}
     if path.suffix == ".safetensors":
         return save_safetensors_atomic(path, state)
     if path.suffix not in (".pt", ".pth"):

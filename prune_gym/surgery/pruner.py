@@ -7,7 +7,7 @@ with weights, and the smaller network has to run forwards and backwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -16,9 +16,9 @@ from torch import nn
 from hessian.channels.group import ChannelGroup, PinnedChannels, UnsupportedStructureError
 from hessian.channels.slicing import NetworkSlicer
 from hessian.discovery.discover import discover, layers_found
-from hessian.discovery.requests import unwrapped
 from hessian.refit.sequential import SequentialRefitter
-from hessian.support.batches import read_batches
+from hessian.support.batches import Batch, read_batches, regrouped
+from hessian.support.door import plain_model, undisturbed
 from prune_gym.cost.limits import FloatArray
 from prune_gym.data.splits import TensorSplit
 from prune_gym.reconstruction.images import ImagesLike
@@ -30,7 +30,6 @@ from prune_gym.surgery.cutting import check_against_prediction, remove_channels,
 from prune_gym.surgery.plan import resolve_plan
 from prune_gym.surgery.rounding import PlanRounder, RoundTo, check_round_to
 from prune_gym.surgery.tracing import (
-    autograd,
     check_devices,
     in_format_of,
     output_shapes,
@@ -61,9 +60,9 @@ class PhysicalPruner:
         5
 
     Args:
-        model: The dense network; never modified.
-        example_input: A tensor (or tuple of tensors) the model accepts, on the model's device; None means a random
-            [1, 3, 224, 224].
+        model: The dense network; never modified. Wrappers (DataParallel, a compiled module) are taken off.
+        example_input: A tensor, tuple of tensors or dict of keywords the model accepts, on the model's device; None
+            means a random [1, 3, 224, 224].
         ignored_layers: Names (or modules) whose channels stay.
         damping: Relative damping of the refits' least-squares problems.
 
@@ -72,7 +71,7 @@ class PhysicalPruner:
         pinned: Channels that stay, with the place and the reason.
 
     Raises:
-        TypeError: If ``model`` is not a module.
+        TypeError: If ``model`` is not a module, or one whose layers cannot be reached (`hessian.support.door`).
         ValueError: If the model is spread over devices or the example input is on another one, the model does not run
             on it, or the network has no prunable layer or a structure that cannot be cut consistently.
     """
@@ -85,15 +84,13 @@ class PhysicalPruner:
         ignored_layers: Sequence[str | nn.Module] = (),
         damping: float = 1e-3,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got a {type(model).__name__}")
-        self.model = unwrapped(model)
-        self._ignored = [_name_of(layer, self.model) for layer in ignored_layers]
+        self.model = model = plain_model(model)
+        self._ignored = [_name_of(layer, model) for layer in ignored_layers]
         self._damping = damping
-        with autograd():
-            self.example_input = random_image(self.model) if example_input is None else plain(example_input)
-            check_devices(self.model, self.example_input)
-            scratch = trainable_copy(self.model)
+        with undisturbed(self.model):
+            self.example_input = random_image(model) if example_input is None else plain(example_input)
+            check_devices(model, self.example_input)
+            scratch = trainable_copy(model)
             self._output_shapes = output_shapes(scratch, self.example_input)
             found = discover(scratch, self.example_input, self._ignored)
             self.groups: list[ChannelGroup] = layers_found(scratch, found)
@@ -108,7 +105,7 @@ class PhysicalPruner:
         plan: Mapping[str, Any],
         *,
         refit: Refit = "none",
-        calibration: TensorSplit | Iterable[Any] | None = None,
+        calibration: TensorSplit | Any | None = None,
         recalibrate_bn: bool | None = None,
         analyzer: HOBSSensitivityAnalyzer | None = None,
         round_to: RoundTo | None = None,
@@ -126,8 +123,9 @@ class PhysicalPruner:
             refit: ``"none"`` keeps the surviving weights; ``"closed_form"`` repairs every consumer by the H-OBS least
                 squares on the dense network's statistics; ``"sequential"`` solves the consumers in execution order
                 against the dense network's outputs.
-            calibration: Images for refit and batch-norm statistics: a split, or a loader of (images, labels) batches,
-                which is read into memory.
+            calibration: Images for refit and batch-norm statistics, read into memory: a split, a tensor of images, a
+                dataset, or a loader of images, (images, labels) pairs, dicts or several inputs
+                (`hessian.support.batches`). Labels are not used.
             recalibrate_bn: Whether to re-estimate batch-norm statistics on the calibration images; None means yes
                 when there are any, except after a sequential refit, which fits every layer to the statistics there
                 are.
@@ -156,23 +154,21 @@ class PhysicalPruner:
             raise ValueError("reconstruct needs images: pass unlabelled=<images> or calibration=<split or loader>")
         home = module_device(self.model) if device is None else resolve_device(device)
         resolved = self.resolve(plan) if round_to is None else self.rounded(plan, round_to, analyzer=analyzer)
-        with autograd():
-            images = None if calibration is None else _as_split(calibration, module_device(self.model))
+        with undisturbed(self.model):
+            images = None if calibration is None else _in_memory(calibration, module_device(self.model), self.model)
             pruned = self._cut(resolved)
             if refit == "closed_form":
                 analyzer = self._analyzer(images) if analyzer is None else analyzer
                 pruned.load_state_dict(analyzer.compensate(resolved))
             elif refit == "sequential":
                 assert images is not None
-                batches = images.batches(_CALIBRATION_BATCH)
-                refitter = SequentialRefitter(self.model, self.groups, batches, self._damping, store_bytes=0)
+                refitter = SequentialRefitter(self.model, self.groups, images, self._damping, store_bytes=0)
                 pruned.load_state_dict(refitter.state(resolved))
             if images is not None and (recalibrate_bn or (recalibrate_bn is None and refit != "sequential")):
                 batchnorm.recalibrate_bn(pruned, images)
             if reconstruct:
                 settings = Reconstruction() if isinstance(reconstruct, bool) else reconstruct
-                shown = images if unlabelled is None else unlabelled
-                assert shown is not None
+                shown = _shown(images or ()) if unlabelled is None else unlabelled
                 match_outputs(pruned, self.model, shown, settings, seed=seed)
         return pruned.to(home)
 
@@ -226,7 +222,7 @@ class PhysicalPruner:
         """
         resolved, example = self.resolve(plan), in_format_of(self.model, self.example_input)
         curves = None if analyzer is None or not analyzer.curves else self._curves(analyzer)
-        with autograd():
+        with undisturbed(self.model):
             return time_roundings(
                 self._rounder(analyzer), resolved, self._cut, example, curves=curves, num_iterations=num_iterations
             )
@@ -261,7 +257,7 @@ class PhysicalPruner:
                 surgery_failed(f"the output shape changed from {self._output_shapes} to {shapes}")
             )
 
-    def _analyzer(self, images: TensorSplit | None) -> HOBSSensitivityAnalyzer:
+    def _analyzer(self, images: Sequence[Batch] | None) -> HOBSSensitivityAnalyzer:
         from hessian.hobs import HOBSSensitivityAnalyzer
 
         assert images is not None
@@ -271,7 +267,7 @@ class PhysicalPruner:
             example_input=self.example_input,
             ignored_layers=self._ignored,
         )
-        analyzer.measure_curvature(images.batches(_CALIBRATION_BATCH), num_batches=None)
+        analyzer.measure_inputs(images, num_batches=None)
         return analyzer
 
 
@@ -286,11 +282,24 @@ def _check_request(refit: str, has_images: bool, recalibrate_bn: bool | None, ha
         raise ValueError(f"refit={refit!r} needs calibration images: pass calibration=<split or loader>")
 
 
-def _as_split(calibration: TensorSplit | Iterable[Any], device: torch.device) -> TensorSplit:
+def _in_memory(calibration: Any, device: torch.device, model: nn.Module) -> list[Batch]:
+    """Calibration data as calls of the model on its device; labels are dropped, no repair needs them."""
     if isinstance(calibration, TensorSplit):
-        return calibration.to(device)
-    images, labels = zip(*read_batches(calibration, device), strict=True)
-    return TensorSplit(torch.cat(images), torch.cat(labels))
+        calibration = calibration.images
+    return regrouped(read_batches(calibration, device, model=model), _CALIBRATION_BATCH)
+
+
+def _shown(batches: Sequence[Batch]) -> ImagesLike:
+    """Calibration data as what a reconstruction takes.
+
+    Raises:
+        ValueError: several inputs in batches that cannot be put together, or inputs by name.
+    """
+    if all(batch.images is not None for batch in batches):
+        return [batch.images for batch in batches]
+    if len(batches) == 1 and not batches[0].kwargs:
+        return batches[0].args
+    raise ValueError("reconstruct takes images, or the network's arguments as a tuple of tensors: pass unlabelled=")
 
 
 def _name_of(layer: str | nn.Module, model: nn.Module) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian.channels.layer_types import is_depthwise
+from hessian.support.door import plain_model
 from hessian.support.files import CHECKSUM_KEY, read_tensor_file, sha256_of
 from prune_gym.surgery.sizes import broken_promises, channel_table, resize_tensor, set_sizes, size_attributes
 
@@ -126,6 +127,7 @@ def shrink_to(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         ValueError: If the state is not one of this network with fewer channels; what differs is named.
     """
+    model = plain_model(model)
     _check_names(model, state)
     modules = dict(model.named_modules())
     for name, sizes in channel_table(model).items():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,13 +13,6 @@ from hessian.support.calling import call_model, tensors_in
 from prune_gym.support.device import module_device
 
 _IMAGENET_SHAPE = (1, 3, 224, 224)
-
-
-@contextmanager
-def autograd() -> Iterator[None]:
-    """Tracing follows gradients, so it must work inside a caller's ``no_grad`` or ``inference_mode`` too."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def random_image(model: nn.Module) -> Tensor:
@@ -66,7 +57,7 @@ def restore_properties(pruned: nn.Module, original: nn.Module) -> None:
     """Give a copy what cutting does not keep: modes, ``requires_grad`` and memory format."""
     for module, dense in zip(pruned.modules(), original.modules(), strict=True):
         module.training = dense.training
-    parameters = dict(original.named_parameters())
+    parameters = dict(original.named_parameters(remove_duplicate=False))
     for name, parameter in pruned.named_parameters():
         parameter.requires_grad_(parameters[name].requires_grad)
         if is_channels_last(parameters[name]):

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from hessian.support.door import plain_model
 from prune_gym.data.loader_split import DatasetSplit, split_of_loader, spread
 from prune_gym.data.splits import ImageSplit, TensorSplit
 from prune_gym.support.device import module_device
@@ -54,7 +55,7 @@ class PruningTask:
     Attributes:
         name: Names the task in caches, tables and result files.
         model: The dense, trained network; maps images ``[N, ...]`` to logits ``[N, num_classes]``, with a ``metric`` to
-            any tensors ``[N, ...]``.
+            any tensors ``[N, ...]``. Wrappers (DataParallel, a compiled module) are taken off.
         example_input: One small input batch ``[N, ...]`` of the images' shape, to trace the network with.
         calibration: Images for curvature, refits and batch-norm statistics; a part of ``train``.
         reward: Images that rewards are measured on; the network must not have been trained on them.
@@ -116,8 +117,7 @@ class PruningTask:
 def _check_fields(task: PruningTask) -> None:
     if not isinstance(task.name, str) or not task.name:
         raise TypeError(f"a task's name is a non-empty text; got {task.name!r}")
-    if not isinstance(task.model, nn.Module):
-        raise TypeError(f"model is a torch.nn.Module; got {type(task.model).__name__}")
+    object.__setattr__(task, "model", plain_model(task.model))
     if not isinstance(task.example_input, torch.Tensor) or not task.example_input.is_floating_point():
         raise TypeError("example_input is a float tensor [N, ...], for example images[:1]")
     if not callable(task.criterion):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hessian.channels.layer_calls import layer_input
+from hessian.support.batches import Batch, read_batches, regrouped, run_example
+from hessian.support.door import plain_execution, plain_model
 from hessian.support.modes import modes_restored
 from prune_gym.data.splits import TensorSplit, equal_parts
 from prune_gym.support.device import module_device
@@ -20,7 +23,7 @@ BN_BATCH_SIZE = 512
 
 
 @torch.no_grad()
-def recalibrate_bn(model: nn.Module, split: TensorSplit, batch_size: int | None = None) -> None:
+def recalibrate_bn(model: nn.Module, split: TensorSplit | Any, batch_size: int | None = None) -> None:
     """Replace the running statistics of every batch norm by those of the split, in place.
 
     Only the batch norms see batch statistics; dropout stays off. Statistics are averaged over batches, each counting
@@ -28,20 +31,33 @@ def recalibrate_bn(model: nn.Module, split: TensorSplit, batch_size: int | None 
 
     Args:
         model: On any device; modes and momenta are left as they were. Without batch norms nothing happens.
-        split: Images to take the statistics from; the labels are not used.
+        split: Images to take the statistics from: a split, a tensor, a dataset or a loader; labels are not used. What
+            is not one tensor of images a batch is run batch by batch as it comes.
         batch_size: At most this many images a batch (512 if None).
 
     Raises:
         ValueError: If the split is empty, or a batch gives a batch norm a single value a channel, which has no
             variance; the statistics are then as they were.
     """
+    model = plain_model(model)
     if not _norms(model):
         return
-    if len(split) == 0:
-        raise ValueError("cannot recalibrate batch norms on an empty split")
-    device = module_device(model)
-    parts = equal_parts(torch.arange(len(split)), BN_BATCH_SIZE if batch_size is None else batch_size)
-    average_statistics(model, (split.images[part].to(device) for part in parts))
+    average_statistics(
+        model, _batches(split, module_device(model), BN_BATCH_SIZE if batch_size is None else batch_size, model)
+    )
+
+
+def _batches(data: Any, device: torch.device, batch_size: int, model: nn.Module) -> Iterable[Batch]:
+    if isinstance(data, TensorSplit):
+        if len(data) == 0:
+            raise ValueError("cannot recalibrate batch norms on an empty split")
+        images: torch.Tensor = data.images
+    else:
+        merged = regrouped(read_batches(data, device, model=model), sys.maxsize)
+        if len(merged) > 1 or merged[0].images is None:
+            return merged
+        images = merged[0].images
+    return (Batch((images[part].to(device),)) for part in equal_parts(torch.arange(len(images)), batch_size))
 
 
 @torch.no_grad()
@@ -58,12 +74,12 @@ def average_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
     norms = _norms(model)
     if not norms:
         return
-    with modes_restored(model), _cumulative_statistics(norms):
+    with plain_execution(), torch.no_grad(), modes_restored(model), _cumulative_statistics(norms):
         model.eval()
         for norm in norms.values():
             norm.train()
         for inputs in batches:
-            model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+            run_example(model, inputs)
 
 
 def _norms(model: nn.Module) -> dict[str, _BatchNorm]:

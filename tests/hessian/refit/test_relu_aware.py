@@ -8,11 +8,11 @@ from torch import nn
 
 from hessian.channels import find_channel_groups
 from hessian.channels.slicing import NetworkSlicer, installed
-from hessian.refit.lockstep import trace
-from hessian.refit.rectifiers import Rectifier, rectifier_behind
 from hessian.refit.relu_aware import ReluTargets
 from hessian.refit.ridge import ridge_refit
 from hessian.refit.sequential import SequentialRefitter
+from hessian.refit.surroundings import Rectifier, surroundings
+from hessian.support.batches import Batch
 from tests.hessian import networks
 
 LAYERS = {
@@ -119,12 +119,13 @@ class Activations(nn.Module):
 
 def test_the_relu_behind_a_layer_is_found_through_norms_and_sums():
     model = Activations().eval()
-    modules, graph = dict(model.named_modules()), trace(model).graph
-    found = {str(node.target): rectifier_behind(node, modules) for node in graph.nodes if node.op == "call_module"}
-    assert found["through_norm"] == Rectifier("norm", summed=False, ceiling=math.inf)
-    assert found["closes"] == found["shortcut"] == Rectifier(None, summed=True, ceiling=math.inf)
-    assert found["capped"] == Rectifier(None, summed=False, ceiling=6.0)
-    assert found["smooth"] is found["twice"] is found["head"] is None
+    around = surroundings(model, Batch((torch.zeros(1, 3, 2, 2),)))
+    assert around.rectifiers == {
+        "through_norm": Rectifier("norm", summed=False, ceiling=math.inf),
+        "closes": Rectifier(None, summed=True, ceiling=math.inf),
+        "capped": Rectifier(None, summed=False, ceiling=6.0),
+    }
+    assert around.closing == {"closes": None}
 
 
 @torch.no_grad()

@@ -7,12 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from hessian import HOBSSensitivityAnalyzer, UnsupportedStructureError
+from hessian import HOBSSensitivityAnalyzer
+from hessian.channels import find_channel_groups
+from hessian.channels.layer_types import MIXING_TYPES
 from hessian.channels.slicing import NetworkSlicer, installed
 from hessian.patches.matrices import weight_matrix
-from hessian.refit.lockstep import Walker, closing_sum, execution_order, trace
+from hessian.refit.lockstep import HaltingNetwork, shared_copy
+from hessian.refit.passage import Passage
 from hessian.refit.ridge import ridge_refit
 from hessian.refit.sequential import SequentialRefitter
+from hessian.refit.surroundings import surroundings
+from hessian.support.batches import Batch
 from tests.hessian import networks
 
 
@@ -127,35 +132,69 @@ def test_an_uncut_network_stays_as_it_is():
 
 def test_the_deeper_operand_closes_a_residual_sum():
     model = networks.make(networks.Residual)
-    graph, modules = trace(model).graph, dict(model.named_modules())
-    nodes = {str(node.target): node for node in graph.nodes if node.op == "call_module"}
-    norm, other = closing_sum(nodes["conv2"], modules)
-    assert norm == "bn2"
-    assert other.name == "relu"
-    assert closing_sum(nodes["conv1"], modules) is None
-    assert closing_sum(nodes["conv4"], modules)[1].target == "down"
-    assert closing_sum(nodes["down"], modules) is None
+    closing = surroundings(model, Batch((networks.images(1)[0],))).closing
+    assert closing == {"conv2": "bn2", "conv4": None}
 
 
-def test_shortcuts_are_ready_before_the_layer_that_closes_the_block():
-    model = networks.make(networks.Residual)
-    order = [str(node.target) for node in execution_order(trace(model).graph, dict(model.named_modules()))]
-    assert order.index("down") < order.index("conv4")
+def test_a_sum_is_closed_whichever_operand_the_code_computes_first():
+    class ShortcutFirst(networks.Residual):
+        def forward(self, x):
+            x = torch.relu(self.bn0(self.stem(x)))
+            x = torch.relu(self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x))))) + x)
+            shortcut = self.down(x)
+            shortcut += self.conv4(torch.relu(self.conv3(x)))
+            return self.head(torch.relu(shortcut).mean(dim=(2, 3)))
+
+    states = []
+    for kind in (networks.Residual, ShortcutFirst):
+        model, (x, _) = networks.make(kind), networks.images(96)
+        groups = find_channel_groups(model, x[:1])
+        plan = {group.name: list(range(group.size // 2)) for group in groups}
+        refitter = SequentialRefitter(model, groups, [x[:50], x[50:]], store_bytes=0)
+        assert surroundings(model, Batch((x[:1],))).closing == {"conv2": "bn2", "conv4": None}
+        states.append(refitter.state(plan))
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_a_walk_computes_what_the_forward_pass_computes_and_frees_its_values():
-    model, (x, _) = networks.make(networks.MobileBlock), networks.images(8)
-    order = execution_order(trace(model).graph, dict(model.named_modules()))
-    walker = Walker(model, order, [x[:3], x[3:]])
-    peak = 0
-    for node in order:
-        walker.step(node)
-        walker.release(node)
-        peak = max(peak, walker.live_bytes())
-    outputs = torch.cat([values[order[-1]] for values in walker.values])
-    torch.testing.assert_close(outputs, model(x))
-    assert peak < 4 * 8 * 8 * 64 * 4
+@pytest.mark.parametrize("kind", networks.ALL)
+@pytest.mark.parametrize("outputs", [True, False])
+def test_a_walk_computes_what_the_forward_pass_computes(kind, outputs):
+    model, (x, _) = networks.make(kind), networks.images(8)
+    layers = [name for name, module in model.named_modules() if isinstance(module, MIXING_TYPES)]
+    network = HaltingNetwork(shared_copy(model), layers, surroundings(model, Batch((x,))).closing, outputs=outputs)
+    with network.passes([Batch((x[:3],)), Batch((x[3:],))]) as passes:
+        seen = [set(), set()]
+        while not all(one.finished for one in passes):
+            for one, places in zip(passes, seen, strict=True):
+                one.advance()
+                if one.stop is not None:
+                    places.add(one.stop.place.layer)
+        assert seen == [set(layers)] * 2
+        torch.testing.assert_close(torch.cat([one.result for one in passes]), model(x))
+
+
+def test_a_pass_that_is_given_up_unwinds_and_one_that_fails_raises_where_it_is_advanced():
+    unwound = []
+
+    def body(passage):
+        try:
+            passage.stop("here")
+        finally:
+            unwound.append(True)
+        raise KeyError("beyond")
+
+    for go_on in (False, True):
+        passage = Passage(body, torch.device("cpu"))
+        passage.advance()
+        assert passage.stopped_at == "here"
+        if go_on:
+            with pytest.raises(KeyError, match="beyond"):
+                passage.advance()
+        passage.close()
+        assert passage.finished
+    assert len(unwound) == 2
 
 
 def test_the_dense_model_is_not_touched_and_modes_come_back():
@@ -171,12 +210,3 @@ def test_no_batches_is_an_error():
     hobs, _, _ = pruned()
     with pytest.raises(ValueError, match="no images"):
         SequentialRefitter(hobs.model, hobs.groups, [])
-
-
-def test_data_dependent_control_flow_is_refused_with_the_alternative():
-    class Branching(networks.Residual):
-        def forward(self, x):
-            return super().forward(x) if x.sum() > -1e9 else super().forward(-x)
-
-    with pytest.raises(UnsupportedStructureError, match="closed-form"):
-        trace(Branching())
