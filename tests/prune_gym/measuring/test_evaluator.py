@@ -147,7 +147,8 @@ def test_the_fast_repair_takes_the_images_that_its_narrowest_maps_need():
     task = PruningTask("wide", model.eval(), images[:1], calibration=split, reward=split, test=None)
     hobs = HOBSSensitivityAnalyzer(model, example_input=images[:1])
     hobs.compute_sensitivity(split.batches(64))
-    assert len(torch.cat(make_repair("sequential_fast", task, hobs)._refitter.inputs)) == 2 * 96
+    repair = make_repair("sequential_fast", task, hobs)
+    assert sum(map(len, repair._refitter.inputs)) == 2 * 96
 
 
 def test_an_unknown_repair_is_refused():

@@ -194,7 +194,7 @@ WRONG = {
     "no split": ({"reward": None}, TypeError, "reward: expected .* got NoneType"),
     "wrong tuple": ({"reward": (images(), [0, 1])}, TypeError, r"reward: a tuple must be the tensors"),
     "no logits": ({"model": nn.Identity()}, ValueError, r"logits \[N, num_classes\]; it returned \[1, 1, 4, 4\]"),
-    "no model": ({"model": torch.sum}, TypeError, "model is a torch.nn.Module"),
+    "no model": ({"model": torch.sum}, TypeError, "model must be a torch.nn.Module"),
     "name": ({"name": ""}, TypeError, "name is a non-empty text"),
     "target": ({"default_target": 1.0}, ValueError, r"\(0, 1\), for example 0.76; got 1.0"),
     "criterion": ({"criterion": "mse"}, TypeError, "criterion is a function"),
