@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from prune_gym.problem.problem import PruningProblem
     from prune_gym.pruning.prune import prune
     from prune_gym.pruning.result import PruneResult
+    from prune_gym.reconstruction.reconstruction import reconstruct
+    from prune_gym.reconstruction.settings import Reconstruction
     from prune_gym.saving.checkpoint import load_pruned, save_pruned
     from prune_gym.saving.export import export_onnx, export_program, export_state_dict
     from prune_gym.surgery.pruner import PhysicalPruner
@@ -46,6 +48,7 @@ __all__ = [
     "PruneResult",
     "PruningProblem",
     "PruningTask",
+    "Reconstruction",
     "TensorSplit",
     "build_model",
     "export_onnx",
@@ -57,6 +60,7 @@ __all__ = [
     "make_task",
     "prune",
     "read_state_dict",
+    "reconstruct",
     "register_envs",
     "register_task",
     "save_pruned",
@@ -79,6 +83,7 @@ __getattr__, __dir__ = lazy_names(
         "PruneResult": "pruning.result",
         "PruningProblem": "problem.problem",
         "PruningTask": "tasks.task",
+        "Reconstruction": "reconstruction.settings",
         "TensorSplit": "data.splits",
         "build_model": "tasks.models",
         "export_onnx": "saving.export",
@@ -90,6 +95,7 @@ __getattr__, __dir__ = lazy_names(
         "make_task": "tasks.registry",
         "prune": "pruning.prune",
         "read_state_dict": "surgery.state_dict",
+        "reconstruct": "reconstruction.reconstruction",
         "register_task": "tasks.registry",
         "save_pruned": "saving.checkpoint",
         "shrink_to": "surgery.state_dict",

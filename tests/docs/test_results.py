@@ -7,6 +7,7 @@ import statistics
 import pytest
 
 from benchmarks.stat_tests.aggregates import hypervolume
+from benchmarks.studies.evidence import reconstruction
 from tests.pages import DOCS, ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -360,3 +361,20 @@ def test_what_methods_cost_is_what_was_measured():
         counts = (f"{row[name]:,}" for name in ("images", "backward_passes", "evaluations"))
         assert f"| {row['method']} | {row['processor_seconds']:.1f} | " + " | ".join(counts) + " |" in page
         assert row["processor_seconds"] < 60
+
+
+@pytest.mark.parametrize("part", ["cuts", "networks"])
+def test_the_tables_of_the_reconstruction_are_those_of_the_file(part):
+    of_part = reconstruction.NETWORKS if part == "networks" else dict(reconstruction.CUTS)
+    cells = [cell for cell in result("reconstruction.json")["cells"] if cell["network"] in of_part]
+    _, _, table = PAGE.partition(f"<!-- reconstruction: {part} -->\n")
+    rows = [line for line in reconstruction.table(cells).markdown().splitlines() if line.startswith("|")]
+    assert table.partition("\n<!-- end -->")[0].splitlines() == rows
+
+
+def test_a_reconstruction_never_leaves_a_network_further_from_the_dense_one():
+    cells = result("reconstruction.json")["cells"]
+    assert len({(cell["network"], cell["removed"]) for cell in cells}) >= 12
+    for cell in cells:
+        assert cell["held_out"]["after"] <= cell["held_out"]["before"]
+        assert cell["divergence"]["reconstructed"] <= cell["divergence"]["refit"]
