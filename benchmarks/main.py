@@ -79,6 +79,8 @@ def _run_seed(config: Config, seed: int, folder: RunFolder, device: torch.device
             result = run_experiment(config, seed, folder, device=device, progress=progress)
     console.print()
     console.print(report_table(result))
+    for warning in result.get("warnings", []):
+        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(f"results: {folder.path}", highlight=False, soft_wrap=True)
 
 

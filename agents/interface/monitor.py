@@ -137,7 +137,7 @@ class Monitor:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ImportError("log_dir needs TensorBoard: pip install tensorboard") from error
+                raise ImportError("log_dir needs TensorBoard: pip install 'prune-gym[tensorboard]'") from error
             self._writer = self._stack.enter_context(SummaryWriter(str(log_dir)))
 
     def __enter__(self) -> Monitor:

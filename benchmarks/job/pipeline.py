@@ -253,6 +253,7 @@ class _Run:
             "flops_reduction": 1 - reports["final"].flops / reports["dense"].flops,
             "target_flops_reduction": target_of(self.config, task),
             "test_images": len(task.test) if task.test is not None else None,
+            "warnings": stages.doubts_about(task, accuracies["dense"]),
             "budgets": dict(zip(problem.layer_names, ratios, strict=True)),
             "search": {
                 "measured_evaluations": budgets.measured_evaluations,

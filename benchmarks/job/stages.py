@@ -25,6 +25,8 @@ from prune_gym.data.loader_split import spread
 from prune_gym.data.splits import ImageSplit
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.pruning.doubts import trained_on
+from prune_gym.pruning.numbers import as_score
 from prune_gym.reconstruction import Reconstruction, Setting, reconstruct
 from prune_gym.tasks.outputs import scores_classes
 from prune_gym.tasks.task import PruningTask
@@ -43,6 +45,14 @@ def accuracy_on_test(model: nn.Module, task: PruningTask) -> float:
     """Return the fraction of the test split a network gets right; only report stages call this."""
     assert task.test is not None
     return evaluate_model(model, task.test).accuracy
+
+
+def doubts_about(task: PruningTask, test_accuracy: float) -> list[str]:
+    """Return what makes the reward split doubtful: a dense network that knows its images better than the test's."""
+    if task.metric is not None or task.test is None:
+        return []
+    rewarded = as_score(evaluate_model(task.model, task.reward).accuracy, task, len(task.reward))
+    return trained_on(rewarded, as_score(test_accuracy, task, len(task.test)))
 
 
 def analyse(problem: PruningProblem, report: Progress) -> None:

@@ -191,15 +191,15 @@ def make_pruning_task(
         pictures, val = Pictures(pictures.images, None), Pictures(val.images, None)
         test = None if test is None else Pictures(test.images, None)
     labelled = metric is None and classified
-    chosen = spread(len(pictures.images), CALIBRATION_SIZE)
-    calibration = pictures.part(chosen)
-    if labelled and calibration.labels is None:
-        calibration = Pictures(calibration.images, outputs_of(model, calibration.images)[0].argmax(dim=1).cpu())
+    if labelled and test is not None and test.labels is None:
+        raise ValueError("test: the images have no labels, but the held-out ones do; label them, or leave them out")
+    if labelled and pictures.labels is None:
+        pictures = Pictures(pictures.images, outputs_of(model, pictures.images)[0].argmax(dim=1).cpu())
     splits: dict[str, Any] = {
-        "calibration": calibration.as_split(),
+        "calibration": pictures.part(spread(len(pictures.images), CALIBRATION_SIZE)).as_split(),
         "reward": val.as_split(),
         "test": None if test is None else test.as_split(),
-        "train": None if labelled and pictures.labels is None else pictures.as_split(),
+        "train": pictures.as_split(),
     }
     return PruningTask(
         name=name,

@@ -76,7 +76,7 @@ def score_name(task: PruningTask) -> str:
 
 def score_of(model: nn.Module, task: PruningTask, split: TensorSplit) -> Score:
     """Score a network on a split, on the device it is on."""
-    return as_score(evaluation_on(model, task, split), task, len(split))
+    return as_score(evaluation_on(model, task, split).accuracy, task, len(split))
 
 
 def evaluation_on(model: nn.Module, task: PruningTask, split: TensorSplit) -> Evaluation:
@@ -89,9 +89,8 @@ def evaluation_on(model: nn.Module, task: PruningTask, split: TensorSplit) -> Ev
         model.train(was_training)
 
 
-def as_score(evaluation: Evaluation, task: PruningTask, images: int) -> Score:
-    """The score that an evaluation says."""
-    value = evaluation.accuracy
+def as_score(value: float, task: PruningTask, images: int) -> Score:
+    """A value that a task's networks are scored by, with how sure it is after so many images."""
     shares = (task.metric is None or task.metric == AGREEMENT) and 0.0 <= value <= 1.0
     return Score(value, images, math.sqrt(max(value * (1.0 - value), 0.0) / images) if shares else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -152,8 +153,6 @@ class PruneResult:
             ValueError: the factory's network is not the dense one's structure.
             OSError: the files cannot be written.
         """
-        import copy
-
         return save_pruned(
             path,
             self.model,
@@ -195,9 +194,3 @@ def _count(value: float) -> str:
         if value >= size:
             return f"{value / size:.2f} {prefix}"
     return f"{value:.0f}"
-
-
-def detached(model: nn.Module) -> nn.Module:
-    """A network in evaluation mode on whose weights nothing else works; gradients as they were asked for."""
-    with torch.no_grad():
-        return model.eval()
