@@ -166,6 +166,9 @@ def regrouped(facts: Facts, call: Call) -> None:
     if not isinstance(source, Tensor):
         return
     before = facts.map(source)
+    if call.name == "view" and not before.activation and len(before.planes) == 1 and varying(before.planes[0]):
+        ids = before.planes[0].flatten()
+        facts.sites.counted(facts.context.where, facts.context.module, ids, "views a parameter with a size of its own")
     if not before.activation or before.plane is None or len(varying(before.plane)) == 0:
         return
     if call.name in ("view", "_unsafe_view", "reshape", "_reshape_alias", "unflatten"):

@@ -136,7 +136,7 @@ class Sites:
 
     def counted(self, where: str, module: nn.Module | None, ids: Tensor, text: str) -> None:
         """Code uses a number of channels that its module may keep as an attribute: ids int64 [size]."""
-        followers = _followers(where, module, [ids])
+        followers = _followers(where, module, [ids]) + _listed(where, module, ids)
         if followers:
             none = torch.zeros(2, 0, dtype=torch.long)
             options = (Option(none), Option(none, followers))
@@ -181,6 +181,17 @@ def _tied_across(ids: Tensor, flexible: int) -> Tensor:
     lines = ids.movedim(flexible, 0).reshape(ids.shape[flexible], -1)
     pairs = torch.stack([lines[:, :1].expand_as(lines).flatten(), lines.flatten()])
     return pairs[:, (pairs > FIXED).all(dim=0) & (pairs[0] != pairs[1])]
+
+
+def _listed(where: str, module: nn.Module | None, ids: Tensor) -> tuple[Follower, ...]:
+    """Numbers in lists and tuples of a module that equal the size of a part: shapes kept for a view."""
+    return tuple(
+        Follower(where, name, ids, index)
+        for name, value in (vars(module) if module is not None else {}).items()
+        if isinstance(value, (list, tuple)) and len(value) > 1
+        for index, number in enumerate(value)
+        if type(number) is int and number == len(ids) > 1
+    )
 
 
 def _followers(where: str, module: nn.Module | None, parts: Sequence[Tensor]) -> tuple[Follower, ...]:
