@@ -45,6 +45,7 @@ class Classes:
         self._tied: list[tuple[Tensor, str]] = []
         self._pinned: list[tuple[Tensor, Reason]] = []
         self._mixed: list[tuple[Tensor, Reason]] = []
+        self._contracted: list[tuple[Tensor, Tensor, Reason]] = []
 
     def block(self, size: int) -> Tensor:
         """New ids, int64 [size]."""
@@ -94,8 +95,28 @@ class Classes:
         if len(ids):
             self._pinned.append((ids, reason))
 
+    def contract(self, columns: Tensor, rows: Tensor, reason: Reason) -> None:
+        """Say that a weight was used along these axes: it reads channels with some ids and makes others.
+
+        A tensor that is used along both (tied to its transpose) makes channels that go with those it reads: they stay.
+        """
+        self._contracted.append((columns, rows, reason))
+
+    def _pin_both_ways(self) -> None:
+        read, made = (torch.zeros(self.count, dtype=torch.bool) for _ in range(2))
+        for columns, rows, _ in self._contracted:
+            read[columns.clamp_min(FIXED)] = True
+            made[rows.clamp_min(FIXED)] = True
+        both = read & made
+        both[FIXED] = False
+        for columns, rows, reason in self._contracted:
+            for ids in (columns, rows):
+                self.pin(ids[both[ids.clamp_min(FIXED)]], reason)
+        self._contracted.clear()
+
     def resolve(self) -> Resolved:
         """What follows from all facts so far."""
+        self._pin_both_ways()
         none = torch.zeros(2, 0, dtype=torch.long)
         same = torch.cat([none, *self._same], dim=1)
         classes = components(self.count, same)

@@ -200,7 +200,8 @@ def _followers(where: str, module: nn.Module | None, parts: Sequence[Tensor]) ->
         return ()
     found: dict[str, list[Follower]] = {}
     for name, value in vars(module).items():
-        if isinstance(value, (list, tuple)) and list(value) == [len(part) for part in parts[: len(value)]] and value:
+        numbers = isinstance(value, (list, tuple)) and value and all(type(number) is int for number in value)
+        if numbers and list(value) == [len(part) for part in parts[: len(value)]]:
             found[name] = [Follower(where, name, part, index) for index, part in enumerate(parts[: len(value)])]
         if type(value) is int and value > 1:
             found[name] = [Follower(where, name, part) for part in parts if len(part) == value][:1]

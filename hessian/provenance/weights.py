@@ -82,6 +82,7 @@ def _grouped(facts: Facts, read: Tensor, first: Tensor, second: Tensor, groups: 
     if groups == 1:
         columns, rows = (first, second) if transposed else (second, first)
         facts.classes.unite(columns, read, reason)
+        _contract(facts, columns, rows)
         return rows
     if len(read) == groups:  # depthwise: every input channel owns its outputs
         _count_groups(facts, read)
@@ -97,13 +98,19 @@ def _grouped(facts: Facts, read: Tensor, first: Tensor, second: Tensor, groups: 
         rows = _columns_of(facts, first, groups * len(second))
         _tie_groups(facts, rows.view(groups, -1))
         facts.classes.tie(rows[: len(second)], second, "groups")
+        _contract(facts, first, rows)
         return rows
     columns = _columns_of(facts, second, len(read))
     facts.classes.unite(columns, read, reason)
     _tie_groups(facts, columns.view(groups, per_group))
     facts.classes.tie(columns[:per_group], second, "groups")
     _tie_groups(facts, first.view(groups, -1))
+    _contract(facts, columns, first)
     return first
+
+
+def _contract(facts: Facts, columns: Tensor, rows: Tensor) -> None:
+    facts.classes.contract(columns, rows, facts.reason("belongs to a weight that is used along both of its axes"))
 
 
 def _count_groups(facts: Facts, read: Tensor) -> None:
@@ -180,6 +187,7 @@ def _times(
         facts.classes.unite(
             columns, plane.flatten(), facts.reason("read by a matrix product whose weight cannot be followed")
         )
+        _contract(facts, columns, rows)
         return rows
     if varying(plane):  # mixes positions of every channel: channels go through
         facts.classes.pin(rows, facts.reason("makes positions, not channels"))

@@ -30,7 +30,11 @@ def reordered(function):
 
 
 class Shuffled(nn.Module):
-    """ShuffleNet's first unit with sizes taken from the input."""
+    """ShuffleNet's first unit with sizes taken from the input.
+
+    Every group of ``b`` reads one channel of every group of ``a``: without the same place of all groups, other channels
+    would come to lie in them; so ``a`` stays.
+    """
 
     def __init__(self):
         super().__init__()
@@ -164,7 +168,7 @@ TRAPS = {
     "flatten after permute": (FlattenedLast, {"a"}),
     "roll": (lambda: reordered(lambda x: torch.roll(x, 3, 1)), {"0", "3"}),
     "flip": (lambda: reordered(lambda x: x.flip(1)), {"0", "3"}),
-    "shuffle": (Shuffled, {"stem", "a", "b"}),
+    "shuffle": (Shuffled, {"stem", "b"}),
     "head in training": (Auxiliary, {"a", "b"}),
     "one slope": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(), nn.Conv2d(8, 5, 3), head(5)), {"0", "2"}),
     "weighted sum": (WeightedSum, {"a", "c"}),
