@@ -38,7 +38,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.reconstruction import Reconstruction, reconstruct
 from prune_gym.surgery.pruner import PhysicalPruner
 from prune_gym.tasks.models import build_model
-from prune_gym.training.training import evaluate_model, train_dense
+from prune_gym.training.training import train_dense
 
 RESULTS = Path(__file__).parents[2] / "results" / "reconstruction.json"
 CUTS = (
@@ -159,52 +159,82 @@ def small_subject(name: str, ratio: float) -> Subject:
     return Subject(dense, pruner, plan, splits.calibration, splits.train, splits.test)
 
 
-def measure(subject: Subject, seed: int, settings: Reconstruction) -> Cell:
-    """Refit and reconstruct a cut network, and test both.
+@dataclass(frozen=True)
+class Refitted:
+    """What does not depend on a seed: the repaired networks of a subject, and what they score.
+
+    Attributes:
+        network: after the refit that minds ReLUs.
+        seconds: processor time of the cut and that refit.
+        logits: of the dense network on the test images.
+        accuracy: network -> fraction of the test images.
+        divergence: network -> from the dense network, nats.
+    """
+
+    network: nn.Module
+    seconds: float
+    logits: Tensor
+    accuracy: dict[str, float]
+    divergence: dict[str, float]
+
+
+def refitted(subject: Subject) -> Refitted:
+    """Repair a subject by least squares, with and without minding ReLUs, and test both."""
+    plain = subject.pruner.prune(subject.plan)
+    batches = subject.calibration.batches(100)
+    refitter = SequentialRefitter(subject.dense, subject.pruner.groups, batches, relu_aware=False, store_bytes=0)
+    plain.load_state_dict(refitter.state(subject.plan))
+    started = time.process_time()
+    network = subject.pruner.prune(subject.plan, refit="sequential", calibration=subject.calibration)
+    seconds = time.process_time() - started
+    dense = logits_of(subject.dense, subject.test.images)
+    found = {name: logits_of(one, subject.test.images) for name, one in (("plain_refit", plain), ("refit", network))}
+    accuracy = {name: accuracy_of(logits, subject.test.labels) for name, logits in {"dense": dense, **found}.items()}
+    return Refitted(network, seconds, dense, accuracy, {name: divergence(dense, one) for name, one in found.items()})
+
+
+def measure(subject: Subject, start: Refitted, seed: int, settings: Reconstruction) -> Cell:
+    """Reconstruct a refitted network, and test it.
 
     Args:
         subject: what is cut.
+        start: its refit.
         seed: of the images drawn, the held-out part and the order.
         settings: of the reconstruction.
     """
-    calibration = subject.calibration
-    plain = subject.pruner.prune(subject.plan)
-    refitter = SequentialRefitter(
-        subject.dense, subject.pruner.groups, calibration.batches(100), relu_aware=False, store_bytes=0
-    )
-    plain.load_state_dict(refitter.state(subject.plan))
-    started = time.process_time()
-    refit = subject.pruner.prune(subject.plan, refit="sequential", calibration=calibration)
-    refit_seconds = time.process_time() - started
     images = torch.randperm(len(subject.train), generator=torch.Generator().manual_seed(seed))[:IMAGES]
-    network = copy.deepcopy(refit)
+    network = copy.deepcopy(start.network)
+    started = time.process_time()
     found = reconstruct(network, subject.dense, subject.train.images[images], settings, seed=seed)
-    seconds = time.process_time() - started
-    networks = {"dense": subject.dense, "plain_refit": plain, "refit": refit, "reconstructed": network}
-    assert found.chosen is None or found.after < found.before
+    seconds = start.seconds + time.process_time() - started
+    logits = logits_of(network, subject.test.images)
     return {
         "seed": seed,
-        "accuracy": {name: evaluate_model(one, subject.test).accuracy for name, one in networks.items()},
-        "divergence": {
-            name: divergence(subject.dense, one, subject.test.images)
-            for name, one in networks.items()
-            if name != "dense"
-        },
+        "accuracy": {**start.accuracy, "reconstructed": accuracy_of(logits, subject.test.labels)},
+        "divergence": {**start.divergence, "reconstructed": divergence(start.logits, logits)},
         "held_out": {"before": found.before, "after": found.after},
         "chosen": "as refitted" if found.chosen is None else str(found.chosen.setting),
         "steps": sum(trial.steps for trial in found.trials),
-        "seconds": {"refit": refit_seconds, "reconstructed": seconds},
+        "seconds": {"refit": start.seconds, "reconstructed": seconds},
     }
 
 
 @torch.no_grad()
-def divergence(dense: nn.Module, pruned: nn.Module, images: Tensor) -> float:
-    """Mean KL divergence of the pruned network's class probabilities from the dense one's, nats."""
-    total = 0.0
-    for part in images.split(500):
-        target, given = (log_softmax(network.eval()(part).double(), dim=1) for network in (dense, pruned))
-        total += float(kl_div(given, target, reduction="sum", log_target=True))
-    return total / len(images)
+def logits_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Outputs of a network in evaluation mode, [N, classes]."""
+    model.eval()
+    return torch.cat([model(part) for part in images.split(500)])
+
+
+def accuracy_of(logits: Tensor, labels: Tensor) -> float:
+    """Fraction of the images whose label has the largest logit."""
+    return float((logits.argmax(dim=1) == labels).double().mean())
+
+
+def divergence(dense: Tensor, pruned: Tensor) -> float:
+    """Mean KL divergence of class probabilities from the dense ones, nats, of logits [N, classes]."""
+    target, given = (log_softmax(logits.double(), dim=1) for logits in (dense, pruned))
+    return float(kl_div(given, target, reduction="batchmean", log_target=True))
 
 
 def table(cells: Sequence[Cell]) -> Table:
@@ -260,13 +290,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         else [(task, target, seed) for seed in options.seeds for task, target in CUTS]
     )
     done = {(cell["network"], cell["removed"], cell["seed"]) for cell in cells}
-    subjects: dict[tuple[str, float], Subject] = {}
+    prepared: dict[tuple[str, float], tuple[Subject, Refitted]] = {}
     for name, removed, seed in todo:
         if (name, removed, seed) in done:
             continue
-        if (name, removed) not in subjects:
-            subjects[name, removed] = (small_subject if options.networks else fashion_subject)(name, removed)
-        cell = measure(subjects[name, removed], seed, settings)
+        if (name, removed) not in prepared:
+            subject = (small_subject if options.networks else fashion_subject)(name, removed)
+            prepared[name, removed] = subject, refitted(subject)
+        cell = measure(*prepared[name, removed], seed, settings)
         cells.append({"network": name, "removed": removed, **cell})
         write_result(options.json, {"images": IMAGES, "machine": describe_machine(), "cells": cells})
         console.print(f"{name}, {100 * removed:g} %, seed {seed}: {cell['accuracy']}", highlight=False)
