@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     options = read_options(arguments, prog)
-    console = Console()
+    console = Console(emoji=False)  # colons are part of names
     console.print(f"{options.model}: {options.targets.described()}", highlight=False, markup=False)
     console.print("loading PyTorch ...", style="dim")
     _run(options, console)

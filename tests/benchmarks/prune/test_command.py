@@ -110,7 +110,7 @@ def test_something_is_shown_before_pytorch_is_loaded():
         (["--flops", "0.5", "--std", "0"], "--std: standard deviations are positive"),
         (["--flops", "0.5", "--pretrained"], "--weights and --pretrained exclude each other"),
         (["--flops", "0.5", "--labels", "csv"], "labels.csv cannot be read"),
-        (["--flops", "0.5", "--num-classes", "7"], "as --num-classes says"),
+        (["--flops", "0.5", "--num-classes", "7"], "cannot be built with {'num_classes': 7}"),
         (["--flops", "0.5", "--model", "tests.prune_gym.tiny:NoNet"], "has no 'NoNet'"),
         (["--flops", "0.5", "--model", "no.such.module:f"], "--model no.such.module: No module named"),
         (["--flops", "0.5", "--model", "torchvision:resnet19"], "did you mean 'resnet"),
