@@ -10,6 +10,8 @@ three ways; ``--kills`` sends signal 9 at random moments, several times to one r
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import random
 import shutil
@@ -186,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="prune-gym-crashes-") as scratch:
         os.environ["PRUNE_GYM_CACHE"] = str(Path(scratch) / "cache")
         crashes = Crashes(Path(scratch))
+        _import_everything(crashes.folder)
         started = time.perf_counter()
         if crashes.run("base") != 0:
             raise ValueError(f"the undisturbed run failed: {(Path(scratch) / 'log.txt').read_text()[-2000:]}")
@@ -208,6 +211,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         kills is None or kills["same_result"] == kills["runs"]
     )
     return int(not fine)
+
+
+def _import_everything(folder: Path) -> None:
+    """Run once in this process, so that its children have nothing left to import."""
+    config = folder / "imports.yaml"
+    config.write_text(crash_task.CONFIG.format(save_dir=(folder / "imports").as_posix()))
+    with contextlib.redirect_stdout(io.StringIO()):
+        run_without_plots(config)
 
 
 def _parser() -> argparse.ArgumentParser:
