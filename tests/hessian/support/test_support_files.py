@@ -37,7 +37,7 @@ def test_a_full_disk_says_which_file_and_that_the_old_one_is_safe(tmp_path, monk
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
-        OSError, match=r"no space left for 3 bytes.*what was written earlier is safe.*result\.json"
+        OSError, match=r"No space left for 3 bytes.*what was written earlier is safe.*result\.json"
     ) as caught:
         write_atomic(path, "new")
     assert caught.value.errno == errno.ENOSPC
