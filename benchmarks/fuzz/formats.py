@@ -19,8 +19,8 @@ from benchmarks.fuzz.samples import COLUMNS, Samples
 from benchmarks.job.run_folder import RunFolder, RunFolderError, open_run
 from benchmarks.settings.reading import load_config
 from benchmarks.settings.source import ConfigError
-from benchmarks.studies.engine.cells import read_object
 from benchmarks.studies.engine.plan_store import PlanStore
+from benchmarks.studies.engine.store import read_object
 from hessian.support.files import sha256_of
 from prune_gym.saving.checkpoint import load_pruned
 from prune_gym.saving.export import export_state_dict

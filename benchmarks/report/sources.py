@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.errors import InputError
-from benchmarks.files.reading import UnreadableError, read_json, read_text
 from benchmarks.common.signed import FileError
 from benchmarks.common.signed_table import read_csv
+from benchmarks.files.reading import UnreadableError, read_json, read_text
 from benchmarks.report.comparisons import Comparison, finite_rows, read_comparisons
 from benchmarks.report.runs import Group, Run, group_runs, run_of_result, run_of_row
 from benchmarks.settings.yaml_door import ConfigError, read_yaml
