@@ -25,7 +25,7 @@ from agents.interface.learner import Environment, Learner
 from agents.interface.monitor import Monitor, Record
 from agents.interface.protocol import finite_reward
 from hessian.support.names import unknown
-from prune_gym.support.files import write_json_atomic
+from prune_gym.support.files import sha256_of, write_json_atomic
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -164,7 +164,8 @@ class SB3Agent(Learner):
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        write_json_atomic(beside, {"name": self.name, "history": self.history})
+        document = json.loads(json.dumps({"name": self.name, "history": self.history}))
+        write_json_atomic(beside, {**document, "sha256": sha256_of(document)})
         return path
 
     @classmethod
@@ -185,13 +186,26 @@ class SB3Agent(Learner):
         for file in (path, beside):
             if not file.is_file():
                 raise FileNotFoundError(f"no file {file}; SB3Agent.save writes {path.name} and {beside.name}")
-        document = json.loads(beside.read_text())
+        document = _history(beside)
         randomness = Randomness()
         with randomness:  # restoring seeds the global generators
             model = _algorithm(_settings(document["name"])[0]).load(path, env=env, device="cpu")
         agent = cls(document["name"], model, randomness)
         agent.history.extend(document["history"])
         return agent
+
+
+def _history(path: Path) -> dict[str, Any]:
+    """Name and history of an agent, verified."""
+    try:
+        document = json.loads(path.read_bytes())
+        digest = document.pop("sha256", None)
+        fine = isinstance(document["name"], str) and isinstance(document["history"], list)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); save the agent again") from None
+    if not fine or digest not in (None, sha256_of(document)):
+        raise ValueError(f"{path} does not match its checksum: it was changed or damaged; save the agent again")
+    return document
 
 
 def _files(path: str | os.PathLike[str]) -> tuple[Path, Path]:

@@ -170,7 +170,10 @@ class RSPARAgent(LearnerState, Learner):
         changed = {"num_layers": num_layers, "lr": lr, "gamma": gamma}
         config = document["config"] | {key: value for key, value in changed.items() if value is not None}
         sizes = document["imagination"]
-        imagination = None if sizes is None else ImaginationSettings(**sizes)
+        try:
+            imagination = None if sizes is None else ImaginationSettings(**sizes)
+        except TypeError as error:
+            raise ValueError(f"{path} cannot be an agent that was saved: {error}") from None
         agent = cls(**config, imagination=imagination, proposer=proposer, device=device)
         restore(agent, tensors, document)
         if seed is not None:

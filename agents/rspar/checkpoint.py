@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from agents.model.experience import Experience
 from agents.model.reward_model import RewardModel
@@ -43,6 +44,50 @@ def write_checkpoint(agent: LearnerState, path: str | os.PathLike[str]) -> Path:
     return save_safetensors_atomic(path, tensors, {"agent": json.dumps(document)})
 
 
+Size = Annotated[int, Field(ge=1, le=1_000_000)]
+Count = Annotated[int, Field(ge=0, le=2**40)]
+Rate = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Config(BaseModel):
+    """Sizes and rates of an agent, as they can be; :class:`agents.ppo.agent.AgentConfig` says what they mean."""
+
+    model_config = ConfigDict(extra="allow")
+
+    num_layers: Size
+    layer_feature_dim: Annotated[int, Field(ge=1, le=10_000)]
+    hidden_dim: Annotated[int, Field(ge=1, le=16_384)]
+    n_steps: Size
+    lr: Rate
+    gamma: Rate
+    gae_lambda: Rate
+    clip_range: Rate
+    ent_coef: Rate
+    vf_coef: Rate
+    max_grad_norm: Rate
+    initial_std: Rate
+    target_kl: Rate | None
+    anneal_timesteps: Count | None
+    seed: int
+
+
+class _Document(BaseModel):
+    """The JSON part of an agent's file."""
+
+    config: _Config
+    imagination: dict[str, bool | Count | Rate | str | None] | None
+    rng: dict[str, Any]
+    environment: Any
+    num_timesteps: Count
+    num_updates: Count
+    fingerprint: str | None
+    history: list[dict[str, Any]]
+
+
+_DOCUMENT = TypeAdapter(_Document)
+_MISFITS = (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
+
+
 def read_document(
     path: str | os.PathLike[str], expected: Mapping[str, int | None]
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -57,12 +102,25 @@ def read_document(
         ValueError: damaged, not an agent's, or of other sizes.
     """
     tensors, metadata = load_safetensors(path)
-    document = json.loads(metadata.get("agent", "{}"))
-    if document.get("format") != FORMAT:
+    try:
+        document = json.loads(metadata.get("agent", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); pass a file that RSPARAgent.save wrote") from None
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != FORMAT:
         raise ValueError(
-            f"{path} is not an agent of this version (format {document.get('format')!r}, expected {FORMAT!r}); "
-            "pass a file that RSPARAgent.save wrote"
+            f"{path} is not an agent of this version (format {found!r}, expected {FORMAT!r}); pass a file that "
+            "RSPARAgent.save wrote"
         )
+    try:
+        _DOCUMENT.validate_python(document, strict=True)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(map(str, detail["loc"]))
+        raise ValueError(f"{path} cannot be an agent that was saved: {where!r}: {detail['msg']}") from None
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{path} cannot be an agent that was saved: {name!r} holds NaN or infinite values")
     for name, size in expected.items():
         if size is not None and size != document["config"][name]:
             raise ValueError(
@@ -73,7 +131,19 @@ def read_document(
 
 
 def restore(agent: LearnerState, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) -> None:
-    """Bring a fresh agent to the state of a file; measurements only if it is about as many layers."""
+    """Bring a fresh agent to the state of a file; measurements only if it is about as many layers.
+
+    Raises:
+        ValueError: the file's parts do not fit each other.
+    """
+    try:
+        _restore(agent, tensors, document)
+    except _MISFITS as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"the parts of an agent's file do not fit each other ({why}); save it again") from error
+
+
+def _restore(agent: LearnerState, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) -> None:
     agent.network.load_state_dict(_part(tensors, "network."))
     optimizer = agent.optimizer.state_dict()
     moments: dict[int, dict[str, torch.Tensor]] = {}

@@ -52,6 +52,7 @@ class RunResult(_Model):
 
     dense: NetworkNumbers
     one_shot: NetworkNumbers
+    reconstructed: NetworkNumbers | None = None
     final: NetworkNumbers
     flops_reduction: Annotated[float, Field(ge=-1.0, lt=1.0, allow_inf_nan=False)]
     target_flops_reduction: Fraction
@@ -102,6 +103,7 @@ FINE_TUNING = TypeAdapter(dict[str, Any])
 SECONDS = TypeAdapter(dict[str, NotNegative])
 VERSIONS = TypeAdapter(dict[str, str])
 FRACTION = TypeAdapter(Fraction)
+OBJECT = TypeAdapter(dict[str, Any])
 
 
 def check(content: Any, model: TypeAdapter[Any], path: Path, remedy: str) -> Any:

@@ -195,7 +195,8 @@ def open_run(config: Config, seed: int, *, overwrite: bool = False) -> RunFolder
         overwrite: start again, whatever the folder holds.
 
     Raises:
-        RunFolderError: the folder cannot be written, or holds a run of another configuration.
+        NotWritableError: the folder cannot be written.
+        RunFolderError: it holds a run of another configuration.
     """
     folder = RunFolder(config.experiment.save_dir.expanduser() / f"seed_{seed}")
     check_writable(folder.path)

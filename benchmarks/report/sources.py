@@ -5,7 +5,6 @@ What cannot be read is named and left out; the rest is still there.
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.errors import InputError
+from benchmarks.common.signed import FileError
+from benchmarks.common.signed_table import read_csv
 from benchmarks.files.reading import UnreadableError, read_json, read_text
 from benchmarks.report.comparisons import Comparison, finite_rows, read_comparisons
 from benchmarks.report.runs import Group, Run, group_runs, run_of_result, run_of_row
@@ -232,9 +233,8 @@ def _table(findings: Findings, path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
+        return list(read_csv(path, "it is left out"))
+    except (OSError, FileError) as error:
         findings.problems.append(f"{_relative(findings, path)} cannot be read: {error}")
         return []
 

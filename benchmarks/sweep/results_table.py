@@ -6,7 +6,6 @@ what no two runs share. Rows are sorted by task, method, target and seed, whatev
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -18,7 +17,10 @@ from typing import Any
 
 from benchmarks.common.columns import Column, Columns, Spread, percent_column
 from benchmarks.common.errors import InputError
+from benchmarks.common.signed import FileError
+from benchmarks.common.signed_table import read_csv, signed_csv, table_digest, verified
 from benchmarks.common.table import Table
+from hessian.support.files import CHECKSUM_KEY
 
 SCHEMA_VERSION = 2
 """Of the columns below; a table of another version is refused."""
@@ -58,6 +60,8 @@ TIMED_COLUMNS = (
     "seconds",
 )
 """Columns of the timings: median latency of one image (ms), images/s in batches of 64, wall time of the run (s)."""
+
+AGAIN = "move it away, and the sweep writes it again"
 
 Row = dict[str, Any]
 
@@ -119,8 +123,8 @@ def result_files(results: Sequence[Mapping[str, Any]]) -> dict[str, str | bytes]
     rows = sorted((result_row(result) for result in results), key=run_key)
     timings = sorted((timing_row(result) for result in results), key=run_key)
     files: dict[str, str | bytes] = {
-        "results.csv": _csv(rows, tuple(COLUMNS)),
-        "timings.csv": _csv(timings, TIMED_COLUMNS),
+        "results.csv": signed_csv(rows, tuple(COLUMNS)),
+        "timings.csv": signed_csv(timings, TIMED_COLUMNS),
     }
     parquet = _parquet(rows)
     return files if parquet is None else {**files, "results.parquet": parquet}
@@ -131,14 +135,6 @@ def run_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(row[column] for column in KEY)
 
 
-def _csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
     """The table as Parquet; None where pyarrow is not installed."""
     try:
@@ -147,9 +143,11 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes | None:
     except ImportError:
         return None
     types = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
-    schema = pyarrow.schema([(column, types[kind]) for column, kind in COLUMNS.items()])
+    schema = pyarrow.schema([*((column, types[kind]) for column, kind in COLUMNS.items()), (CHECKSUM_KEY, types[str])])
+    digest = table_digest([{column: str(row[column]) for column in COLUMNS} for row in rows])
     buffer = io.BytesIO()
-    parquet.write_table(pyarrow.Table.from_pylist(list(rows), schema=schema), buffer)
+    signed = [{**row, CHECKSUM_KEY: digest} for row in rows]
+    parquet.write_table(pyarrow.Table.from_pylist(signed, schema=schema), buffer)
     return buffer.getvalue()
 
 
@@ -179,22 +177,23 @@ def read_results(path: str | Path) -> list[Row]:
 
 def _read_csv(path: Path) -> list[Row]:
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ResultsError(f"{path} is damaged or no CSV file ({error})") from None
+        return list(read_csv(path, AGAIN))
+    except FileError as error:
+        raise ResultsError(str(error)) from None
 
 
 def _read_parquet(path: Path) -> list[Row]:
     try:
-        from pyarrow import ArrowInvalid, parquet
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise ResultsError(f"reading {path} needs pyarrow: pip install 'prune-gym[parquet]'") from None
     try:
         rows: list[Row] = parquet.read_table(path).to_pylist()
-    except ArrowInvalid as error:
+        return verified(rows, path, AGAIN)
+    except FileError as error:
+        raise ResultsError(str(error)) from None
+    except (ArrowException, OSError, ValueError, KeyError) as error:
         raise ResultsError(f"{path} is damaged or no Parquet file ({error})") from None
-    return rows
 
 
 def _check_version(path: Path, rows: Sequence[Row]) -> None:

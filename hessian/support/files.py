@@ -63,7 +63,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> Path:
             raise
         raise OSError(
             error.errno,
-            f"no space left for {len(content):,} bytes; the file is as it was before, and what was written earlier is "
+            f"No space left for {len(content):,} bytes; the file is as it was before, and what was written earlier is "
             "safe: make room and run the same command again",
             str(path),
         ) from error

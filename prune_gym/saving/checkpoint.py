@@ -103,7 +103,7 @@ def load_pruned(path: PathLike, factory: Factory | None = None) -> nn.Module:
         FileNotFoundError: If one of the two files is missing.
         KeyError: If the manifest names a network that is not registered.
         ValueError: If a file is truncated, was changed after saving, is of another format version, or does not fit the
-            network the factory builds.
+            network the factory builds; if it asks for absurd sizes, or a weight is NaN or infinite.
     """
     weights, manifest = weights_path(path), read_manifest(path)
     if not weights.is_file():
@@ -115,6 +115,9 @@ def load_pruned(path: PathLike, factory: Factory | None = None) -> nn.Module:
     if _digest(weights) != manifest.weights_sha256:
         raise ValueError(f"{weights} does not match the checksum in its manifest: it was changed after saving")
     state, _ = load_safetensors(weights)
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{weights}: {name!r} holds NaN or infinite values, and so does what the network computes")
     return _rebuild(factory or _registered(manifest), manifest.factory_kwargs, manifest.modules, state).eval()
 
 
@@ -129,6 +132,10 @@ def _rebuild(
     modules = dict(model.named_modules())
     _keep_buffers(modules, table)
     _check_fits(channel_table(model), table)
+    keys = [f"{name}.{suffix}" if name else suffix for name, sizes in table.items() for suffix in sizes.shapes]
+    missing = [f"{key!r} is not among the weights" for key in keys if key not in state]
+    if missing:
+        raise ValueError(_misfit(missing))
     for name, sizes in table.items():
         set_sizes(modules[name], sizes.attributes)
         for number, value in sizes.numbers.items():

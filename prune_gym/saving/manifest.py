@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from pydantic import TypeAdapter, ValidationError
 
 from prune_gym.support.files import sha256_of, write_json_atomic
 from prune_gym.surgery.sizes import ModuleSizes
@@ -18,6 +20,12 @@ FORMAT = "prune_gym.pruned_network"
 FORMAT_VERSION = 1
 
 PathLike: TypeAlias = str | os.PathLike[str]
+
+LARGEST_SIZE = 10_000_000
+"""Of one dimension of a tensor."""
+
+LARGEST_ARGUMENT = 100_000
+"""Whole number a factory is asked with: ImageNet-21k has 21,841 classes."""
 
 _WEIGHTS_SUFFIX = ".safetensors"
 _MANIFEST_SUFFIX = ".json"
@@ -88,7 +96,7 @@ def read_manifest(path: PathLike) -> Manifest:
         raise FileNotFoundError(f"no manifest {file}: a pruned network is two files, its weights and its manifest")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is truncated or not JSON ({error}); save the network again") from error
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise ValueError(f"{file} is not the manifest of a pruned network (its format is not {FORMAT!r})")
@@ -100,8 +108,34 @@ def read_manifest(path: PathLike) -> Manifest:
         )
     if content.pop("manifest_sha256", None) != sha256_of(content):
         raise ValueError(f"{file} does not match its checksum: it was changed after saving")
-    modules = {name: ModuleSizes(**sizes) for name, sizes in content.pop("modules").items()}
-    return Manifest(modules=modules, **content)
+    return _checked(file, content)
+
+
+def _checked(file: Path, content: dict[str, Any]) -> Manifest:
+    """The manifest, its types and sizes checked: a checksum says that nothing changed, not that it makes sense."""
+    try:
+        manifest = TypeAdapter(Manifest).validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(map(str, detail["loc"]))
+        raise ValueError(f"{file} is no manifest of a pruned network: {where!r}: {detail['msg']}") from None
+    sizes = [size for module in manifest.modules.values() for shape in module.shapes.values() for size in shape]
+    sizes += [size for module in manifest.modules.values() for size in _whole_numbers(module.attributes)]
+    absurd = [size for size in sizes if not 1 <= size <= LARGEST_SIZE]
+    absurd += [number for number in _whole_numbers(manifest.factory_kwargs) if abs(number) > LARGEST_ARGUMENT]
+    if absurd:
+        raise ValueError(f"{file} asks for a network of absurd size ({absurd[0]}); it cannot be one that was saved")
+    return manifest
+
+
+def _whole_numbers(value: Any) -> Iterator[int]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _whole_numbers(entry)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield value
 
 
 def as_json(what: str, mapping: Mapping[str, Any]) -> dict[str, Any]:

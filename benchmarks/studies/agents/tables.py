@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.columns import Column, Interval, Value, percent_column
+from benchmarks.common.signed_table import signed_csv
 from benchmarks.common.table import Table
 from benchmarks.stat_tests.aggregates import interquartile_mean, probability_of_improvement, stratified_bootstrap
 from benchmarks.studies.agents.curves import FRONT, evaluations_to_catch_up, is_front, question_of
@@ -138,12 +139,13 @@ def evaluations_csv(results: Sequence[Result]) -> str:
     """One line a measured evaluation of every run."""
     columns = ("run", "index", "soft_accuracy", "accuracy", "loss", "flops_reduction", "seconds")
     rows = [
-        [
-            *(result["task"], result["agent"], " ".join(f"{target:g}" for target in result["targets"]), result["seed"]),
-            *(row[column] for column in columns),
-            " ".join(map(str, row["kept"])),
-        ]
+        {
+            **{key: result[key] for key in ("task", "agent", "seed")},
+            "targets": " ".join(f"{target:g}" for target in result["targets"]),
+            **{column: row[column] for column in columns},
+            "kept": " ".join(map(str, row["kept"])),
+        }
         for result in results
         for row in result["evaluations"]
     ]
-    return Table("", ("task", "agent", "targets", "seed", *columns, "kept"), rows).csv()
+    return signed_csv(rows, ("task", "agent", "targets", "seed", *columns, "kept"))

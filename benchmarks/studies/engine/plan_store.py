@@ -7,12 +7,20 @@ read back together. So runs may go on side by side, and a killed one loses nothi
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from benchmarks.common.signed import FileError, parse_json
+from benchmarks.common.signed_table import DIGITS
+from benchmarks.files.models import STORED_PLAN, check
+from hessian.support.files import CHECKSUM_KEY, sha256_of
 from prune_gym.measuring.evaluator import Evaluation
 from prune_gym.problem.problem import PruningProblem
+
+logger = logging.getLogger(__name__)
 
 Plan = tuple[int, ...]
 
@@ -51,15 +59,32 @@ class PlanStore:
         problem.evaluator.archive.update(archive)
 
     def _read(self, path: Path) -> None:
-        """Read the whole lines of a file; the last one may be torn by a kill."""
-        for line in path.read_text().splitlines():
-            try:
-                row = json.loads(line)
-                plan = tuple(int(count) for count in row["kept"])
-                evaluation = Evaluation(row["accuracy"], row["soft_accuracy"], row["loss"])
-                self.measurements.setdefault(plan, Measurement(evaluation, row["seconds"]))
-            except (ValueError, KeyError, TypeError):
+        """Read the sound lines of a file; what a kill tore, or anything else damaged, is measured again."""
+        lines = path.read_bytes().split(b"\n")
+        damaged = 0
+        for line in lines:
+            row = self._checked(line, path)
+            if row is None:
+                damaged += bool(line.strip())
                 continue
+            evaluation = Evaluation(row["accuracy"], row["soft_accuracy"], row["loss"])
+            self.measurements.setdefault(tuple(row["kept"]), Measurement(evaluation, row["seconds"]))
+        if damaged:
+            logger.warning("%d of %d lines of %s are damaged; they are measured again", damaged, len(lines), path)
+
+    def _checked(self, line: bytes, path: Path) -> dict[str, Any] | None:
+        """A line's content, if its checksum matches and it is a plan of this problem."""
+        try:
+            row = parse_json(line, path, "")
+            digest = row.pop(CHECKSUM_KEY, None) if isinstance(row, dict) else None
+            if digest is None or digest != sha256_of(row)[:DIGITS]:
+                return None
+            check(row, STORED_PLAN, path, "")
+        except FileError:
+            return None
+        units = self._problem.cost.units.tolist()
+        fits = len(row["kept"]) == len(units) and all(map(int.__le__, row["kept"], units))
+        return row if fits else None
 
     def sync(self) -> None:
         """Append what the problem's evaluator measured since."""
@@ -74,7 +99,6 @@ class PlanStore:
             for plan in new:
                 found = Measurement(evaluator.archive[plan], evaluator.seconds[plan])
                 self.measurements[plan] = found
-                file.write(
-                    json.dumps({"kept": list(plan), **asdict(found.evaluation), "seconds": found.seconds}) + "\n"
-                )
+                row = {"kept": list(plan), **asdict(found.evaluation), "seconds": found.seconds}
+                file.write(json.dumps({**row, CHECKSUM_KEY: sha256_of(row)[:DIGITS]}) + "\n")
             file.flush()

@@ -2,6 +2,7 @@
 
     python -m benchmarks.studies.speed hessian [--json FILE] [--rows NAME ...] [--threads N]
     python -m benchmarks.studies.speed prune [--json FILE] [--threads N]
+    python -m benchmarks.studies.speed scale [--json FILE] [--layers N ...] [--widths N ...]
 
 A row a number: the median, and its ratio to the baseline measured next to it. On a machine that others use too, ratios
 can be believed and seconds cannot.
@@ -31,6 +32,7 @@ SUBCOMMANDS = {
     "hessian": "curvature, sweeps and their memory",
     "env": "candidates, measured and predicted",
     "prune": "surgery, and what it gains in speed",
+    "scale": "growth with layers and width, and exponents",
 }
 """Sub-command -> what it measures; each is a module ``benchmarks.studies.speed.<name>`` and its options, a function of
 :mod:`benchmarks.studies.speed.options`."""

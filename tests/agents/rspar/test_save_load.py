@@ -1,8 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from agents import RSPARAgent
+from prune_gym.support.files import load_safetensors, save_safetensors_atomic
 from tests.agents.synthetic import FEATURES, IdentityEnv, SyntheticPruning
 
 
@@ -91,3 +94,37 @@ def test_a_damaged_or_missing_file_is_an_error(tmp_path):
         RSPARAgent.load(path)
     with pytest.raises(FileNotFoundError, match="nothing"):
         RSPARAgent.load(tmp_path / "nothing.safetensors")
+
+
+def rewritten(path, change):
+    """The same file with its JSON or tensors changed and signed again."""
+    tensors, metadata = load_safetensors(path)
+    document = json.loads(metadata["agent"])
+    change(tensors, document)
+    return save_safetensors_atomic(path, tensors, {"agent": json.dumps(document)})
+
+
+ABSURD = {
+    "width": (lambda tensors, document: document["config"].update(hidden_dim=10**9), "'config.hidden_dim'"),
+    "type": (lambda tensors, document: document["config"].update(lr="fast"), "'config.lr'"),
+    "missing": (lambda tensors, document: document.pop("rng"), "'rng'"),
+    "history": (lambda tensors, document: document.update(history=[1]), "'history"),
+    "random state": (lambda tensors, document: document.update(rng={"bit_generator": "none"}), "do not fit each other"),
+    "weights": (lambda tensors, document: tensors.pop(next(iter(tensors))), "do not fit each other"),
+    "nan": (
+        lambda tensors, document: next(t for n, t in tensors.items() if n.startswith("network.")).fill_(torch.nan),
+        "holds NaN",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), ABSURD.values(), ids=ABSURD)
+def test_an_agent_that_makes_no_sense_is_refused_whatever_its_checksum(tmp_path, change, message):
+    path = RSPARAgent(3, FEATURES, hidden_dim=8).save(tmp_path / "agent.safetensors")
+    with pytest.raises(ValueError, match=message):
+        RSPARAgent.load(rewritten(path, change))
+
+
+def test_equal_agents_are_equal_files(tmp_path):
+    files = {RSPARAgent(3, FEATURES, hidden_dim=8).save(tmp_path / f"{n}.safetensors").read_bytes() for n in range(10)}
+    assert len(files) == 1

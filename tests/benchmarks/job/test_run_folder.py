@@ -7,6 +7,7 @@ import pytest
 from benchmarks.files.models import FRACTION, MEASURED, SECONDS
 from benchmarks.job.run_folder import RunFolderError, RunState, open_run
 from benchmarks.settings.reading import load_config, parse_config
+from prune_gym.support.files import NotWritableError
 from tests.benchmarks.result_folders import result
 
 BASE = "model: {name: resnet20}\ndataset: {name: digits}\nexperiment: {name: test, random_seeds: [1, 2]}\n"
@@ -146,7 +147,7 @@ def test_a_folder_removed_in_mid_run_is_noticed_and_not_made_anew(config):
 def test_save_dir_below_a_file_is_refused_before_anything_is_written(tmp_path):
     (tmp_path / "file").write_text("")
     config = parse_config(BASE, [f"experiment.save_dir={tmp_path / 'file' / 'results'}"])
-    with pytest.raises(RunFolderError, match="cannot write results"):
+    with pytest.raises(NotWritableError, match="cannot write results"):
         open_run(config, seed=1)
 
 

@@ -506,7 +506,8 @@ def test_where_nothing_is_readable_the_reasons_are_given(tmp_path, capsys):
 
 def test_rows_of_another_version_undefined_or_repeated_are_named(tmp_path):
     folder = result_folders.write_sweep(tmp_path)
-    lines = (folder / "results.csv").read_text().splitlines()
+    # As an earlier version wrote it, without a checksum; with one the whole table would be refused.
+    lines = [line.rpartition(",")[0] for line in (folder / "results.csv").read_text().splitlines()]
     nan = lines[1].replace(",0.951,", ",nan,").replace(",1,0.7512", ",7,0.7512")
     missing = lines[1].replace(",0.951,", ",,").replace(",1,0.7512", ",8,0.7512")
     (folder / "results.csv").write_text("\n".join([*lines, lines[1], f"9{lines[1][1:]}", nan, missing]) + "\n")

@@ -1,5 +1,6 @@
 """What is saved comes back bit for bit in a fresh process, and what was damaged is refused."""
 
+import copy
 import hashlib
 import json
 import pickle
@@ -319,3 +320,40 @@ def test_a_table_that_contradicts_itself_is_refused(saved):
     rewrite(saved, modules=modules)
     with pytest.raises(ValueError, match=r"conv1\.weight is \[2, 1, 3, 3\], its attributes say \[3, 1, 3, 3\]"):
         load_pruned(saved)
+
+
+# --- content that a checksum says nothing about ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"factory_kwargs": {"num_classes": 10**12}}, "a network of absurd size"),
+        ({"modules": {"conv1": {"type": "Conv2d", "attributes": {"out_channels": -4}, "shapes": {}}}}, "absurd size"),
+        ({"modules": {"conv1": {"type": "Conv2d", "attributes": {}, "shapes": {"weight": ["4"]}}}}, "modules.conv1"),
+        ({"modules": [1]}, "'modules'"),
+        ({"weights_bytes": "many"}, "'weights_bytes'"),
+        ({"kept": {"conv1": "all"}}, "'kept"),
+        ({"factory": 7}, "'factory'"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused_whatever_its_checksum(saved, changes, message):
+    rewrite(saved, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_pruned(saved)
+    assert "pruned.json" in str(caught.value)
+
+
+def test_a_manifest_of_brackets_without_end_is_damaged(saved):
+    saved.with_suffix(".json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"pruned\.json is truncated or not JSON"):
+        load_pruned(saved)
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path, pruned):
+    broken = copy.deepcopy(pruned)
+    with torch.no_grad():
+        broken.conv1.weight[0, 0, 0, 0] = torch.nan
+    path = save_pruned(tmp_path / "broken.safetensors", broken, factory="resnet20", factory_kwargs=KWARGS)
+    with pytest.raises(ValueError, match=r"'conv1\.weight' holds NaN"):
+        load_pruned(path)

@@ -1,13 +1,18 @@
 """A plain state dict of a pruned network is enough to rebuild it, and nothing else gets in."""
 
+import io
 import pickle
+import random
+import zipfile
 
 import pytest
+import safetensors.torch
 import torch
+from torch import nn
 
 from prune_gym.saving.export import export_state_dict
 from prune_gym.surgery.pruner import PhysicalPruner
-from prune_gym.surgery.state_dict import read_state_dict, shrink_to
+from prune_gym.surgery.state_dict import read_state_dict, shrink_to, signed_archive
 from tests.prune_gym.surgery_networks import BY_NAME, CASES
 
 
@@ -62,3 +67,50 @@ def test_a_state_of_another_network_is_refused_by_name(change, message):
     change(state)
     with pytest.raises(ValueError, match=message):
         shrink_to(case.model(), state)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_no_flipped_bit_of_an_exported_file_gives_other_weights(tmp_path, suffix):
+    model = nn.Linear(5, 3)
+    path = export_state_dict(model, tmp_path / f"weights{suffix}")
+    sound, rng = path.read_bytes(), random.Random(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(sound)
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = read_state_dict(path)
+        except ValueError:
+            refused += 1
+            continue
+        assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+    assert refused > 50
+
+
+def test_an_exported_archive_is_what_pytorch_reads_and_a_changed_tensor_does_not_match(tmp_path):
+    model = nn.Linear(5, 3)
+    path = export_state_dict(model, tmp_path / "weights.pt")
+    state = torch.load(path, weights_only=True)
+    assert state.keys() == model.state_dict().keys()
+    data = path.read_bytes()
+    other = signed_archive({name: tensor + 1 for name, tensor in state.items()})
+    with zipfile.ZipFile(path, "w") as forged, zipfile.ZipFile(io.BytesIO(other)) as tensors:
+        digest = zipfile.ZipFile(io.BytesIO(data))
+        for name in tensors.namelist():
+            own = name.endswith("/sha256")
+            origin = next(entry for entry in digest.namelist() if entry.endswith("/sha256")) if own else name
+            forged.writestr(name, (digest if own else tensors).read(origin))
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_foreign_files_are_read_but_not_their_nan(tmp_path, suffix):
+    state = {"weight": torch.ones(2, 3), "steps": torch.tensor(4)}
+    save = torch.save if suffix == ".pt" else safetensors.torch.save_file
+    save(state, tmp_path / f"x{suffix}")
+    assert torch.equal(read_state_dict(tmp_path / f"x{suffix}")["weight"], state["weight"])
+    save({**state, "weight": state["weight"] * torch.nan}, tmp_path / f"x{suffix}")
+    with pytest.raises(ValueError, match=r"x\..*'weight' holds NaN"):
+        read_state_dict(tmp_path / f"x{suffix}")

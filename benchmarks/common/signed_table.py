@@ -1,0 +1,81 @@
+"""CSV tables with a checksum: every row ends with the digest of all, so that none changes or goes missing unseen."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.signed import FileError
+from hessian.support.files import CHECKSUM_KEY, sha256_of
+
+logger = logging.getLogger(__name__)
+
+DIGITS = 16
+"""Hexadecimal digits of a digest, which stands in every row."""
+
+
+def signed_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """A table as CSV, with a last column ``"sha256"``.
+
+    Args:
+        rows: with these columns.
+        columns: in order.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, (*columns, CHECKSUM_KEY), lineterminator="\n")
+    digest = table_digest([{column: _as_read(row[column]) for column in columns} for row in rows])
+    writer.writeheader()
+    writer.writerows({**row, CHECKSUM_KEY: digest} for row in rows)
+    return text.getvalue()
+
+
+def read_csv(path: Path, remedy: str) -> list[dict[str, str]]:
+    """Rows of a table, verified and without the checksum; tables without one are read with a logged warning.
+
+    Args:
+        path: an existing file.
+        remedy: what to do when it cannot be believed, for the message.
+
+    Raises:
+        OSError: it cannot be read.
+        FileError: it is no CSV in UTF-8, has rows of different lengths, or was changed or damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (ValueError, csv.Error) as error:
+        raise FileError(f"{path} is damaged or no CSV file ({error}); {remedy}") from None
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise FileError(f"{path}, row {number}: more or fewer values than columns; {remedy}")
+    return verified(rows, path, remedy)
+
+
+def verified(rows: list[dict[str, Any]], path: Path, remedy: str) -> list[dict[str, Any]]:
+    """Rows without their checksum, which has to match where there is one.
+
+    Raises:
+        FileError: it does not.
+    """
+    digests = {row.get(CHECKSUM_KEY) for row in rows}
+    plain = [{column: value for column, value in row.items() if column != CHECKSUM_KEY} for row in rows]
+    if digests <= {None}:
+        if rows:
+            logger.warning("%s carries no checksum: an earlier version wrote it, and no change to it would show", path)
+    elif digests != {table_digest([{column: _as_read(value) for column, value in row.items()} for row in plain])}:
+        raise FileError(f"{path} does not match its checksum: a value was changed, or rows are missing; {remedy}")
+    return plain
+
+
+def table_digest(rows: Sequence[Mapping[str, str]]) -> str:
+    """Digest of rows as text, in order."""
+    return sha256_of([dict(row) for row in rows])[:DIGITS]
+
+
+def _as_read(value: Any) -> str:
+    """What CSV gives back for a value."""
+    return "" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""Every reader against damaged files."""

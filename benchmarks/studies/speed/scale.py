@@ -1,0 +1,168 @@
+"""How cost grows with layers and width: every part that a search goes through, and fitted exponents.
+
+Networks have random weights and see noise, 8 x 8 pixels: what is timed is structure, algebra and bookkeeping, not
+convolutions. Seconds are processor time where the CPU computes, so that a machine with other work tells the same; on
+another device they are wall time.
+
+An exponent is the slope of log seconds over log layers (or width), fitted over sizes at which a part takes more than a
+hundredth of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.common.arguments import positive
+from benchmarks.metrics.memory import peak_rss_bytes
+from benchmarks.studies.speed.deep_networks import KINDS, deep_network
+from benchmarks.studies.speed.rows import SpeedRow
+from prune_gym.allocation.knapsack import knapsack
+from prune_gym.data.splits import TensorSplit
+from prune_gym.envs.hobs_prune import HOBSPruneEnv
+from prune_gym.problem.problem import PruningProblem
+from prune_gym.support.timing import synchronize
+from prune_gym.tasks.task import PruningTask
+
+Report = Callable[[str], None]
+
+PARTS = ("discovery", "analysis", "knapsack", "projection", "reset", "step", "first_plan")
+"""Layers found; curvature and sweeps; the start plan; 256 plans moved to the target; the environment's first reset
+after that (it measures the start plan); one measured step; and all from nothing to the first plan."""
+
+TARGET = 0.5
+PLANS = 256
+SHORTEST = 0.01
+"""Seconds below which a part says nothing of its growth."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``python -m benchmarks.studies.speed scale``."""
+    parser.add_argument(
+        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="plain, residual"
+    )
+    parser.add_argument(
+        "--layers", type=positive, nargs="+", default=[10, 20, 40, 80, 160, 320], metavar="N", help="at --width"
+    )
+    parser.add_argument("--width", type=positive, default=32, help="of the networks of many layers (default: 32)")
+    parser.add_argument(
+        "--widths", type=positive, nargs="*", default=[32, 64, 128, 256], metavar="N", help="at --depth layers"
+    )
+    parser.add_argument("--depth", type=positive, default=10, help="layers of the wide networks (default: 10)")
+    parser.add_argument("--images", type=positive, default=64, help="calibration and reward images (default: 64)")
+
+
+def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
+    """Measure network after network, then fit.
+
+    Args:
+        options: what :func:`add_arguments` added, and ``device``.
+        report: told what is going on.
+    """
+    for kind in options.kinds:
+        growth = _Growth()
+        sizes = [(layers, options.width) for layers in options.layers]
+        sizes += [(options.depth, width) for width in options.widths if (options.depth, width) not in sizes]
+        for layers, width in sizes:
+            report(f"measuring {kind}, {layers} layers of {width}")
+            found = measure_network(kind, layers, width, options)
+            growth.found[layers, width] = found
+            for part, value in found.items():
+                unit = "MiB" if part == "peak_memory" else "s"
+                yield SpeedRow(f"{kind}_{layers}x{width}_{part}", value, unit, "", None)
+        yield from growth.rows(kind, options.width, options.depth)
+
+
+def measure_network(kind: str, layers: int, width: int, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of every part, and the peak memory of the process (MiB).
+
+    Args:
+        kind: of the network.
+        layers: its prunable layers.
+        width: channels of each.
+        options: number of images, and the device.
+    """
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(options.images, 3, 8, 8, generator=generator)
+    split = TensorSplit(images, torch.arange(options.images) % 10)
+    model = deep_network(kind, layers, width, images)
+    task = PruningTask("scale", model, images[:1], split, split, None, default_target=TARGET).to(options.device)
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as cache:
+        peak = peak_rss_bytes(lambda: found.update(_parts(task, Path(cache), options.device)))
+    if peak is not None:
+        found["peak_memory"] = peak / 2**20
+    gc.collect()
+    return found
+
+
+def _parts(task: PruningTask, cache: Path, device: torch.device) -> dict[str, float]:
+    timed = _Timed(device)
+    problem = timed("discovery", lambda: PruningProblem(task, device=device, cache_dir=cache))
+    timed("analysis", problem.load)
+    curves, limits = problem.curves, problem.cost.limits()
+    timed("knapsack", lambda: knapsack(curves, problem.cost, TARGET, limits=limits))
+    rng = np.random.default_rng(0)
+    ratios = rng.uniform(0.2, 0.8, (PLANS, problem.num_layers))
+    timed("projection", lambda: problem.cost.project(ratios, TARGET))
+    env = HOBSPruneEnv(problem=problem, target_flops_reduction=TARGET, constraint="hard")
+    timed("reset", lambda: env.reset(seed=0))
+    action = rng.uniform(-0.3, 0.3, problem.num_layers).astype(np.float32)
+    timed("step", lambda: env.step(action))
+    whole = sum(timed.seconds[part] for part in ("discovery", "analysis", "reset"))
+    return {**timed.seconds, "first_plan": whole}
+
+
+@dataclass
+class _Timed:
+    """Seconds of named calls on a device."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, part: str, call: Callable[[], Any]) -> Any:
+        clock = time.process_time if self.device.type == "cpu" else time.perf_counter
+        synchronize(self.device)
+        started = clock()
+        result = call()
+        synchronize(self.device)
+        self.seconds[part] = clock() - started
+        return result
+
+
+@dataclass
+class _Growth:
+    """What was measured of one kind of network, and the exponents."""
+
+    found: dict[tuple[int, int], dict[str, float]] = field(default_factory=dict)
+
+    def rows(self, kind: str, width: int, depth: int) -> Iterator[SpeedRow]:
+        """An exponent a part, over layers and over widths."""
+        for along, sizes in (
+            ("layers", {layers: row for (layers, other), row in self.found.items() if other == width}),
+            ("width", {other: row for (layers, other), row in self.found.items() if layers == depth}),
+        ):
+            for part in PARTS:
+                points = [(size, row[part]) for size, row in sorted(sizes.items()) if row[part] >= SHORTEST]
+                if len(points) >= 3:
+                    unit = f"exponent, {points[0][0]} to {points[-1][0]}"
+                    yield SpeedRow(f"{kind}_{part}_by_{along}", exponent(points), unit, "", None)
+
+
+def exponent(points: list[tuple[int, float]]) -> float:
+    """Slope of the logarithm of seconds over that of sizes.
+
+    Args:
+        points: (size, seconds), at least two.
+    """
+    sizes, seconds = np.log(np.array(points)).T
+    return float(np.polyfit(sizes, seconds, 1)[0])
