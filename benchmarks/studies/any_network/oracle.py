@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.parametrize import is_parametrized
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
@@ -105,12 +107,20 @@ def zeroed_outputs(
 
 
 def _private(model: nn.Module, training: bool) -> nn.Module:
-    """A copy in a mode, with dropout off."""
-    model = copy.deepcopy(model).train(training)
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-    return model
+    """A copy in a mode."""
+    return copy.deepcopy(model).train(training)
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Inside, dropout passes everything on, be it a module or a function."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in _DROPOUT else func(*args, **(kwargs or {}))
+
+
+_DROPOUT = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout}
 
 
 def _run(model: nn.Module, inputs: Any, watched: Sequence[str]) -> list[Tensor]:
@@ -121,7 +131,7 @@ def _run(model: nn.Module, inputs: Any, watched: Sequence[str]) -> list[Tensor]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), _WithoutDropout():
             torch.manual_seed(0)
             output = _call(model, inputs)
     finally:

@@ -164,4 +164,12 @@ def test_neither_network_nor_random_numbers_are_changed():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert not net.training
-    assert net[2].p == 0.5
+
+
+def test_dropout_is_off_be_it_a_module_or_a_function():
+    net = enliven(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.Dropout(), Apply(lambda x: F.dropout(x, 0.5)), nn.Conv2d(6, 4, 1))
+    )
+    images = torch.randn(2, 3, 8, 8).double()
+    ((first,), (second,)) = (network_outputs(net, images, training=training) for training in (True, False))
+    assert torch.equal(first, second)
