@@ -282,6 +282,8 @@ def count_parameters(model: nn.Module) -> int:
 
 def count_flops(model: nn.Module, example: Any) -> int:
     """FLOPs of convolutions and matrix products on an input."""
+    # The counter wants to hook into gradients, of which there are none.
+    model = copy.deepcopy(model).requires_grad_(False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         if isinstance(example, dict):
             model(**example)

@@ -316,6 +316,15 @@ def _sum(func: Any, inputs: Tensor, dims: Any = None, keepdim: bool = False, **k
     return total.masked_fill(gone, math.nan)
 
 
+def _vector_norm(
+    func: Any, inputs: Tensor, order: float = 2, dims: Any = None, keepdim: bool = False, **kwargs: Any
+) -> Tensor:
+    """Norms of vectors: zeros add nothing; removed where all entries are."""
+    value = func(inputs.nan_to_num(nan=0.0), order, dims, keepdim, **kwargs)
+    gone = inputs.isnan().to(torch.float32).mean(_dims(dims, inputs), keepdim) == 1
+    return value.masked_fill(gone, math.nan)
+
+
 def _dims(dims: Any, inputs: Tensor) -> list[int]:
     return [dims] if isinstance(dims, int) else list(dims) if dims else list(range(inputs.ndim))
 
@@ -379,6 +388,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     aten.addmv: _affine_contraction,
     aten.sum: _sum,
     aten.mean: _sum,
+    aten.linalg_vector_norm: _vector_norm,
     aten.native_layer_norm: _layer_norm,
     aten.native_group_norm: _group_norm,
     aten.constant_pad_nd: _pad,

@@ -44,6 +44,7 @@ MOVES = {
     "squared": (lambda x: torch.einsum("bchw,bchw->bchw", x, x), 8),
     "by place": (lambda x: (x.flatten(2).transpose(1, 2) @ x.flatten(2)).reshape(-1, 1, 64, 64), 1),
     "sum over channels": (lambda x: x.sum(1, keepdim=True), 1),
+    "normalised": (lambda x: F.normalize(x, dim=1), 8),
     "stacked": (lambda x: torch.stack([x, 2 * x]).sum(0), 8),
     "unfolded": (lambda x: F.unfold(x, 3, padding=1).reshape(x.shape[0], 72, 8, 8), 72),
 }
