@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from benchmarks.studies.any_network.blocks import standardised
 from benchmarks.studies.any_network.judge import enliven
 from benchmarks.studies.any_network.oracle import (
     ChannelReachesOutputError,
@@ -15,7 +16,7 @@ from benchmarks.studies.any_network.oracle import (
     zeroed_outputs,
     zeroing_gap,
 )
-from benchmarks.studies.any_network.parts import Apply
+from benchmarks.studies.any_network.parts import Apply, SeededDraw
 
 
 def moved(function, mixed=8):
@@ -116,6 +117,18 @@ def test_norms_over_channels_leave_removed_ones_out(training):
         tensor = tensor[kept] if not name.startswith("3") else tensor
         small.state_dict()[name].copy_(tensor[:, kept] if name == "3.weight" else tensor)
     gap = zeroing_gap(dense, small, {"0": [2, 5]}, torch.randn(2, 3, 8, 8).double(), training=training)
+    assert gap.error < 1e-12 < 1e-2 < gap.effect
+
+
+@pytest.mark.parametrize(("groups", "gone"), [(1, [1, 6]), (2, [1, 5])])
+def test_standardised_weights_are_standardised_over_the_columns_that_stay(groups, gone):
+    conv = standardised(SeededDraw(0), 8)[0][0][0]
+    conv.weight, conv.groups = nn.Parameter(conv.weight[:, : 8 // groups].clone()), groups
+    dense = enliven(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), conv, nn.ReLU(), nn.Conv2d(conv.out_channels, 4, 1)))
+    small, kept = copy.deepcopy(dense), [channel for channel in range(8) if channel not in gone]
+    small[0].weight.data, small[0].bias.data = dense[0].weight.data[kept], dense[0].bias.data[kept]
+    small[2].weight.data = dense[2].weight.data[:, [column for column in range(8 // groups) if column not in gone]]
+    gap = zeroing_gap(dense, small, {"0": gone}, torch.randn(2, 3, 8, 8).double())
     assert gap.error < 1e-12 < 1e-2 < gap.effect
 
 
