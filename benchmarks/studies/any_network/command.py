@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.studies.any_network`` composes networks of the block kinds there are, removes one unit of one
 layer, any number of every layer and about half of every layer, and compares the smaller network with the dense one in
-which these channels read as zero, in evaluation and in training mode. It prints a table and writes
+which these channels read as zero, with a head that runs in training only in training mode, too. It prints a table and writes
 ``benchmarks/results/any_network.json``.
 """
 
@@ -27,7 +27,7 @@ from benchmarks.common.columns import Column, Value
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
 from benchmarks.common.table import Table, report_console
-from benchmarks.studies.any_network.composer import KINDS, Composition, seeded
+from benchmarks.studies.any_network.composer import AUXILIARY, KINDS, Composition, seeded
 from benchmarks.studies.any_network.judge import FAILED, RIGHT, WHOLE, WRONG, Judgement, enliven, in_double, judge
 from hessian.channels.layer_types import MIXING_TYPES
 
@@ -127,7 +127,8 @@ def random_run(seeds: Iterable[int], kinds: tuple[str, ...], progress: Callable[
     run = RandomRun()
     for seed in seeds:
         network = seeded(seed, kinds)
-        found = judge(enliven(network.model, seed), in_double(network.example), seed=seed)
+        modes = (False, True) if network.head == AUXILIARY else (False,)
+        found = judge(enliven(network.model, seed), in_double(network.example), seed=seed, modes=modes)
         run.add(seed, network, found)
         progress(run)
     return run
@@ -186,19 +187,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.networks)
-        run = random_run(seeds, tuple(arguments.kinds) or tuple(KINDS), _Reporter(console))
-    content = {"first_seed": arguments.first_seed, **run.content()}
-    if path is not None:
-        write_result(path, content)
-    console.print(kinds_table(content))
+        run = random_run(seeds, tuple(arguments.kinds) or tuple(KINDS), _Reporter(console, path, seeds[0]))
+    console.print(kinds_table(run.content()))
     return 1 if run.verdicts[WRONG] or run.verdicts[FAILED] else 0
 
 
 class _Reporter:
-    """Says how far a run is, and what went wrong, as it happens."""
+    """Says how far a run is, and what went wrong, as it happens; writes what there is."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, path: Path | None, first_seed: int) -> None:
         self._console, self._started, self._known = console, time.perf_counter(), 0
+        self._path, self._first_seed = path, first_seed
 
     def __call__(self, run: RandomRun) -> None:
         for problem in run.problems[self._known :]:
@@ -207,6 +206,8 @@ class _Reporter:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._known = len(run.problems)
         done = sum(run.verdicts.values())
+        if self._path is not None:
+            write_result(self._path, {"first_seed": self._first_seed, **run.content()})
         if done % _EVERY == 0:
             spent = time.perf_counter() - self._started
             self._console.print(f"{done} networks, {dict(run.verdicts)}, {spent:.0f} s", highlight=False)
