@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.studies.any_network`` composes networks of the block kinds there are, removes one unit of one
 layer, any number of every layer and about half of every layer, and compares the smaller network with the dense one in
-which these channels read as zero, with a head that runs in training only in training mode, too. It prints a table and writes
-``benchmarks/results/any_network.json``.
+which these channels read as zero, where a head runs in training only in training mode, too. It prints a table and
+writes ``benchmarks/results/any_network.json``.
 """
 
 from __future__ import annotations
