@@ -2,7 +2,7 @@
 
 import json
 
-from benchmarks.studies.any_network.random_run import kinds_table
+from benchmarks.studies.any_network.command import kinds_table
 from benchmarks.studies.any_network.zoo import zoo_summary, zoo_table
 from tests.pages import DOCS, ROOT
 

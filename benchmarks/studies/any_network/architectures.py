@@ -30,6 +30,8 @@ _CLASSIFICATION = """
     efficientnet_b0 efficientnet_b1 efficientnet_v2_s regnet_x_400mf regnet_x_800mf regnet_y_400mf regnet_y_800mf
     convnext_tiny
 """
+_INCEPTIONS = {"googlenet": {"init_weights": False}, "inception_v3": {"init_weights": False, "aux_logits": False}}
+"""Their own initialisation takes minutes; the second one's auxiliary head wants images of 299 pixels."""
 _VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18")
 _SEGMENTATION = ("fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
 _TWO_STAGE = ("rpn.head", "roi_heads.box_predictor")
@@ -116,9 +118,8 @@ def architectures() -> dict[str, Architecture]:
     """All of them by key, timm's first."""
     found = [Architecture("timm", name) for name in _TIMM.split()]
     for name in _CLASSIFICATION.split():
-        inception = name in ("googlenet", "inception_v3")
-        options: dict[str, Any] = {"num_classes": CLASSES, **({"init_weights": False} if inception else {})}
-        found.append(Architecture("torchvision", name, options=options, auxiliary=inception))
+        options: dict[str, Any] = {"num_classes": CLASSES, **_INCEPTIONS.get(name, {})}
+        found.append(Architecture("torchvision", name, options=options, auxiliary=name == "googlenet"))
     found += [Architecture("torchvision", name, "video", options={"num_classes": CLASSES}) for name in _VIDEO]
     for name in _SEGMENTATION:
         options = {"weights_backbone": None, "num_classes": CLASSES, "aux_loss": True}

@@ -1,32 +1,161 @@
 """Thousands of random networks, cut and compared with an oracle.
 
-``python -m benchmarks.studies.any_network`` composes networks of the block kinds there are, removes one unit of a layer
-and then half the units of every layer, and compares the smaller network with the dense one in which these channels read
-as zero, in evaluation and in training mode. It prints a table and writes ``benchmarks/results/any_network.json``.
+``python -m benchmarks.studies.any_network`` composes networks of the block kinds there are, removes one unit of one
+layer, any number of every layer and about half of every layer, and compares the smaller network with the dense one in
+which these channels read as zero, where a head runs in training only in training mode, too. It prints a table and
+writes ``benchmarks/results/any_network.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from rich.console import Console
+from torch import nn
 
 from benchmarks.common.arguments import positive, writable
+from benchmarks.common.columns import Column, Value
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
-from benchmarks.common.table import report_console
-from benchmarks.studies.any_network.composer import KINDS
-from benchmarks.studies.any_network.judge import FAILED, WRONG
-from benchmarks.studies.any_network.random_run import RandomRun, kinds_table, random_run
+from benchmarks.common.table import Table, report_console
+from benchmarks.studies.any_network.composer import AUXILIARY, KINDS, Composition, seeded
+from benchmarks.studies.any_network.judge import FAILED, RIGHT, WHOLE, WRONG, Judgement, enliven, in_double, judge
+from hessian.channels.layer_types import MIXING_TYPES
 
 RESULTS = Path(__file__).parents[2] / "results" / "any_network.json"
 NETWORKS = 2000
 _EVERY = 100
 """Networks between two reports of progress."""
+_REASONS = 25
+"""Reasons that a result lists, the most frequent ones."""
+
+
+@dataclass
+class KindCount:
+    """A block kind over all networks.
+
+    Attributes:
+        networks: in which it occurs.
+        weighted: convolutions and linear layers of its blocks.
+        prunable: those of them whose output channels belong to a prunable layer.
+        not_right: networks with it that were not cut rightly.
+    """
+
+    networks: int = 0
+    weighted: int = 0
+    prunable: int = 0
+    not_right: int = 0
+
+
+@dataclass
+class RandomRun:
+    """The findings of a run, filled one network at a time.
+
+    Attributes:
+        verdicts: verdict -> networks.
+        kinds: block kind -> counts.
+        heads: kind of head -> networks.
+        reasons: why channels stay, names left out -> times.
+        gaps: largest gap of every network that was cut.
+        seconds: of every discovery.
+        parameters_kept: of every network that was cut, with half the units of every layer gone.
+        problems: networks that were not cut rightly: seed, kinds, head, verdict, message.
+    """
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, KindCount] = field(default_factory=lambda: {kind: KindCount() for kind in KINDS})
+    heads: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    gaps: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    parameters_kept: list[float] = field(default_factory=list)
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, seed: int, network: Composition, found: Judgement) -> None:
+        """Count one network."""
+        self.verdicts[found.verdict] += 1
+        self.heads[network.head] += 1
+        self.reasons.update(_nameless(pin.reason) for pin in found.pins)
+        self.seconds.append(found.seconds)
+        bad = found.verdict not in (RIGHT, WHOLE)
+        if found.verdict == RIGHT:
+            self.gaps.append(found.gap)
+            self.parameters_kept.append(found.parameters_kept)
+        if bad:
+            what = {"kinds": list(network.kinds), "head": network.head, "entry": network.entry}
+            self.problems.append({"seed": seed, **what, "verdict": found.verdict, "message": found.message[:300]})
+        for at, kind in enumerate(network.kinds):
+            weighted = _weighted(network.model, f"blocks.{at}.")
+            self.kinds[kind].weighted += len(weighted)
+            self.kinds[kind].prunable += len(weighted.intersection(found.producers))
+        for kind in set(network.kinds):
+            self.kinds[kind].networks += 1
+            self.kinds[kind].not_right += bad
+
+    def content(self) -> dict[str, Any]:
+        """As a result file holds it."""
+        return {
+            "networks": sum(self.verdicts.values()),
+            "verdicts": dict(self.verdicts),
+            "largest_gap": max(self.gaps, default=None),
+            "parameters_kept": median(self.parameters_kept) if self.parameters_kept else None,
+            "discovery_seconds": {"median": median(self.seconds), "largest": max(self.seconds)},
+            "heads": dict(self.heads),
+            "kinds": {kind: asdict(count) for kind, count in self.kinds.items()},
+            "reasons": dict(self.reasons.most_common(_REASONS)),
+            "problems": self.problems,
+        }
+
+
+def random_run(seeds: Iterable[int], kinds: tuple[str, ...], progress: Callable[[RandomRun], None]) -> RandomRun:
+    """Judge the random networks of some seeds.
+
+    Args:
+        seeds: one a network.
+        kinds: block kinds to compose of.
+        progress: called after every network.
+    """
+    run = RandomRun()
+    for seed in seeds:
+        network = seeded(seed, kinds)
+        modes = (False, True) if network.head == AUXILIARY else (False,)
+        found = judge(enliven(network.model, seed), in_double(network.example), seed=seed, modes=modes)
+        run.add(seed, network, found)
+        progress(run)
+    return run
+
+
+def kinds_table(content: dict[str, Any]) -> Table:
+    """Block kinds of a result, one a row."""
+    verdicts = ", ".join(f"{number:,} {verdict}" for verdict, number in content["verdicts"].items())
+    columns = ("block kind", "networks", "weighted layers", Column("prunable, %", ".0f", scale=100), "not right")
+    rows = [_cells(kind, count) for kind, count in content["kinds"].items() if count["networks"]]
+    return Table(f"{content['networks']:,} random networks: {verdicts}", columns, rows)
+
+
+def _cells(kind: str, count: dict[str, int]) -> tuple[Value, ...]:
+    share = count["prunable"] / count["weighted"] if count["weighted"] else None
+    return (kind, count["networks"], count["weighted"], share, count["not_right"])
+
+
+def _weighted(model: nn.Module, prefix: str) -> set[str]:
+    return {
+        name for name, module in model.named_modules() if name.startswith(prefix) and isinstance(module, MIXING_TYPES)
+    }
+
+
+def _nameless(reason: str) -> str:
+    """A reason without the names and numbers in it."""
+    return re.sub(r"\d+", "N", re.sub(r"'[^']*'", "'...'", reason))
 
 
 @reports_errors(OSError, ValueError)
@@ -58,19 +187,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         seeds = range(arguments.first_seed, arguments.first_seed + arguments.networks)
-        run = random_run(seeds, tuple(arguments.kinds) or tuple(KINDS), _Reporter(console))
-    content = {"first_seed": arguments.first_seed, **run.content()}
-    if path is not None:
-        write_result(path, content)
-    console.print(kinds_table(content))
+        run = random_run(seeds, tuple(arguments.kinds) or tuple(KINDS), _Reporter(console, path, seeds[0]))
+    console.print(kinds_table(run.content()))
     return 1 if run.verdicts[WRONG] or run.verdicts[FAILED] else 0
 
 
 class _Reporter:
-    """Says how far a run is, and what went wrong, as it happens."""
+    """Says how far a run is, and what went wrong, as it happens; writes what there is."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, path: Path | None, first_seed: int) -> None:
         self._console, self._started, self._known = console, time.perf_counter(), 0
+        self._path, self._first_seed = path, first_seed
 
     def __call__(self, run: RandomRun) -> None:
         for problem in run.problems[self._known :]:
@@ -79,6 +206,8 @@ class _Reporter:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._known = len(run.problems)
         done = sum(run.verdicts.values())
+        if self._path is not None:
+            write_result(self._path, {"first_seed": self._first_seed, **run.content()})
         if done % _EVERY == 0:
             spent = time.perf_counter() - self._started
             self._console.print(f"{done} networks, {dict(run.verdicts)}, {spent:.0f} s", highlight=False)

@@ -18,6 +18,8 @@ KINDS: dict[str, Maker] = {**blocks.KINDS, **branches.KINDS}
 SIZE = 8
 """Pixels a side of the images."""
 CLASSES = 5
+AUXILIARY = "auxiliary in training"
+"""The head that has other modules in training mode."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ HEADS: dict[str, Callable[[int], nn.Module]] = {
     "tuple": _Tuple,
     "dictionary": lambda width: _Dictionary(width, exposed=False),
     "features exposed": lambda width: _Dictionary(width, exposed=True),
-    "auxiliary in training": _Auxiliary,
+    AUXILIARY: _Auxiliary,
     "mean and maximum": _statistics,
     "embedding": _embedding,
 }

@@ -54,7 +54,7 @@ class Judgement:
         layers: prunable layers.
         producers: modules that make their channels.
         pins: what stays and why.
-        parameters_kept: of removing half the units of every layer, a fraction.
+        parameters_kept: of removing about half the units of every layer, a fraction.
         flops_removed: of the same, a fraction.
         gap: largest difference from the oracle over all plans and modes, relative to the largest output.
         effect: what the largest cut changes in the outputs, in the same measure.
@@ -92,7 +92,8 @@ def judge(
         seed: chooses the units that go.
         modes: training modes to compare in, the first for every plan, all for the plan that halves every layer.
         watched: modules whose outputs are compared beside the network's.
-        singles: layers that lose one unit and nothing else, beside plans for all layers.
+        singles: layers that lose one unit and nothing else, followed by a plan of any counts; 0 leaves about half of
+            every layer, the plan that is always there.
         single_image: the input that layers are found with; absent means the first image of ``example``.
     """
     started = time.perf_counter()
@@ -195,22 +196,24 @@ class _Trial:
 
 
 def plans(groups: Sequence[ChannelGroup], seed: int, singles: int) -> list[dict[str, list[int]]]:
-    """Units chosen at random: one of a few layers by themselves, any number of every layer, half of every layer."""
+    """Units chosen at random: one of a few layers by themselves, any number of every layer, about half of every layer.
+
+    Without ``singles``, only the last.
+    """
     chance = random.Random(seed)
-    chosen = chance.sample(range(len(groups)), min(singles, len(groups)))
-    made = [
-        {groups[at].name: groups[at].channels([chance.randrange(groups[at].num_units)])}
-        for at in chosen
-        if groups[at].num_units > 1
-    ]
     able = [group for group in groups if group.num_units > 1]
-    uneven = {group.name: group.channels(_some(group, chance.randrange(group.num_units), chance)) for group in able}
-    halves = {group.name: group.channels(_some(group, group.num_units // 2, chance)) for group in able}
-    return [*made, {name: gone for name, gone in uneven.items() if gone}, halves]
+    made = [
+        {group.name: group.channels(_some(group, 1, chance))} for group in chance.sample(able, min(singles, len(able)))
+    ]
+    if singles:
+        uneven = {group.name: group.channels(_some(group, chance.randrange(group.num_units), chance)) for group in able}
+        made.append({name: gone for name, gone in uneven.items() if gone})
+    about = {group.name: max(1, round(chance.uniform(0.4, 0.6) * group.num_units)) for group in able}
+    return [*made, {group.name: group.channels(_some(group, about[group.name], chance)) for group in able}]
 
 
 def _some(group: ChannelGroup, count: int, chance: random.Random) -> list[int]:
-    return chance.sample(range(group.num_units), count)
+    return chance.sample(range(group.num_units), min(count, group.num_units - 1))
 
 
 def producer_rows(groups: Sequence[ChannelGroup], plan: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
@@ -279,6 +282,8 @@ def count_parameters(model: nn.Module) -> int:
 
 def count_flops(model: nn.Module, example: Any) -> int:
     """FLOPs of convolutions and matrix products on an input."""
+    # The counter wants to hook into gradients, of which there are none.
+    model = copy.deepcopy(model).requires_grad_(False)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         if isinstance(example, dict):
             model(**example)

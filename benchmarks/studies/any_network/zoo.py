@@ -134,7 +134,7 @@ def _send_row(architecture: Architecture, sender: Connection) -> None:
 
 def zoo_table(rows: Iterable[Mapping[str, Any]]) -> Table:
     """A row a network: what half the units of every layer are worth, and what stays."""
-    return Table("Half the units of every layer removed", COLUMNS, [_cells(row) for row in rows])
+    return Table("About half the units of every layer removed", COLUMNS, [_cells(row) for row in rows])
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[Value, ...]:

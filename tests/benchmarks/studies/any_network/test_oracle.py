@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+from benchmarks.studies.any_network.blocks import standardised
 from benchmarks.studies.any_network.judge import enliven
 from benchmarks.studies.any_network.oracle import (
     ChannelReachesOutputError,
@@ -15,7 +16,7 @@ from benchmarks.studies.any_network.oracle import (
     zeroed_outputs,
     zeroing_gap,
 )
-from benchmarks.studies.any_network.parts import Apply
+from benchmarks.studies.any_network.parts import Apply, SeededDraw
 
 
 def moved(function, mixed=8):
@@ -44,6 +45,7 @@ MOVES = {
     "squared": (lambda x: torch.einsum("bchw,bchw->bchw", x, x), 8),
     "by place": (lambda x: (x.flatten(2).transpose(1, 2) @ x.flatten(2)).reshape(-1, 1, 64, 64), 1),
     "sum over channels": (lambda x: x.sum(1, keepdim=True), 1),
+    "normalised": (lambda x: F.normalize(x, dim=1), 8),
     "stacked": (lambda x: torch.stack([x, 2 * x]).sum(0), 8),
     "unfolded": (lambda x: F.unfold(x, 3, padding=1).reshape(x.shape[0], 72, 8, 8), 72),
 }
@@ -118,6 +120,18 @@ def test_norms_over_channels_leave_removed_ones_out(training):
     assert gap.error < 1e-12 < 1e-2 < gap.effect
 
 
+@pytest.mark.parametrize(("groups", "gone"), [(1, [1, 6]), (2, [1, 5])])
+def test_standardised_weights_are_standardised_over_the_columns_that_stay(groups, gone):
+    conv = standardised(SeededDraw(0), 8)[0][0][0]
+    conv.weight, conv.groups = nn.Parameter(conv.weight[:, : 8 // groups].clone()), groups
+    dense = enliven(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), conv, nn.ReLU(), nn.Conv2d(conv.out_channels, 4, 1)))
+    small, kept = copy.deepcopy(dense), [channel for channel in range(8) if channel not in gone]
+    small[0].weight.data, small[0].bias.data = dense[0].weight.data[kept], dense[0].bias.data[kept]
+    small[2].weight.data = dense[2].weight.data[:, [column for column in range(8 // groups) if column not in gone]]
+    gap = zeroing_gap(dense, small, {"0": gone}, torch.randn(2, 3, 8, 8).double())
+    assert gap.error < 1e-12 < 1e-2 < gap.effect
+
+
 def test_layer_norm_by_hand():
     net = enliven(nn.Sequential(nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 3)))
     images, kept = torch.randn(4, 5).double(), [0, 1, 3, 5]
@@ -164,4 +178,12 @@ def test_neither_network_nor_random_numbers_are_changed():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert not net.training
-    assert net[2].p == 0.5
+
+
+def test_dropout_is_off_be_it_a_module_or_a_function():
+    net = enliven(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.Dropout(), Apply(lambda x: F.dropout(x, 0.5)), nn.Conv2d(6, 4, 1))
+    )
+    images = torch.randn(2, 3, 8, 8).double()
+    ((first,), (second,)) = (network_outputs(net, images, training=training) for training in (True, False))
+    assert torch.equal(first, second)

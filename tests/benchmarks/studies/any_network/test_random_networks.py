@@ -7,9 +7,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.studies.any_network.command import kinds_table, random_run
 from benchmarks.studies.any_network.composer import HEADS, KINDS, compose, seeded
 from benchmarks.studies.any_network.judge import RIGHT, WHOLE, enliven, in_double, judge
-from benchmarks.studies.any_network.random_run import kinds_table, random_run
 
 
 class HypothesisDraw:
