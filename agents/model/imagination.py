@@ -52,7 +52,7 @@ class Imagination:
         self.target = target
 
     def moves(self, actions: np.ndarray) -> Moves:
-        """Where `actions` [N, L] would lead."""
+        """Plans that `actions` [N, L] would lead to."""
         actions = np.asarray(actions, dtype=np.float32)
         kept = self.env.decode(actions, self.start)
         return Moves(actions, kept, self.env.cost.reduction(kept))
@@ -83,11 +83,11 @@ class Imagination:
         return self.env.score_of(accuracies, np.broadcast_to(moves.reductions, accuracies.shape), moves.kept)
 
     def meets_target(self, reductions: np.ndarray) -> np.ndarray:
-        """Whether reductions [...] reach the target without passing it by more than the tolerance."""
+        """Return whether reductions [...] reach the target without passing it by more than the tolerance."""
         return (reductions >= self.target) & (reductions <= self.target + TOLERANCE)
 
     def is_new(self, moves: Moves) -> np.ndarray:
-        """Which moves [N] lead to a plan that was not measured yet (of equal ones, the first)."""
+        """Return for every move [N] whether its plan was not measured yet (of equal ones, the first)."""
         first = np.zeros(len(moves), dtype=bool)
         first[np.unique(moves.kept, axis=0, return_index=True)[1]] = True
         plans = map(tuple, moves.kept.tolist())

@@ -1,4 +1,4 @@
-"""What an unmeasured plan would score: a Gaussian process over the layers' log predicted losses.
+"""Predicted score of an unmeasured plan: a Gaussian process over the layers' log predicted losses.
 
 A plan's accuracy hardly depends on how its layers are called or which target it was made for, but on how much damage
 every layer takes. So the inputs are the layers' log predicted losses, and measurements made for one target inform all

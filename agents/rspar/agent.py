@@ -179,7 +179,7 @@ class RSPARAgent(LearnerState, Learner):
 
 
 def _can_be_imagined(env: Environment) -> TypeGuard[gym.Env]:
-    """Whether this is a single pruning environment whose steps measure plans."""
+    """Return whether this is a single pruning environment whose steps measure plans."""
     if isinstance(env, gym.vector.VectorEnv) or not isinstance(env.unwrapped, PlannableEnv):
         return False
     return env.unwrapped.fidelity == "measured"
