@@ -57,8 +57,11 @@ class Imagination:
         kept = self.env.decode(actions, self.start)
         return Moves(actions, kept, self.env.cost.reduction(kept))
 
-    def believing(self, action: np.ndarray) -> Imagination:
-        """The same with the plan of an action [L] known, at the score that is expected of it."""
+    def fantasize(self, action: np.ndarray) -> Imagination:
+        """The same after a fantasy observation: the plan of an action [L] is known, at the score expected of it.
+
+        The mean stands in for the measurement (kriging believer). The experience is copied; nothing is measured.
+        """
         moves = self.moves(action[None])
         seen = damage(self.env.problem, moves.kept)
         expected = float(from_log_odds(self.experience.model.expected(seen))[0])

@@ -20,7 +20,7 @@ from agents.interface.monitor import Monitor
 from agents.interface.protocol import PlannableEnv
 from agents.model.acquisition import ExpectedImprovement, Proposer
 from agents.ppo.agent import AgentConfig
-from agents.ppo.vectorised import check_spaces
+from agents.ppo.vectorized import check_spaces
 from agents.rspar.checkpoint import read_document, restore, write_checkpoint
 from agents.rspar.learning import learn_from_rollouts, learn_with_imagination
 from agents.rspar.state import DEFAULT_IMAGINATION, ImaginationSettings, LearnerState
