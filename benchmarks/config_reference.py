@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _roots() -> dict[str, type[BaseModel]]:
-    """What a file can describe, by the title of its part."""
+    """Configurations that a file can describe, by the title of their part."""
     from benchmarks.studies.agents.config import StudyConfig
     from benchmarks.studies.transfer.config import TransferConfig
 

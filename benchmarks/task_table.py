@@ -21,7 +21,7 @@ FACTORY_ERRORS = (
     TypeError,
     ValueError,
 )
-"""What a user's factory may well raise; no reason not to list the other tasks."""
+"""Errors a user's factory may well raise; no reason not to list the other tasks."""
 
 COLOURS = {"missing": "yellow", "unusable": "red"}
 COLUMNS: Columns = (

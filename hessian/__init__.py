@@ -1,4 +1,4 @@
-"""What does removing a channel cost? Channel groups, Kronecker factors, OBS algebra and H-OBS.
+"""The cost of removing a channel: channel groups, Kronecker factors, OBS algebra and H-OBS.
 
 Nothing heavy is imported until a name is used.
 """

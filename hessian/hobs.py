@@ -307,7 +307,7 @@ class HOBSSensitivityAnalyzer:
 
     @property
     def analysis(self) -> Analysis:
-        """What is known so far, for those who only read it."""
+        """The analysis so far, as a read-only view."""
         return Analysis(
             self.model,
             self.groups,

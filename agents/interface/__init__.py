@@ -1,1 +1,1 @@
-"""What agents and environments promise each other; monitor."""
+"""Promises that agents and environments make each other; monitor."""

@@ -1,4 +1,4 @@
-"""What every agent is to those who use it: it learns on an environment and answers with the best plan it measured."""
+"""Every agent as its users see it: it learns on an environment and answers with the best plan it measured."""
 
 from __future__ import annotations
 

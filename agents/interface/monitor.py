@@ -1,4 +1,4 @@
-"""What every agent tells the outside while it learns: history, callback, progress bar, TensorBoard.
+"""Reports of every agent to the outside while it learns: history, callback, progress bar, TensorBoard.
 
 An episode becomes one *record*, a dict of Python values (the rows of ``history.csv``):
 

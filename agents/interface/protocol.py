@@ -1,4 +1,4 @@
-"""What an agent may ask of a pruning environment beyond the Gymnasium interface.
+"""Requests an agent may make of a pruning environment beyond the Gymnasium interface.
 
 An environment that can say where an action leads, without measuring it, can be *imagined*: R-SPAR then trains on moves
 scored by its reward model. Everything is asked of ``env.unwrapped``; whether it can answer is decided by
@@ -18,7 +18,7 @@ TOLERANCE = 0.02
 
 
 class Costs(Protocol):
-    """What plans cost, of what the target limits."""
+    """Costs of plans, in what the target limits."""
 
     def reduction(self, kept: np.ndarray) -> Any:
         """Reductions [...] (fractions) of the plans `kept` [..., L]."""
@@ -26,7 +26,7 @@ class Costs(Protocol):
 
 
 class Problem(Protocol):
-    """What is known of a pruning task without measuring a plan."""
+    """Knowledge of a pruning task without measuring a plan."""
 
     @property
     def log_curves(self) -> Sequence[np.ndarray]:
@@ -39,7 +39,7 @@ class Problem(Protocol):
 
 
 class Metric(Protocol):
-    """What the environment rewards."""
+    """Measure of quality that the environment rewards."""
 
     @property
     def metric(self) -> str:
@@ -67,12 +67,12 @@ class PlannableEnv(Protocol):
 
     @property
     def cost(self) -> Costs:
-        """What the target limits: FLOPs, parameters or latency."""
+        """Cost that the target limits: FLOPs, parameters or latency."""
         ...
 
     @property
     def reward(self) -> Metric:
-        """How plans are scored."""
+        """Reward by which plans are scored."""
         ...
 
     def decode(self, actions: np.ndarray, kept: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ def target_of(info: Mapping[str, Any]) -> float:
 
 
 def reduction_of(info: Mapping[str, Any]) -> float:
-    """What the plan of an episode reduces, of what the target limits."""
+    """Reduction that the plan of an episode reaches, of what the target limits."""
     return float(info["reduction"] if "reduction" in info else info["flops_reduction"])
 
 

@@ -1,1 +1,1 @@
-"""What is believed without measuring."""
+"""Beliefs about plans without measuring them."""

@@ -1,4 +1,4 @@
-"""Which plan to measure next: candidates, and what measuring one is worth."""
+"""Choice of the plan to measure next: candidates, and what measuring one is worth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent has measured, and what its reward model sees of a plan."""
+"""Experience of an agent: the plans it has measured, and what its reward model sees of a plan."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def as_plan(kept: np.ndarray) -> Plan:
 
 
 def damage(problem: Problem, kept: np.ndarray) -> np.ndarray:
-    """What the reward model sees of plans: the log of every layer's predicted loss, and of their sum.
+    """Inputs of the reward model for plans: the log of every layer's predicted loss, and of their sum.
 
     Differences between small predicted losses do not matter. A plain logarithm would spread exactly these apart, so a
     constant is added first.

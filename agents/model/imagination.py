@@ -52,13 +52,16 @@ class Imagination:
         self.target = target
 
     def moves(self, actions: np.ndarray) -> Moves:
-        """Where `actions` [N, L] would lead."""
+        """Plans that `actions` [N, L] would lead to."""
         actions = np.asarray(actions, dtype=np.float32)
         kept = self.env.decode(actions, self.start)
         return Moves(actions, kept, self.env.cost.reduction(kept))
 
-    def believing(self, action: np.ndarray) -> Imagination:
-        """The same with the plan of an action [L] known, at the score that is expected of it."""
+    def fantasize(self, action: np.ndarray) -> Imagination:
+        """The same after a fantasy observation: the plan of an action [L] is known, at the score expected of it.
+
+        The mean stands in for the measurement (kriging believer). The experience is copied; nothing is measured.
+        """
         moves = self.moves(action[None])
         seen = damage(self.env.problem, moves.kept)
         expected = float(from_log_odds(self.experience.model.expected(seen))[0])
@@ -83,11 +86,11 @@ class Imagination:
         return self.env.score_of(accuracies, np.broadcast_to(moves.reductions, accuracies.shape), moves.kept)
 
     def meets_target(self, reductions: np.ndarray) -> np.ndarray:
-        """Whether reductions [...] reach the target without passing it by more than the tolerance."""
+        """Return whether reductions [...] reach the target without passing it by more than the tolerance."""
         return (reductions >= self.target) & (reductions <= self.target + TOLERANCE)
 
     def is_new(self, moves: Moves) -> np.ndarray:
-        """Which moves [N] lead to a plan that was not measured yet (of equal ones, the first)."""
+        """Return for every move [N] whether its plan was not measured yet (of equal ones, the first)."""
         first = np.zeros(len(moves), dtype=bool)
         first[np.unique(moves.kept, axis=0, return_index=True)[1]] = True
         plans = map(tuple, moves.kept.tolist())

@@ -1,12 +1,12 @@
-"""What an unmeasured plan would score: a Gaussian process over the layers' log predicted losses.
+"""Predicted score of an unmeasured plan: a Gaussian process over the layers' log predicted losses.
 
 A plan's accuracy hardly depends on how its layers are called or which target it was made for, but on how much damage
 every layer takes. So the inputs are the layers' log predicted losses, and measurements made for one target inform all
 others. The output is the log-odds of the soft accuracy, which has no bounds to respect and close to normal errors.
 
 The covariance is a trend plus a Matern 3/2 kernel (what the trend misses, such as interactions between layers) plus
-noise (Rasmussen & Williams 2006, chapters 2 and 4). The trend is a polynomial of the inputs. A linear one, the default,
-says that accuracy falls smoothly with every layer's damage. A quadratic one is less surprised by good plans, but a
+residual noise: measuring a plan twice gives the same score, but no function of the predicted losses explains it in full
+(Rasmussen & Williams 2006, chapters 2 and 4). The trend is a polynomial of the inputs. A linear one, the default, says that accuracy falls smoothly with every layer's damage. A quadratic one is less surprised by good plans, but a
 search that trusts it measures further away and is slower (docs/agents.md). The mean is constant, or what another
 problem's model expects: then only the difference between the two problems is left to learn.
 """

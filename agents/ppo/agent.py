@@ -146,7 +146,7 @@ class PPOAgent:
 
     @torch.no_grad()
     def decide(self, observation: Array, deterministic: bool = False) -> Decision:
-        """What the policy does in one or N states [N, D], with all PPO needs to learn from it."""
+        """Decide in one or N states [N, D]; the decision has all PPO needs to learn from it."""
         observations = self._observations(observation)
         policy = self.network.policy(observations)
         pre_squash = policy.mean

@@ -1,4 +1,4 @@
-"""What happened, and how good it was: the rollout buffer and generalised advantage estimation."""
+"""Experience and its worth: the rollout buffer and generalised advantage estimation."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the policy did in N environments at one step.
+    """Decisions of the policy in N environments at one step.
 
     Attributes:
         observations: [N, D].
@@ -117,7 +117,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What N environments answered.
+    """Answers of N environments.
 
     Attributes:
         rewards: [N].

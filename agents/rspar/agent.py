@@ -20,7 +20,7 @@ from agents.interface.monitor import Monitor
 from agents.interface.protocol import PlannableEnv
 from agents.model.acquisition import ExpectedImprovement, Proposer
 from agents.ppo.agent import AgentConfig
-from agents.ppo.vectorised import check_spaces
+from agents.ppo.vectorized import check_spaces
 from agents.rspar.checkpoint import read_document, restore, write_checkpoint
 from agents.rspar.learning import learn_from_rollouts, learn_with_imagination
 from agents.rspar.state import DEFAULT_IMAGINATION, ImaginationSettings, LearnerState
@@ -182,7 +182,7 @@ class RSPARAgent(LearnerState, Learner):
 
 
 def _can_be_imagined(env: Environment) -> TypeGuard[gym.Env]:
-    """Whether this is a single pruning environment whose steps measure plans."""
+    """Return whether this is a single pruning environment whose steps measure plans."""
     if isinstance(env, gym.vector.VectorEnv) or not isinstance(env.unwrapped, PlannableEnv):
         return False
     return env.unwrapped.fidelity == "measured"

@@ -18,7 +18,7 @@ from agents.model.imagination import Imagination
 from agents.model.reward_model import RewardModel
 from agents.ppo.rollout import Batch, Decision, joined
 from agents.ppo.update import normalise
-from agents.ppo.vectorised import lanes_of
+from agents.ppo.vectorized import lanes_of
 from agents.rspar.other_targets import State, states_at_other_targets
 from agents.rspar.state import ImaginationSettings, LearnerState
 
@@ -126,7 +126,7 @@ def broad_moves(agent: LearnerState, count: int) -> np.ndarray:
 
 
 def choose_batch(agent: LearnerState, imagination: Imagination, samples: np.ndarray, count: int) -> list[np.ndarray]:
-    """Moves to measure side by side: each is chosen as if those before it had scored what the reward model believes.
+    """Moves to measure side by side: each is chosen on fantasies of those before it, at their expected scores.
 
     This is the kriging believer of Ginsbourger, Le Riche & Carraro (2010).
 
@@ -144,7 +144,7 @@ def choose_batch(agent: LearnerState, imagination: Imagination, samples: np.ndar
         return actions
     plans = [as_plan(imagination.moves(actions[0][None]).kept[0])]
     while len(actions) < count:
-        imagination = imagination.believing(actions[-1])
+        imagination = imagination.fantasize(actions[-1])
         action = agent.proposer.propose(imagination, samples, agent.rng)
         plan = as_plan(imagination.moves(action[None]).kept[0])
         if plan in imagination.experience.plans:

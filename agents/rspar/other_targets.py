@@ -24,7 +24,7 @@ GRID = 32
 
 @dataclass(frozen=True)
 class State:
-    """Where an imagined move starts.
+    """Starting point of an imagined move.
 
     Attributes:
         observation: [D].
@@ -49,7 +49,7 @@ class ImaginedFidelity:
     name = "imagined"
 
     def evaluate(self, problem: Any, archive: Any, kept: np.ndarray) -> Evaluation:
-        """What one plan [L] is believed to score; the archive stays as it is."""
+        """Return the score that one plan [L] is believed to have; the archive stays as it is."""
         return Evaluation(*self.metrics(problem, kept[None])[0].tolist())
 
     def metrics(self, problem: Any, kept: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What R-SPAR's learning and its files act on: the policy, what was measured, and where its random streams stand."""
+"""State that R-SPAR's learning and its files act on: the policy, what was measured, where its random streams stand."""
 
 from __future__ import annotations
 

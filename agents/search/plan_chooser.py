@@ -1,4 +1,4 @@
-"""What agents without a policy share: a history of measured plans, and the best of them as their answer."""
+"""Common base of agents without a policy: a history of measured plans, and the best of them as their answer."""
 
 from __future__ import annotations
 

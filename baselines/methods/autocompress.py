@@ -22,7 +22,7 @@ from hessian.patches.filter_norms import filter_norms
 from prune_gym.cost.limits import FloatArray, IntArray
 
 Energy = Callable[[IntArray], float]
-"""What annealing minimises: minus the accuracy of kept counts, in percent."""
+"""Energy that annealing minimises: minus the accuracy of kept counts, in percent."""
 
 
 @dataclass(frozen=True)

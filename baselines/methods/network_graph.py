@@ -177,7 +177,7 @@ def trace(model: nn.Module) -> fx.GraphModule:
 
 
 def is_addition(node: fx.Node) -> bool:
-    """Whether a node adds two tensors."""
+    """Return whether a node adds two tensors."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     operands = [argument for argument in node.args if isinstance(argument, fx.Node)]
     return node.op in ("call_function", "call_method") and name in ADDITIONS and len(operands) == 2

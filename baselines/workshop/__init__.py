@@ -1,1 +1,1 @@
-"""What every method works with."""
+"""Workshop of the methods: what every one of them works with."""

@@ -25,7 +25,7 @@ from hessian.support.names import suggest
 from hessian.support.progress import Progress
 
 MODULES = ("controls", "dep_graph", "autocompress", "hrank", "taylor", "adaprune", "gnn", "amc")
-"""Where the methods of the package live; each registers itself when imported."""
+"""Modules of the package's methods; each registers itself when imported."""
 
 BENCH_OPTIONS = (
     "ratio_of",
@@ -69,7 +69,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class PruneInfo:
-    """What was decided and spent.
+    """Decisions of a method and the resources it spent.
 
     Attributes:
         method: name in the registry.

@@ -1,4 +1,4 @@
-"""Which channels go: pruning targets, and removal by global or layerwise ranking until a target is met.
+"""Removal of channels: pruning targets, and global or layerwise ranking until a target is met.
 
 A *selection* is one boolean array a layer, True for the units that stay. All methods decide selections and none cuts
 by itself, so that ties, limits and targets are handled by one code.
@@ -32,7 +32,7 @@ TOLERANCE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What a pruned network has to reach.
+    """Target a pruned network has to reach.
 
     Attributes:
         ratio: share removed, in [0, 1).
@@ -51,7 +51,7 @@ class Target:
         return float(self.measure.reduction(np.asarray(kept)))
 
     def reached(self, kept: IntArray) -> bool:
-        """Whether a plan removes enough."""
+        """Return whether a plan removes enough."""
         return self.reduction(kept) >= self.ratio - 1e-12
 
     def at(self, ratio: float) -> Target:

@@ -1,4 +1,4 @@
-"""Where a layer's channels are read: gates on them, and the feature maps they carry.
+"""Places where a layer's channels are read: gates on them, and the feature maps they carry.
 
 Removing a channel takes it from the inputs of all its consumers. A gate at those inputs is therefore exact for every
 architecture: at 0 the network computes what surgery leaves. In a network of ReLUs it is the same function as a gate

@@ -1,4 +1,4 @@
-"""What every method works on: a private copy of the network, its layers, the images and the target, checked once."""
+"""Workbench of every method: a private copy of the network, its layers, the images and the target, checked once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NO_LABEL = -1
 
 @dataclass
 class Spent:
-    """What a method used up.
+    """Resources a method used up.
 
     Attributes:
         images: images run forward through the network or a candidate.
@@ -48,7 +48,7 @@ class Spent:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What a method returns to the registry.
+    """Result that a method returns to the registry.
 
     Attributes:
         selection: one boolean array [num_units] a layer, True for the units that stay.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 NOTHING = "–"
-"""What stands where there is no value."""
+"""Sign for a missing value."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""What ends a command with a line on the terminal instead of a traceback, and the exit codes."""
+"""Errors that end a command with a line on the terminal instead of a traceback, and the exit codes."""
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 """Exit codes: something failed that was asked for, bad input, Ctrl-C."""
 
 
 class CommandError(Exception):
-    """What a command cannot do; the message says why and what to do.
+    """Request that a command cannot carry out; the message says why and what to do.
 
     Attributes:
         exit_code: of the command.
@@ -15,7 +15,7 @@ class CommandError(Exception):
 
 
 class InputError(CommandError, ValueError):
-    """What somebody gave cannot be used; the message names it and says what to write instead."""
+    """Input that cannot be used; the message names it and says what to write instead."""
 
     exit_code = BAD_INPUT
 

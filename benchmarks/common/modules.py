@@ -47,7 +47,7 @@ def import_module(option: str, name: str) -> ModuleType:
 
 
 def look_up(option: str, spec: str) -> Any:
-    """What ``package.module:name`` names.
+    """Return the object that ``package.module:name`` names.
 
     Raises:
         OptionError: not of that form, or there is no such thing.
@@ -65,7 +65,7 @@ def look_up(option: str, spec: str) -> Any:
 
 
 def _hidden(name: str) -> str:
-    """What to add where a user's folder has the name of one of our packages."""
+    """Addition to a message where a user's folder has the name of one of our packages."""
     top = name.partition(".")[0]
     if top in PACKAGES and Path(top).exists():
         return f"; your {top}/ has the name of a package of prune-gym and cannot be imported beside it: rename it"

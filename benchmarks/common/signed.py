@@ -26,7 +26,7 @@ class FileError(InputError):
 
 
 def signed(content: Any) -> dict[str, Any]:
-    """What a file of this content holds.
+    """Return content as it is written to a file, with its checksum.
 
     Args:
         content: what JSON can say; no object in it has ``"sha256"`` at the top.

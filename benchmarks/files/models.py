@@ -1,4 +1,4 @@
-"""What files may say: types and ranges of results, measured plans and decided budgets.
+"""Contents that files may have: types and ranges of results, measured plans and decided budgets.
 
 Readers get plain dictionaries back. The models are the door: an error names the file, the key and what is allowed.
 """
@@ -30,7 +30,7 @@ class _Exact(BaseModel):
 
 
 class NetworkNumbers(_Model):
-    """What one network of a run measured."""
+    """Measurements of one network of a run."""
 
     accuracy: Fraction
     flops: Positive
@@ -40,7 +40,7 @@ class NetworkNumbers(_Model):
 
 
 class SearchNumbers(_Model):
-    """How a run's plan was found."""
+    """Search by which a run's plan was found."""
 
     measured_evaluations: Count
     reward_accuracy: Fraction
@@ -84,7 +84,7 @@ class StoredPlan(MeasuredPlan):
 
 
 class StoredBudgets(_Exact):
-    """What a search or a published method decided."""
+    """Decision of a search or a published method."""
 
     kept: Annotated[list[Units], Field(min_length=1)]
     plan: dict[str, list[Count]]

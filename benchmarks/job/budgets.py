@@ -16,7 +16,7 @@ from prune_gym.saving.checkpoint import load_pruned, save_pruned
 from prune_gym.tasks.task import PruningTask
 
 Record = dict[str, Any]
-"""What is known of one episode."""
+"""Everything known of one episode."""
 
 Archive = dict[tuple[int, ...], Evaluation]
 """Kept units of every layer -> what that plan measured."""

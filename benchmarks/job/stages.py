@@ -36,7 +36,7 @@ from prune_gym.training.fitting import EpochRecord
 from prune_gym.training.training import evaluate_model, fine_tune
 
 TOLERANCE = 0.02
-"""How far beyond the target the final plan's FLOPs reduction may go."""
+"""Largest excess of the final plan's FLOPs reduction over the target."""
 REMEMBER_EVERY = 5
 """Episodes between two saves of what a search measured."""
 

@@ -15,7 +15,7 @@ from benchmarks.report.sources import Ablation, Findings, Sweep
 from prune_gym.saving.manifest import read_manifest
 
 AGAIN = "results/again"
-"""Where repeated runs go: never over the results they are compared with."""
+"""Folder of repeated runs: never over the results they are compared with."""
 
 
 def config_of(run: Run) -> str:

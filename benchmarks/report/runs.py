@@ -18,7 +18,7 @@ STAGES = {"one_shot": "one-shot", "reconstructed": "reconstructed", "final": "fi
 
 
 _BAD = (KeyError, TypeError, ValueError, AttributeError)
-"""What content of another version, or damaged, raises."""
+"""Errors that content of another version, or damaged, raises."""
 
 
 @dataclass(frozen=True)

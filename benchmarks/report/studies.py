@@ -34,7 +34,7 @@ from benchmarks.visualization.seeds import plot_accuracy_flops
 Content = Mapping[str, Any]
 
 UNEXPECTED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError)
-"""What files of another version of the project raise where something is missing or of another kind."""
+"""Errors that files of another version of the project raise where something is missing or of another kind."""
 
 
 @dataclass(frozen=True)

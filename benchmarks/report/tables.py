@@ -16,7 +16,7 @@ from benchmarks.stat_tests.samples import few_seeds_are_stated
 from benchmarks.stat_tests.significance import bootstrap_confidence_interval
 
 REFERENCES = ("hobs-rspar", "full", "rspar")
-"""What others are compared with, where it is there."""
+"""Methods that others are compared with, where they are there."""
 
 SPEEDUPS = tuple(Column(name, ".2f", unit="x") for name in ("1 image", "batch"))
 TARGET = Column("target, %", "g", scale=100)

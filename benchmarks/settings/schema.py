@@ -69,17 +69,17 @@ class HOBSConfig(Section):
     num_batches_sensitivity: Count = 10
     """Batches of the calibration split the curvature is estimated from."""
     selection: Literal["hobs", "magnitude"] = "hobs"
-    """Which channels of a layer leave first: ``hobs``, by the elimination order; ``magnitude``, the smallest filters,
+    """Order in which channels leave a layer: ``hobs``, elimination order; ``magnitude``, smallest filters first,
     and no curvature is measured at all: predictions and observations have none, searches start from equal ratios."""
     refit: Literal["sequential", "closed_form", "none"] = "sequential"
-    """How surviving weights are repaired, both when a plan is measured and in the final network; ``none`` only
+    """Repair of the surviving weights, both when a plan is measured and in the final network; ``none`` only
     recalibrates BatchNorm."""
 
     measured_after: Literal["refit", "reconstruction"] = "refit"
-    """When a search measures its plans: after the refit, or after some forty more steps towards the dense network's
+    """Stage after which a search measures its plans: the refit, or some forty more steps towards the dense network's
     outputs (three times as long, with ``refit: sequential`` only)."""
     judge: Literal["labels", "dense"] = "labels"
-    """What a search holds its plans to on the reward split: ``labels``, or ``dense``, the dense network's outputs."""
+    """Judge of a search's plans on the reward split: ``labels``, or ``dense``, the dense network's outputs."""
 
     @model_validator(mode="after")
     def _measurable(self) -> HOBSConfig:
@@ -111,7 +111,7 @@ class RSPARConfig(Section):
     lambda_0: NonNegative = LAMBDA_0
     """Weight of a missed FLOPs target in the reward for a plan as good as the dense network."""
     tau: NonNegative = TAU
-    """How fast lambda(t) = lambda_0 exp(-tau * accuracy drop) falls when pruning hurts; 0 keeps lambda fixed."""
+    """Rate at which lambda(t) = lambda_0 exp(-tau * accuracy drop) falls when pruning hurts; 0 keeps lambda fixed."""
     initial_agent: FilePath | None = None
     """An agent to go on from, the ``agent.safetensors`` of another run: its policy's plan is measured first, and what
     its reward model learned on a network of as many layers is expected here; absent: one that knows nothing."""
@@ -123,7 +123,7 @@ class StepSettingConfig(Section):
     learning_rate: Positive
     """Peak learning rate (Adam)."""
     batch_statistics: bool = True
-    """Whether batch norms use the statistics of every batch; false leaves them as they are."""
+    """Use the statistics of every batch in batch norms; false leaves them as they are."""
 
 
 class ReconstructionConfig(Section):
@@ -146,7 +146,7 @@ class ReconstructionConfig(Section):
     seconds: Positive | None = None
     """Time to stay within; steps are cut to what fits. The result then depends on the machine. Absent: all steps."""
     mixed_precision: bool = False
-    """Whether forward passes compute in 16 bits where the device supports it."""
+    """Compute forward passes in 16 bits where the device supports it."""
 
 
 class DistillationConfig(Section):
@@ -166,7 +166,7 @@ class AugmentationConfig(Section):
     max_rotation: NonNegative = 0.0
     """Largest rotation either way, in degrees."""
     flip: bool = False
-    """Whether half of the images are mirrored left to right."""
+    """Mirror half of the images left to right."""
 
 
 class FinetuneConfig(Section):
@@ -201,7 +201,7 @@ class PruningConfig(Section):
     """The channels to remove, and the search for their budgets."""
 
     method: Name = "hobs-rspar"
-    """How the network is pruned: ``hobs-rspar``, a search (``hobs-knapsack``, ``hobs-uniform``, ``hobs-gp``,
+    """Method of pruning: ``hobs-rspar``, a search (``hobs-knapsack``, ``hobs-uniform``, ``hobs-gp``,
     ``hobs-cmaes``, ``hobs-cem``, ``hobs-annealing``, ``random``), or a published method
     (``python -c "import baselines; print(baselines.available())"``)."""
     target_flops_reduction: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -209,11 +209,11 @@ class PruningConfig(Section):
     max_pruning_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Largest fraction of a single layer's channels that may go."""
     constraint: Literal["soft", "hard"] = "soft"
-    """How the search treats the target: ``soft`` penalises a miss, ``hard`` projects every plan onto it."""
+    """Effect of the target on the search: ``soft`` penalises a miss, ``hard`` projects every plan onto it."""
     hobs: HOBSConfig = HOBSConfig()
     """Pricing and choice of channels, and repair of what stays."""
     rspar: RSPARConfig = RSPARConfig()
-    """How the budgets are searched."""
+    """Search for the budgets."""
     reconstruction: ReconstructionConfig = ReconstructionConfig()
     """Teaching of the pruned network by the dense one on images without labels, before fine-tuning."""
     finetune: FinetuneConfig = FinetuneConfig()

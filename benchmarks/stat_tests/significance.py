@@ -96,7 +96,7 @@ def bootstrap_confidence_interval(
         data: [num_seeds] results, one a seed.
         confidence: Confidence level, in (0, 1).
         n_bootstrap: Number of resamples, >= 1.
-        statistic: Function of a sample, and of ``axis`` if it is vectorised; the mean by default.
+        statistic: Function of a sample, and of ``axis`` if it is vectorized; the mean by default.
         seed: Seed or generator of the resampling: the same seed gives the same interval.
 
     Returns:

@@ -48,7 +48,7 @@ class SweepConfig(ConfigFile):
     threads: Count = 1
     """CPU threads of every run. Results are equal to the bit only where this number is."""
     plots: bool = False
-    """Whether every run draws its plots."""
+    """Draw the plots of every run."""
     run: dict[str, Any] = Field(default_factory=dict)
     """Keys of the run's configuration that all runs share, e.g. ``{pruning: {finetune: {epochs: 2}}}``."""
 

@@ -16,7 +16,7 @@ from benchmarks.visualization.parts import draw_band
 from benchmarks.visualization.style import GREY, add_legend, finish, label_axes, look, new_figure
 
 SIDESTEP = 0.04
-"""How far points of all methods at one target are spread, relative to the span of the targets."""
+"""Spread of the points of all methods at one target, relative to the span of the targets."""
 
 Front = Mapping[float, Sequence[float]]
 """FLOPs reduction (a fraction) -> accuracies there (fractions), one a seed."""

@@ -1,4 +1,4 @@
-"""Can the prices be trusted on this network? Predictions against what removing channels really does.
+"""Audit of the prices on a network: predictions against what removing channels really does.
 
 Two samples of removals are priced and carried out: single units, and cuts of whole fractions of a layer. Each is
 described by

@@ -1,4 +1,4 @@
-r"""How far a cut moves the features of a network: H-OBS against named baselines.
+r"""Distance a cut moves the features of a network: H-OBS against named baselines.
 
 Half of one layer's units go, the rest of the network stays. The error is read where the layer's channels are used: the
 outputs of its consumers in the network as it then runs, against the dense ones: the share ``|Y' - Y|^2 / |Y|^2`` of

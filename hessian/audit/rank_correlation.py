@@ -90,7 +90,7 @@ def _weighted_ranks(values: NDArray[np.float64], weights: NDArray[np.float64]) -
 
 
 def _resampled_layers(count: int, seed: int) -> NDArray[np.float64]:
-    """How often every layer is drawn in every resample, [RESAMPLES, count]."""
+    """Number of times every layer is drawn in every resample, [RESAMPLES, count]."""
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     return draws.astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""What an audit of prices found: single removals, their rank correlations, feature errors."""
+"""Findings of an audit of prices: single removals, their rank correlations, feature errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What an audit found.
+    """Findings of an audit.
 
     Attributes:
         images: number of images it was measured on.

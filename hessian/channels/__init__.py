@@ -1,4 +1,4 @@
-"""Which channels belong together, and cutting them."""
+"""Channels that belong together, and cutting them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What layers are called with, and how often: seen by hooks during a forward pass."""
+"""Arguments that layers are called with, and numbers of calls: seen by hooks during a forward pass."""
 
 from __future__ import annotations
 

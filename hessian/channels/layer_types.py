@@ -1,4 +1,4 @@
-"""Which module types mix channels, carry them, or group them."""
+"""Module types by what they do to channels: mix them, carry them, or group them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NORM_TYPES = (
 
 
 def is_depthwise(module: Any) -> bool:
-    """Whether a module is a convolution with filters of its own for every channel: one, or the same number for all."""
+    """Return whether a module is a convolution with filters of its own for every channel, equally many for all."""
     if not isinstance(module, CONV_TYPES) or module.groups == 1 or module.groups != module.in_channels:
         return False
     return module.out_channels == module.groups or not module.transposed

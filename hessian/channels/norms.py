@@ -1,4 +1,4 @@
-"""Which normalisation directly follows a layer: it can absorb a constant shift of the layer's outputs."""
+"""The normalisation that directly follows a layer: it can absorb a constant shift of the layer's outputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def is_frozen_norm(module: nn.Module) -> bool:
-    """Whether a module is a batch norm whose statistics and weights are all buffers (torchvision, detectron2, timm).
+    """Return whether a module is a batch norm of buffers only, weights and statistics (torchvision, detectron2, timm).
 
     By the name of its class: every library has one of its own.
     """
@@ -28,7 +28,7 @@ def is_frozen_norm(module: nn.Module) -> bool:
 
 
 def is_plain_norm(module: nn.Module) -> bool:
-    """Whether a module is a batch norm and nothing more: libraries derive classes with an activation inside."""
+    """Return whether a module is a batch norm and nothing more: libraries derive classes with an activation inside."""
     return type(module) in _PLAIN or type(module).__name__ == "FrozenBatchNorm2d"
 
 

@@ -1,4 +1,4 @@
-"""What a pruning plan leaves of every tensor of a network.
+"""The part that a pruning plan leaves of every tensor of a network.
 
 A plan names removed channels a layer; :class:`NetworkSlicer` translates it, once, into a :class:`Cut`: kept rows and
 columns of every module, sliced weights, and the few module attributes (``groups``, ``normalized_shape``) that must

@@ -34,7 +34,7 @@ class Observations(Protocol):
 
     @property
     def count(self) -> int:
-        """How many vectors, in each group."""
+        """Number of vectors, in each group."""
         ...
 
     def rows(self) -> Tensor:
@@ -133,7 +133,7 @@ class MomentSum:
         self._matrix = matrix if self._matrix is None else self._matrix.add_(matrix)
 
     def finite(self) -> bool:
-        """Whether no NaN or infinity was seen."""
+        """Return whether all entries seen were finite: no NaN, no infinity."""
         seen = self._rows if self._matrix is None else [self._matrix.diagonal(dim1=1, dim2=2)]
         return all(bool(torch.isfinite(part).all()) for part in seen)
 

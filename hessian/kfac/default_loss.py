@@ -23,7 +23,7 @@ from torch import Tensor
 
 
 def has_classes(outputs: Tensor) -> bool:
-    """Whether a tensor looks like logits: classes on dimension 1, at one position or many."""
+    """Return whether a tensor looks like logits: classes on dimension 1, at one position or many."""
     return outputs.ndim >= 2 and outputs.shape[1] > 1
 
 

@@ -13,7 +13,7 @@ from hessian.patches.matrices import CHUNK_ELEMENTS, from_matrix, output_columns
 
 @dataclass(frozen=True, eq=False)
 class LastBatch:
-    """What a layer's diagonal needs of a pass.
+    """The part of a pass that a layer's diagonal needs.
 
     Attributes:
         module: the layer, with the geometry it was called with.

@@ -1,4 +1,4 @@
-"""What to back-propagate so that output gradients carry the curvature of the loss.
+"""Vectors to back-propagate so that output gradients carry the curvature of the loss.
 
 For one sample with network output z the loss has the Hessian H(z). Any random v with ``E[v v^T] = H`` makes the
 second moment of the back-propagated v the (generalised Gauss-Newton) curvature. The choices:

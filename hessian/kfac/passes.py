@@ -47,7 +47,7 @@ class CurvaturePasses:
 
     @property
     def scale(self) -> float:
-        """What gradients are multiplied by, lest those of float16 networks vanish."""
+        """Factor on the gradients, lest those of float16 networks vanish."""
         return FLOAT16_SCALE if self._dtype is torch.float16 else 1.0
 
     def prepare(self, batch: Batch) -> None:

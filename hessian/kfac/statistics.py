@@ -19,7 +19,7 @@ from hessian.support.distributed import Workers
 
 @dataclass(frozen=True)
 class StatisticsSettings:
-    """What is gathered, and how.
+    """Settings of what is gathered, and how.
 
     Attributes:
         reduce: KFAC-reduce instead of KFAC-expand.
@@ -36,7 +36,7 @@ class StatisticsSettings:
 
 @dataclass(frozen=True, eq=False)
 class SeenInputs:
-    """What has to be remembered of a layer's forward pass until its gradient arrives.
+    """The part of a layer's forward pass to remember until its gradient arrives.
 
     Attributes:
         lattice: output positions in use; None for all.
@@ -86,7 +86,7 @@ class Statistics:
 
     @property
     def complete(self) -> bool:
-        """Whether any layer has seen both inputs and gradients."""
+        """True where any layer has seen both inputs and gradients."""
         return any(sums.G.count for sums in self._sums.values())
 
     def reseed(self, seed: int) -> None:

@@ -67,7 +67,7 @@ class DampedRows:
         return refitted
 
     def consumer(self, weight: Tensor, outputs: Moment, blocks: Tensor) -> DualConsumer:
-        """What these inputs contribute to the prices of a layer's units.
+        """Contribution of these inputs to the prices of a layer's units.
 
         Args:
             weight: [groups, d_out, d]; a constant's column, the last, may be missing.
@@ -108,7 +108,7 @@ class DualConsumer:
 
     @property
     def device(self) -> torch.device:
-        """Where the sweep runs."""
+        """Device the sweep runs on."""
         return self.rows.device
 
     def single_prices(self) -> Tensor:

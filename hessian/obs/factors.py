@@ -73,7 +73,7 @@ class KroneckerFactors:
         return with_ridge(self.inputs, self.ridge(damping))
 
     def consumer(self, damped: DampedMatrix | DampedRows, weight: Tensor, blocks: Tensor) -> Consumer:
-        """What the layer, as a consumer, contributes to the prices of the units that feed it.
+        """Contribution of the layer, as a consumer, to the prices of the units that feed it.
 
         Args:
             damped: :meth:`damped`, made once for all the layers that feed this one.

@@ -47,7 +47,7 @@ class DampedMatrix:
         return refit_columns(weight, self.matrix, kept).to(weight.dtype)
 
     def consumer(self, weight: Tensor, outputs: Moment, blocks: Tensor) -> DenseConsumer:
-        """What these inputs contribute to the prices of a layer's units.
+        """Contribution of these inputs to the prices of a layer's units.
 
         Args:
             weight: [groups, d_out, d]; a constant's column, the last, may be missing.
@@ -86,7 +86,7 @@ class DenseConsumer:
 
     @property
     def device(self) -> torch.device:
-        """Where the sweep runs."""
+        """Device the sweep runs on."""
         return self.zeroing.device
 
     def single_prices(self) -> Tensor:
@@ -111,7 +111,7 @@ class DenseConsumer:
 
 @dataclass(frozen=True, eq=False)
 class ConsumerQuadratic:
-    """What one consumer contributes to the price of its layer's units, with ``W^T G W`` as a matrix.
+    """Contribution of one consumer to the price of its layer's units, with ``W^T G W`` as a matrix.
 
     Attributes:
         inverse: damped ``A^-1`` [groups, n c, n c] on the layer's columns, unit after unit.
@@ -125,7 +125,7 @@ class ConsumerQuadratic:
 
     @property
     def device(self) -> torch.device:
-        """Where the sweep runs."""
+        """Device the sweep runs on."""
         return self.inverse.device
 
     def elimination(self) -> DenseElimination:

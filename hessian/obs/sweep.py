@@ -67,7 +67,7 @@ class Eliminable(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the sweep runs."""
+        """Device the sweep runs on."""
         ...
 
     def elimination(self) -> Elimination:

@@ -21,13 +21,13 @@ from hessian.patches.tap_geometry import Geometry, Indices, Phase, PhasePair, Sh
 Block = Callable[[Indices, Indices], Tensor]
 
 CALL_MACS = 1 << 22
-"""What starting one more product costs, in multiply-adds (measured, as the next two)."""
+"""Cost of starting one more product, in multiply-adds (measured, as the next two)."""
 
 BLOCK_MACS = 1 << 20
-"""What putting together one more block costs, in multiply-adds."""
+"""Cost of putting together one more block, in multiply-adds."""
 
 PATCH_MACS = 16
-"""What writing and reading one element of a patch costs, in multiply-adds."""
+"""Cost of writing and reading one element of a patch, in multiply-adds."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class LayerView:
 
 
 def exact_layer(module: nn.Module) -> bool:
-    """Whether a module is of one of PyTorch's own classes of convolutions and linear layers."""
+    """Return whether a module is of one of PyTorch's own classes of convolutions and linear layers."""
     return type(module) in MIXING_TYPES and "weight" in module._parameters
 
 
@@ -72,7 +72,7 @@ def layer_view(module: Any, inputs: Tensor) -> LayerView:
 
 
 def why_not_refitted(module: Any, inputs: Tensor) -> str | None:
-    """Why a layer's weight cannot be replaced by a refitted one, or None where it can.
+    """Reason why a layer's weight cannot be replaced by a refitted one, or None where it can.
 
     Args:
         module: a convolution or linear layer.

@@ -148,7 +148,7 @@ class PositionSample:
 
 
 def _windows(module: Any, inputs: Tensor, image: Tensor, place: Sequence[Tensor]) -> Tensor:
-    """What the layer reads at some positions: [S, in, *kernel]."""
+    """Windows that the layer reads at some positions: [S, in, *kernel]."""
     kernel = tuple(module.kernel_size)
     taps = torch.unravel_index(torch.arange(math.prod(kernel), device=image.device), kernel)
     corners = [

@@ -1,4 +1,4 @@
-r"""Which shifted products of an image the second moment of a convolution's patches is made of.
+r"""Shifted products of an image that make up the second moment of a convolution's patches.
 
 The block of taps (t, u) in that second moment is a sum over output positions p,
 
@@ -29,7 +29,7 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution walks over its input, an entry an axis.
+    """Walk of a convolution over its input, an entry an axis.
 
     Attributes:
         kernel: taps.
@@ -180,7 +180,7 @@ class PhasePair:
 
     @cached_property
     def terms(self) -> dict[tuple[Indices, Indices], tuple[Term, ...]]:
-        """What the block of a left and a right tap is made of; taps are counted inside their phases."""
+        """Terms that the block of a left and a right tap is made of; taps are counted inside their phases."""
         taps = [
             list(itertools.product(*(range(len(phase.taps)) for phase in side))) for side in (self.left, self.right)
         ]

@@ -15,7 +15,7 @@ from hessian.refit.closed_form import Compensator
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
-    """What :class:`hessian.hobs.HOBSSensitivityAnalyzer` knows, for those who read it.
+    """Read-only view of everything a :class:`hessian.hobs.HOBSSensitivityAnalyzer` knows.
 
     Attributes:
         model: the network; never modified.

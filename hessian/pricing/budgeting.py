@@ -13,7 +13,7 @@ from hessian.channels.flops import FlopsModel
 from hessian.channels.group import ChannelGroup
 
 RANKINGS = ("channels", "flops")
-"""What a pruning ratio may be a fraction of."""
+"""Quantities that a pruning ratio may be a fraction of."""
 
 
 def prices_of_channels(groups: Sequence[ChannelGroup], prices: Mapping[str, Tensor]) -> dict[str, Tensor]:

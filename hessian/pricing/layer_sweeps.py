@@ -22,7 +22,7 @@ from hessian.support.distributed import Workers, shares
 
 @dataclass(frozen=True, eq=False)
 class LayerCurves:
-    """What a sweep says about one layer, on the CPU.
+    """Prices, order and loss curve of one layer, on the CPU.
 
     Attributes:
         prices: float64 [num_units], price in nats of removing a single unit.

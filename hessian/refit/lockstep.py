@@ -43,7 +43,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Stop:
-    """What a pass shows while it is stopped.
+    """Values that a stopped pass shows.
 
     Attributes:
         place: where.
@@ -162,12 +162,12 @@ class NetworkPass:
 
     @property
     def stop(self) -> Stop | None:
-        """Where the pass stands."""
+        """The stop where the pass stands now."""
         return self._passage.stopped_at
 
     @property
     def finished(self) -> bool:
-        """Whether the pass has come to its end."""
+        """True where the pass has come to its end."""
         return self._passage.finished
 
     def advance(self) -> None:
@@ -251,7 +251,7 @@ class NetworkPass:
 
 
 class DenseValues:
-    """What the dense network shows at a place: kept, or computed by passes beside those of the pruned network."""
+    """Values of the dense network at a place: kept, or computed by passes beside those of the pruned network."""
 
     def __init__(self, store: Mapping[tuple[int, Place], Stop] | None, passes: Sequence[NetworkPass]) -> None:
         self._store = store

@@ -28,7 +28,7 @@ _SHUT = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class ReluTargets:
-    """What a layer in front of a ReLU should give for one batch.
+    """Outputs a layer in front of a ReLU should give for one batch.
 
     The pre-activation is an affine function of the layer's output y, ``z = Z + gain (y - wanted)``: a BatchNorm may lie
     between them, and the rest of a residual sum may be added.
@@ -67,5 +67,5 @@ class ReluTargets:
 
 
 def inverse_gain(gain: Tensor) -> Tensor:
-    """What one unit of the pre-activation is in the output; 0 where (nearly) nothing gets through."""
+    """Change of the output per unit of the pre-activation; 0 where (nearly) nothing gets through."""
     return torch.where(gain.abs() > _SHUT, 1.0 / gain, torch.zeros_like(gain))

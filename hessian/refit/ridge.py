@@ -82,7 +82,7 @@ class NormalEquations:
 
 
 def _solution(weight: Tensor, gram: Tensor, damping: float, constant: bool) -> Callable[[Tensor], Tensor]:
-    """What turns ``Y X^T`` into the ridge solution."""
+    """Function from ``Y X^T`` to the ridge solution."""
     factor = cholesky(gram + torch.diag_embed(_ridge(gram, damping, constant)))
     return lambda cross: weight + torch.cholesky_solve((cross - weight @ gram).transpose(1, 2), factor).transpose(1, 2)
 
@@ -127,7 +127,7 @@ def _gram(columns: _Patches, constant: bool, weight: Tensor) -> Tensor:
 
 
 def _ridge(gram: Tensor, damping: float, constant: bool) -> Tensor:
-    """What damping adds to the diagonal, [groups, d_in (+ 1)]."""
+    """Term that damping adds to the diagonal, [groups, d_in (+ 1)]."""
     diagonal = gram.diagonal(dim1=1, dim2=2)
     inputs = diagonal[:, :-1] if constant else diagonal
     mean = inputs.mean(dim=1, keepdim=True).clamp_min(torch.finfo(gram.dtype).tiny)
@@ -160,7 +160,7 @@ def _cross(
 
 
 def _outputs(module: Any, matrix: Tensor, X: Tensor, like: Tensor) -> Tensor:
-    """What the layer gives with other weights, in the shape of its outputs."""
+    """Outputs of the layer with other weights, in the shape of its own."""
     width = X.shape[2]
     matrix = matrix.to(X.dtype)
     if X.shape[3] == 1:  # many single positions: one product instead of one an image

@@ -183,14 +183,14 @@ class SequentialRefitter:
         return state
 
     def _belongs(self, tensor: str, layers: Collection[str]) -> bool:
-        """Whether a tensor of the state dict is changed with one of the layers."""
+        """Return whether a tensor of the state dict is changed with one of the layers."""
         owner, _, suffix = tensor.rpartition(".")
         if suffix == "running_mean":
             return any(self._norms.get(layer) == owner for layer in layers)
         return owner in layers and suffix in ("weight", "bias")
 
     def _dense_values(self, limit: int) -> dict[tuple[int, Place], Stop] | None:
-        """What every batch shows at every place, or None where that is more than ``limit`` bytes."""
+        """Values of every batch at every place, or None where that is more than ``limit`` bytes."""
         values: dict[tuple[int, Place], Stop] = {}
         size = 0
         with self._dense.passes(self.inputs if limit > 0 else []) as passes:
@@ -317,7 +317,7 @@ class _Walk:
         values: Sequence[Tensor],
         wanted: Sequence[Tensor],
     ) -> list[ReluTargets] | None:
-        """What a ReLU behind the layer makes of its outputs; None where there is none."""
+        """Targets of the layer's outputs as the ReLU behind it sees them; None where there is none."""
         relu = self._owner._structure.rectifiers.get(name) if self._owner.relu_aware else None
         if relu is None or (relu.summed and any(target.other is None for _, target in pairs)):
             return None
@@ -369,7 +369,7 @@ def _known(tensor: Tensor | None) -> Tensor:
 
 
 def _gain(norm: Any) -> Tensor:
-    """What an evaluation-mode batch norm makes of one unit, [channels]."""
+    """Factor of an evaluation-mode batch norm on one unit, [channels]."""
     weight = getattr(norm, "weight", None)
     return wide((1.0 if weight is None else weight) / (norm.running_var + norm.eps).sqrt())
 

@@ -1,4 +1,4 @@
-"""What one pass of a network shows of its layers: where they are called, and which can be refitted how."""
+"""Layers as one pass of a network shows them: where they are called, and which can be refitted how."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """What one pass of the dense network shows.
+    """Everything one pass of the dense network shows.
 
     Attributes:
         order: places in the order in which the walk comes to them.

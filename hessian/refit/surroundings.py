@@ -1,4 +1,4 @@
-"""What lies behind a layer: seen in one pass of the network, whatever Python its forward is made of.
+"""Surroundings behind a layer: seen in one pass of the network, whatever Python its forward is made of.
 
 A layer closes a residual sum where its output goes straight into an addition (through a batch norm and through what
 does nothing in evaluation mode, and nowhere else) and its branch is the deeper of the two operands. It lies in front of
@@ -29,7 +29,7 @@ _SIZE_READERS = ("size", "dim", "ndimension", "numel", "stride", "is_contiguous"
 
 
 def is_transparent(module: nn.Module) -> bool:
-    """Whether a module gives back what it is given, in evaluation mode."""
+    """Return whether a module gives back what it is given, in evaluation mode."""
     return type(module).__name__.startswith(TRANSPARENT_NAMES)
 
 
@@ -43,7 +43,7 @@ def addends(function: Any, args: Any, kwargs: Mapping[str, Any]) -> tuple[Tensor
 
 
 def reads_values(function: Any, result: Any) -> bool:
-    """Whether a call of a torch function reads entries of its tensors, not just their sizes or types."""
+    """Return whether a call of a torch function reads entries of its tensors, not just their sizes or types."""
     name = getattr(function, "__name__", "")
     if name == "__get__":
         return bool(tensors(result))
@@ -56,7 +56,7 @@ def tensors(values: Any) -> list[Tensor]:
 
 
 def ceiling(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
-    """Where the output of a ReLU stops growing (``math.inf``, or 6 of a ReLU6); None for a call of anything else."""
+    """Ceiling of a ReLU's output (``math.inf``, or 6 of a ReLU6); None for a call of anything else."""
     name = getattr(function, "__name__", "")
     if name in ("relu", "relu_"):
         return math.inf
@@ -87,7 +87,7 @@ class Rectifier:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What lies behind the layers of a network; layers that run more than once are left out.
+    """Surroundings behind the layers of a network; layers that run more than once are left out.
 
     Attributes:
         closing: layer that closes a residual sum -> name of the batch norm in between, or None.
@@ -123,7 +123,7 @@ class _Straight:
     reads: int = 0
 
     def alone(self) -> bool:
-        """Whether it, and what it comes from, is read once."""
+        """Return whether it, and what it comes from, is read once."""
         return self.reads == 1 and (self.parent is None or self.parent.alone())
 
 

@@ -111,7 +111,7 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 def as_batch(batch: Any, model: nn.Module | None = None) -> Batch:
-    """What a loader yields as a call of a network; see the table above.
+    """Return what a loader yields as a call of a network; see the table above.
 
     Args:
         batch: one of the forms of the table.

@@ -29,7 +29,7 @@ def call_model(model: nn.Module, example_input: Any) -> Any:
 
 
 def _takes_one_list(model: nn.Module, given: Any) -> bool:
-    """Whether a list is what the network calls its one input (torchvision's detectors: a list of images)."""
+    """Return whether a list is what the network calls its one input (torchvision's detectors: a list of images)."""
     if not isinstance(given, list):
         return False
     required = [

@@ -137,7 +137,7 @@ def torchrun_group() -> Iterator[Workers]:
 
 
 def shares(costs: Sequence[float], size: int) -> list[int]:
-    """Which process does which job: the longest job first, always to the least loaded process.
+    """Return the process of every job: the longest job first, always to the least loaded process.
 
     Args:
         costs: cost of every job, in any unit.

@@ -23,7 +23,7 @@ CHECKSUM_KEY = "sha256"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
-"""What file systems say that cannot flush a folder; they flush a rename on their own terms."""
+"""Errors of file systems that cannot flush a folder; they flush a rename on their own terms."""
 
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 
@@ -212,7 +212,7 @@ def sha256_of(*parts: Any) -> str:
 
 
 def _is_tensor(part: Any) -> bool:
-    """Whether a value is a tensor; where PyTorch was never imported there is none."""
+    """Return whether a value is a tensor; where PyTorch was never imported there is none."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(part, torch.Tensor)
 

@@ -1,4 +1,4 @@
-"""How feature maps and convolution weights lie in memory."""
+"""Memory layout of feature maps and convolution weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def preferred_layout(tensor: Tensor) -> Tensor:
 
 
 def runs_on(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether a network runs on inputs as they lie in memory; a ``view`` in its forward may refuse channels last."""
+    """Return whether a network runs on inputs as they lie in memory; a ``view`` in it may refuse channels last."""
     try:
         with torch.no_grad():
             model(inputs)

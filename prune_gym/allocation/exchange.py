@@ -67,7 +67,7 @@ class LossTable:
         return cls(counts, losses, sizes, within)
 
     def place(self, layer: int, count: int) -> int:
-        """Where a legal count of a layer stands."""
+        """Index of a legal count among those of its layer."""
         return int(np.searchsorted(self.counts[layer, : self.sizes[layer]], count))
 
 
@@ -182,7 +182,7 @@ class Exchange:
     # ------------------------------------------------------------------ what cannot improve
 
     def _improves(self, first: IntArray, second: IntArray) -> BoolArray:
-        """Whether two layers may have a better pair of counts, bool [P].
+        """Return whether two layers may have a better pair of counts, bool [P].
 
         Args:
             first: int64 [P], or [1] for one layer against many.
@@ -218,7 +218,7 @@ class Exchange:
         return self.table.counts[layers, ends[0]][:, None], self.table.counts[layers, ends[1]][:, None]
 
     def _hopeful(self) -> BoolArray:
-        """Whether a layer may improve with any other, bool [L]."""
+        """Return whether a layer may improve with any other, bool [L]."""
         layers = np.arange(len(self.kept))
         steps, losses = self._moves(layers)
         spent = (steps * (self._slope[:, None] + steps * self._square[:, None])).ravel()

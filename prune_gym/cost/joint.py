@@ -14,7 +14,7 @@ from prune_gym.cost.planwise import PlanwiseCost
 from prune_gym.cost.quadratic import QuadraticCost
 
 SCALE = 1e9
-"""What a full budget counts, so that costs are large numbers as FLOPs are."""
+"""Cost of a plan that uses up its budget: large, as FLOPs are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +31,7 @@ class Budget:
 
     @property
     def most(self) -> float:
-        """What a plan may cost."""
+        """Largest cost a plan may have."""
         return (1.0 - self.reduction) * self.cost.dense
 
 
@@ -53,7 +53,7 @@ class JointCost(PlanwiseCost):
 
     @property
     def dense(self) -> float:
-        """How much the dense network uses of the scarcest budget."""
+        """Cost of the dense network: its use of the scarcest budget, in units of :data:`SCALE`."""
         return self._dense
 
     @property
@@ -62,7 +62,7 @@ class JointCost(PlanwiseCost):
         return 1.0 - SCALE / self._dense
 
     def of(self, kept: IntArray) -> FloatArray:
-        """How much plans use of their most used up budget: kept int [..., L] -> float64 [...]."""
+        """Cost of plans: their use of the most used up budget, kept int [..., L] -> float64 [...]."""
         used = [budget.cost.of(kept) / budget.most for budget in self.budgets]
         return np.asarray(SCALE * np.max(used, axis=0))
 

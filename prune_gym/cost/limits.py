@@ -1,4 +1,4 @@
-"""Which kept counts a plan may use: at least one unit, at most ``max_ratio`` removed, rounded for the hardware."""
+"""Kept counts a plan may use: at least one unit, at most ``max_ratio`` removed, rounded for the hardware."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class CountLimits:
         return counts if counts[-1] == units else np.append(counts, units)
 
     def contains(self, kept: IntArray) -> NDArray[np.bool_]:
-        """Whether plans use legal counts only, bool [...]."""
+        """Return whether plans use legal counts only, bool [...]."""
         kept = np.asarray(kept)
         whole = (kept % self.step == 0) | (kept == self.units)
         return (whole & (kept >= self.minimum) & (kept <= self.units)).all(axis=-1)

@@ -29,7 +29,7 @@ class QuadraticCost:
         return ((kept @ self.pairwise + self.linear) * kept).sum(axis=-1) + self.constant
 
     def change(self, kept: IntArray, other: IntArray) -> FloatArray:
-        """What changing one layer at a time costs.
+        """Difference in cost from changing one layer at a time.
 
         Args:
             kept: int [..., L], the plans.

@@ -12,7 +12,7 @@ from hessian.support.names import unknown
 from prune_gym.cost.budgeted import BudgetedCost
 
 QUANTITIES = ("flops", "params", "latency")
-"""What a target can limit by name."""
+"""Names of the quantities a target can limit."""
 
 ARGUMENTS = {
     "flops": "target_flops_reduction",
@@ -46,7 +46,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        """What is limited."""
+        """Name of what is limited."""
         return self.quantity if isinstance(self.quantity, str) else self.quantity.quantity
 
     @classmethod

@@ -27,7 +27,7 @@ HELD_OUT = 5000
 
 @dataclass(frozen=True)
 class CifarFormat:
-    """Where one of the two data sets keeps what.
+    """File layout of one of the two data sets.
 
     Attributes:
         name: Of the data set.
@@ -123,7 +123,7 @@ def load_cifar_splits(
 
 
 def missing_cifar(cifar: CifarFormat, data_dir: str | os.PathLike[str] | None = None) -> str:
-    """How to get the files that are not there, or nothing if they are."""
+    """Instructions to get the files that are not there, or nothing if they are."""
     try:
         _locate(cifar, data_dir)
     except FileNotFoundError as error:

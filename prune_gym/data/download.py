@@ -13,7 +13,7 @@ from prune_gym.support.files import cache_dir
 logger = logging.getLogger(__name__)
 
 DOWNLOAD_HINT = "have it fetched with download=True (`--download` of benchmarks.train_dense)"
-"""How a user says that something may be downloaded."""
+"""Hint that tells a user how to allow a download."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class RemoteFile:
 
 
 def data_folder(name: str) -> Path:
-    """Where downloaded files of a data set are kept: ``data/<name>`` in the cache."""
+    """Folder for downloaded files of a data set: ``data/<name>`` in the cache."""
     return cache_dir() / "data" / name
 
 

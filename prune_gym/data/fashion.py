@@ -17,7 +17,7 @@ DATA_VARIABLE = "PRUNE_GYM_FASHION_MNIST"
 """Environment variable that names the folder of the idx files."""
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package ``dataset-fashion-mnist`` puts them."""
+"""Folder into which Debian's package ``dataset-fashion-mnist`` puts the files."""
 
 HELD_OUT = 2000
 """Training images never trained on; the reward split is a part of them, whatever its size."""
@@ -76,7 +76,7 @@ def load_fashion_splits(
 
 
 def missing_fashion(data_dir: str | os.PathLike[str] | None = None) -> str:
-    """How to get the files that are not there, or nothing if all are."""
+    """Instructions to get the files that are not there, or nothing if all are."""
     folder = _folder(data_dir)
     for file in FILES:
         try:

@@ -96,7 +96,7 @@ def spread(count: int, size: int) -> torch.Tensor:
 
 
 def split_of_loader(loader: DataLoader[Any]) -> DatasetSplit | TensorSplit:
-    """What a loader loads: its dataset in order, whatever the shuffling; read at once where that cannot be told.
+    """Dataset of a loader in order, whatever the shuffling; read at once where that cannot be told.
 
     Args:
         loader: Of pairs (images, labels), or dicts of both. One that picks or batches in a way of its own (a weighted

@@ -14,7 +14,7 @@ from hessian.support.batches import INPUT_KEYS, LABEL_KEYS
 
 
 class ImageSplit(Protocol):
-    """What training and evaluation ask of a split, whether it is in memory or on disk."""
+    """Interface that training and evaluation ask of a split, whether it is in memory or on disk."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -164,7 +164,7 @@ def stack_pairs(pairs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def different_shapes(first: Sequence[int], second: Sequence[int]) -> str:
-    """What to say when images of a dataset cannot be stacked."""
+    """Message for images of a dataset that cannot be stacked."""
     return (
         f"images differ in shape, for example {list(first)} and {list(second)}; resize or crop them to one size in the "
         "dataset's transform"

@@ -1,4 +1,4 @@
-"""What the pruning environments share: the problem, the target, lambda, measuring and looking at plans."""
+"""Common parts of the pruning environments: the problem, the target, lambda, measuring and looking at plans."""
 
 from __future__ import annotations
 
@@ -102,14 +102,14 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     @property
     def cost(self) -> BudgetedCost:
-        """What the target limits; latency is measured when first asked for."""
+        """Cost that the target limits; latency is measured when first asked for."""
         return self.problem.cost_of(self.limited)
 
     def _check_range(self) -> None:
         self.cost.check_target(np.array([self.targets.low, self.targets.high]), self.limits)
 
     def start_plan(self, target: float | None = None) -> IntArray:
-        """Where episodes of a target (None: the current one) start, int64 [L]."""
+        """Plan that episodes of a target (None: the current one) start from, int64 [L]."""
         wanted = self._target if target is None else target
         return self.problem.start_plan(self.settings.start, wanted, limits=self.limits, cost=self.cost)
 

@@ -1,4 +1,4 @@
-"""How the target binds: as a penalty on the score, or as a projection of every plan."""
+"""Constraints: the target binds as a penalty on the score, or as a projection of every plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How plans are scored: by running the small network, or from the predicted loss curves."""
+"""Fidelities: plans are scored by running the small network, or from the predicted loss curves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class MeasuredFidelity:
     name = "measured"
 
     def evaluate(self, problem: PruningProblem, archive: Archive, kept: IntArray) -> Evaluation:
-        """What one plan [L] scores; adds it to the archive."""
+        """Measure the scores of one plan [L]; adds them to the archive."""
         key = tuple(kept.tolist())
         if key not in archive:
             archive[key] = problem.evaluator.evaluate(key)
@@ -43,7 +43,7 @@ class PredictedFidelity:
     name = "predicted"
 
     def evaluate(self, problem: PruningProblem, archive: Archive, kept: IntArray) -> Evaluation:
-        """What one plan [L] is expected to score; the archive stays as it is."""
+        """Predict the score of one plan [L]; the archive stays as it is."""
         return Evaluation(*problem.predicted_metrics(kept).tolist())
 
     def metrics(self, problem: PruningProblem, kept: IntArray) -> FloatArray:
@@ -53,15 +53,15 @@ class PredictedFidelity:
 
 @runtime_checkable
 class Fidelity(Protocol):
-    """What answers how good plans are; an object of one's own may be given to the environments too."""
+    """Judge of plans, measured or predicted; an object of one's own may be given to the environments too."""
 
     @property
     def name(self) -> str:
-        """What the environment's ``fidelity`` says."""
+        """Name, as the environment's ``fidelity`` says it."""
         ...
 
     def evaluate(self, problem: PruningProblem, archive: Archive, kept: IntArray) -> Evaluation:
-        """What one plan [L] scores."""
+        """Score one plan [L], by measuring or predicting."""
         ...
 
     def metrics(self, problem: PruningProblem, kept: IntArray) -> FloatArray:

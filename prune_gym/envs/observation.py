@@ -1,4 +1,4 @@
-"""What an agent sees: the layout of the flat observation, and the observer that fills it.
+"""Observations of an agent: the layout of the flat vector, and the observer that fills it.
 
 The features of the layers are named and computed in :mod:`prune_gym.problem.features`.
 """
@@ -25,7 +25,7 @@ GLOBALS = ("accuracy_drop", "flops_reduction", "target_flops_reduction", "lambda
 
 @dataclass(frozen=True)
 class ObservationLayout:
-    """Where everything is in the flat observation ``[features L*F | pruning ratios L | 5 globals]``.
+    """Positions in the flat observation ``[features L*F | pruning ratios L | 5 globals]``.
 
     Attributes:
         num_layers: L.

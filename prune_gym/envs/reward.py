@@ -17,7 +17,7 @@ from prune_gym.measuring.evaluator import Metric
 
 FloatOrArray = float | NDArray[np.float64]
 Cost = Literal["flops", "latency"]
-"""What a reward weighs accuracy against: FLOPs, or latency relative to the dense network's."""
+"""Cost a reward weighs accuracy against: FLOPs, or latency relative to the dense network's."""
 
 LAMBDA_0 = 3.0
 TAU = 1.0
@@ -81,7 +81,7 @@ class AccuracyFlops:
     needs_hard_constraint = False
 
     def value(self, quality: FloatOrArray, cost: FloatOrArray) -> FloatOrArray:
-        """What plans are worth by themselves, given their :attr:`metric` and FLOPs, [...]."""
+        """Worth of plans by themselves, given their :attr:`metric` and FLOPs, [...]."""
         return quality
 
 

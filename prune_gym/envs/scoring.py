@@ -1,4 +1,4 @@
-"""What plans are worth under a reward: their value, and the score that a missed target lowers."""
+"""Worth of plans under a reward: their value, and the score that a missed target lowers."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Scorer:
         return PlanState(kept, evaluation, reduction, short, value, value - weight * short)
 
     def values(self, qualities: Any, reductions: Any, kept: IntArray | None) -> Any:
-        """What plans are worth, without penalty, [...].
+        """Worth of plans, without penalty, [...].
 
         Args:
             qualities: [...], what they measure in the reward's metric.
@@ -81,7 +81,7 @@ class Scorer:
         return np.asarray(self.values(qualities, reductions, kept) - weight * violation(reductions, np.float64(target)))
 
     def _costs(self, reductions: Any, kept: IntArray | None) -> Any:
-        """What the reward weighs accuracy against: FLOPs, or latency relative to the dense network's, [...]."""
+        """Cost the reward weighs accuracy against: FLOPs, or latency relative to the dense network's, [...]."""
         if self._reward.cost == "flops" and self._limited == "flops":
             return (1.0 - reductions) * self._problem.cost.dense_flops
         if kept is None and not self._reward.weighs_cost:

@@ -32,7 +32,7 @@ OF_THE_PROBLEM = ("task", "repair", "judge", "device", "cache_dir", "task_option
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EnvSettings:
-    """What every pruning environment is told.
+    """Settings of every pruning environment.
 
     Attributes:
         task: what is pruned, a registered name or an object; names survive ``spec.to_json()``.
@@ -89,7 +89,7 @@ class EnvSettings:
         self.one_target()  # refuses several
 
     def one_target(self) -> Target:
-        """What has to be reached, whichever argument says it.
+        """Return what has to be reached, whichever argument says it.
 
         Raises:
             ValueError: several do, or one is out of its range.
@@ -119,7 +119,7 @@ class EnvSettings:
 
     @classmethod
     def signature(cls) -> inspect.Signature:
-        """What an environment's constructor takes, for ``help`` and editors: the settings and ``problem``."""
+        """Signature of an environment's constructor, for ``help`` and editors: the settings and ``problem``."""
         own = list(inspect.signature(cls).parameters.values())
         problem = inspect.Parameter(
             "problem", inspect.Parameter.KEYWORD_ONLY, default=None, annotation="PruningProblem | None"

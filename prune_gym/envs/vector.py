@@ -246,7 +246,7 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
 
 @dataclass(frozen=True, eq=False)
 class _Plans:
-    """Where the episodes stand, one row a copy (see :class:`prune_gym.envs.scoring.PlanState`)."""
+    """Current plans of the episodes, one row a copy (see :class:`prune_gym.envs.scoring.PlanState`)."""
 
     kept: IntArray
     metrics: FloatArray

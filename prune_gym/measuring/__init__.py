@@ -1,1 +1,1 @@
-"""What a plan scores: repair, run, predict, remember."""
+"""Scores of plans: repair, run, predict, remember."""

@@ -20,7 +20,7 @@ from prune_gym.tasks.task import PruningTask
 
 @dataclass(frozen=True)
 class CurvatureSettings:
-    """How a task's curvature is measured.
+    """Settings of the measurement of a task's curvature.
 
     Attributes:
         damping: relative damping of the input factors.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prune_gym.tasks.task import PruningTask
 
 Metric = Literal["soft_accuracy", "accuracy"]
-"""What is read off a measured plan: the mean probability of the true class, or top-1 accuracy."""
+"""Number read off a measured plan: the mean probability of the true class, or top-1 accuracy."""
 
 CPU_BATCH_SIZE = 128
 """Images a forward pass on a CPU: few enough for a layer's maps to stay in its cache."""

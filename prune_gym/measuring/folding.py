@@ -114,7 +114,7 @@ def _outputs(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _computes(model: nn.Module, images: Tensor, expected: Tensor) -> bool:
-    """Whether a copy computes these outputs: not where a convolution's output has a second reader, for example."""
+    """Return whether a copy computes these outputs; not where a convolution's output has a second reader, say."""
     given = images.clone()
     try:
         outputs = _outputs(model, given)

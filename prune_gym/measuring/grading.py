@@ -1,4 +1,4 @@
-"""How good a network is on a split: by its labels, by a task's own metric, or by its agreement with the dense network.
+"""Grades of a network on a split: by its labels, by a task's own metric, or by its agreement with the dense network.
 
 Agreement needs no labels. Where outputs are classes it is the share of images (of a dense prediction: of positions)
 that get the dense network's class; where they are numbers it is the coefficient of determination, R squared, of the
@@ -21,7 +21,7 @@ from prune_gym.tasks.task import AGREEMENT, Metric, PruningTask
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a plan scores on the reward split.
+    """Scores of a plan on the reward split.
 
     Attributes:
         accuracy: top-1, fraction in [0, 1]; of tasks with a metric, its value (agreement included).
@@ -41,7 +41,7 @@ Grader = Callable[[nn.Module], Evaluation]
 
 
 def make_grader(task: PruningTask, batch_size: int, split: TensorSplit | None = None) -> Grader:
-    """What scores the pruned networks of a task.
+    """Make the grader that scores the pruned networks of a task.
 
     Args:
         task: its metric and dense network.

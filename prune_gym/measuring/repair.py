@@ -1,4 +1,4 @@
-"""How a candidate's surviving weights are repaired before it is scored, and how its final network is.
+"""Repairs of the surviving weights: of a candidate before it is scored, and of its final network.
 
 * :class:`SequentialRepair` (default): every layer refitted against the dense network on the pruned network's own inputs
   (:mod:`hessian.refit.sequential`). BatchNorm statistics need no recalibration afterwards; it makes things worse.

@@ -1,4 +1,4 @@
-"""What a plan is worth after the first steps of a reconstruction: a stand-in for what comes after the search.
+"""Worth of a plan after the first steps of a reconstruction: a stand-in for what comes after the search.
 
 The repair refits a plan's network and then takes a few dozen steps towards the dense network's outputs on the
 calibration images (:mod:`prune_gym.reconstruction`), without labels. Dense outputs are computed once for all plans.
@@ -28,7 +28,7 @@ STEPS = 40
 """Steps a plan is given."""
 
 SETTING = Setting(lr=1e-3, batch_statistics=False)
-"""How they are taken: in so few steps statistics of single batches cost more than they give."""
+"""Setting of these steps: in so few, statistics of single batches cost more than they give."""
 
 
 class ShortReconstruction:

@@ -29,7 +29,7 @@ BOUND = 10.0
 """Observations are clipped to [-BOUND, BOUND]."""
 
 COST_FEATURES = ("log_flops_share", "log_params_share", "log_units", "depth")
-"""What the cost model alone knows: no curvature."""
+"""Features known from the cost model alone: no curvature."""
 
 AMC_FEATURES = (
     "depth",
@@ -180,7 +180,7 @@ def raw_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel) -> dict[str, Fl
 
 
 def cost_features(cost: CostModel) -> dict[str, FloatArray]:
-    """What needs no curvature (:data:`COST_FEATURES`), before standardisation: name -> float64 [L]."""
+    """Features that need no curvature (:data:`COST_FEATURES`), before standardisation: name -> float64 [L]."""
     return {
         "log_flops_share": np.log(_half_shares(cost.flops_form.change, cost.units, cost.dense_flops)),
         "log_params_share": np.log(_half_shares(cost.params_form.change, cost.units, cost.dense_params)),
@@ -190,7 +190,7 @@ def cost_features(cost: CostModel) -> dict[str, FloatArray]:
 
 
 def curvature_features(hobs: HOBSSensitivityAnalyzer) -> dict[str, FloatArray]:
-    """What prices and Kronecker factors say, before standardisation: name -> float64 [L].
+    """Features from prices and Kronecker factors, before standardisation: name -> float64 [L].
 
     Raises:
         ValueError: the analysis has no factors, as one by magnitude.

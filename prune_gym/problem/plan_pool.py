@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Plan = tuple[int, ...]
 Timed = tuple["Evaluation", float]
-"""What a plan scores, and how long measuring it took (s)."""
+"""Scores of a plan, and the seconds that measuring it took."""
 
 Self = TypeVar("Self", bound="PlanPool")
 

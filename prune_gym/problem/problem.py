@@ -45,14 +45,14 @@ START_NAMES = ("knapsack", "uniform")
 
 Judge: TypeAlias = Literal["labels", "dense"]
 JUDGES = ("labels", "dense")
-"""What plans are held to: labels (or a task's metric), or the dense network."""
+"""Judges of plans: labels (or a task's metric), or the dense network."""
 
 SELECTIONS = {"hobs": analyse, "magnitude": magnitude.rank_by_magnitude}
-"""What decides which units of a layer leave first: the H-OBS elimination order, or the size of the filters."""
+"""Rules for the units of a layer that leave first: the H-OBS elimination order, or the size of the filters."""
 
 
 class Pool(Protocol):
-    """Where several plans are measured side by side; :class:`prune_gym.problem.plan_pool.PlanPool` is one."""
+    """Pool that measures plans side by side; :class:`prune_gym.problem.plan_pool.PlanPool` is one."""
 
     def fill(self, evaluator: Evaluator, plans: Sequence[Sequence[int]]) -> None:
         """Measure the plans that the evaluator does not know yet, so that asking for them is free."""
@@ -159,7 +159,7 @@ class PruningProblem:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether data, weights and curvature are there."""
+        """True where data, weights and curvature are there."""
         return self._loaded is not None
 
     def load(self) -> PruningProblem:
@@ -244,7 +244,7 @@ class PruningProblem:
 
     @property
     def dense(self) -> Evaluation:
-        """What the unpruned network scores on the reward split."""
+        """Scores of the unpruned network on the reward split."""
         return self._parts.dense
 
     @property
@@ -271,7 +271,7 @@ class PruningProblem:
         return self._latencies[batch_size]
 
     def cost_of(self, quantity: str | BudgetedCost) -> BudgetedCost:
-        """What a target limits: ``"flops"``, ``"params"`` or ``"latency"`` (measured when first asked for).
+        """Cost that a target limits: ``"flops"``, ``"params"`` or ``"latency"`` (measured when first asked for).
 
         Raises:
             ValueError: another quantity.
@@ -352,7 +352,7 @@ class PruningProblem:
         limits: CountLimits | None = None,
         cost: BudgetedCost | None = None,
     ) -> IntArray:
-        """Where a search begins: a plan on the target.
+        """Plan on the target that a search begins from.
 
         Args:
             start: ``"knapsack"`` (least summed predicted loss) or ``"uniform"`` (equal ratios).

@@ -39,7 +39,7 @@ Runner = Callable[[tuple[Tensor, ...]], Sequence[Tensor]]
 
 @dataclass(frozen=True)
 class Parity:
-    """How well an exported network agrees with the model it came from.
+    """Agreement of an exported network with the model it came from.
 
     Attributes:
         path: The file written.

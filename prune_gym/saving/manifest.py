@@ -1,4 +1,4 @@
-"""What is known about a saved network: the JSON manifest beside its weights, checked when it is read."""
+"""Facts about a saved network: the JSON manifest beside its weights, checked when it is read."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _VERSIONED_PACKAGES = ("prune-gym", "torch", "torch-pruning", "safetensors")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the JSON file beside the weights says.
+    """Content of the JSON file beside the weights.
 
     Attributes:
         factory: Registered name of the dense network, or the name of the callable that built it.

@@ -1,4 +1,4 @@
-"""What a worker process owes its parent."""
+"""Duties of a worker process towards its parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where tensors live: the one place that asks which devices exist."""
+"""Devices of tensors: the one place that asks which devices exist."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _parse(spec: str | int | torch.device) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What a device is called by its maker, such as ``"NVIDIA A100-SXM4-40GB"``; its type where nobody says."""
+    """Name a device has from its maker, such as ``"NVIDIA A100-SXM4-40GB"``; its type where nobody says."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

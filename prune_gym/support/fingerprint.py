@@ -1,4 +1,4 @@
-"""What a network or loss computes, as values that can be hashed: the part of a cache key that is a user's code."""
+"""Computations of a network or loss as values that can be hashed: the part of a cache key that is a user's code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VERSIONED = sys.stdlib_module_names | {"torch"}
 
 
 def network_fingerprint(model: nn.Module) -> Hashable:
-    """What a network's forward pass does in evaluation mode; parameters are not part of it.
+    """Fingerprint of a network's forward pass in evaluation mode; parameters are not part of it.
 
     Where ``torch.fx`` can trace the network these are its operations, however they are written. Where they depend on
     the data it is what is written: the code and settings of all modules and of the functions they call by name.
@@ -115,7 +115,7 @@ class _Reader:
         return [repr(module), parts, [self.kind(kind) for kind in kinds]]
 
     def settings(self, module: nn.Module) -> Hashable:
-        """What a module holds beside tensors, modules and hooks."""
+        """Hashable content of a module beside tensors, modules and hooks."""
         own = {name: value for name, value in vars(module).items() if name not in _SETTINGS_OF_ANY_MODULE}
         return self.value(own)
 
@@ -168,7 +168,7 @@ def _name(thing: Any) -> str:
 
 
 def _is_own(thing: Any) -> bool:
-    """Whether a function or class is neither PyTorch's nor Python's."""
+    """Return whether a function or class is neither PyTorch's nor Python's."""
     package = (getattr(thing, "__module__", None) or "builtins").partition(".")[0]
     return isinstance(thing, (FunctionType, type)) and package not in _VERSIONED
 

@@ -83,7 +83,7 @@ def make_clock(device: torch.device) -> Clock:
 
 @dataclass(frozen=True, eq=False)
 class Timing:
-    """What repeated calls took.
+    """Times of repeated calls.
 
     Attributes:
         samples_ms: [num_iterations] milliseconds of each call, in the order they were made.

@@ -167,7 +167,7 @@ class CallModel:
 
 
 def _moods(designs: Sequence[FloatArray], logarithms: FloatArray) -> FloatArray:
-    """How much slower the machine was, as a logarithm, while each variant ran, [N].
+    """Slow-down of the machine, as a logarithm, while each variant ran, [N].
 
     It is what all calls of a variant have in common beyond their sizes, weighted by their times.
     """

@@ -85,7 +85,7 @@ def _function(module: nn.Module, side: str) -> _CutModule:
 
 
 def _is_cut_here(module: nn.Module) -> bool:
-    """Whether torch-pruning cuts a kind of module otherwise than the plan says.
+    """Return whether torch-pruning cuts a kind of module otherwise than the plan says.
 
     It counts outputs of grouped transposed convolutions over all groups where the weight counts them in one, takes
     depthwise convolutions to make one output a channel, leaves statistics of InstanceNorm behind, and keeps channels

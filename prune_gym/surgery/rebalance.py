@@ -21,9 +21,9 @@ from prune_gym.cost.model import CostModel
 from prune_gym.surgery.call_model import CallModel, measure_calls
 
 LARGEST_MOVE = 0.125
-"""How far a layer may move from its count in the plan, as a share of it, where it has room for several blocks."""
+"""Largest move of a layer from its count in the plan, as a share of it, where it has room for several blocks."""
 LARGEST_BLOCK = 0.25
-"""How far a layer may move to reach the next block, as a share of its count in the plan."""
+"""Largest move of a layer to reach the next block, as a share of its count in the plan."""
 SLACK = 0.01
 """Share of the FLOPs it may have that a rebalanced plan leaves unused at most: time is to be won by balance, not by
 pruning more than was asked for."""
@@ -37,7 +37,7 @@ _KICKED = 3
 _PRICE = 20.0
 """Latency a share of forbidden FLOPs or loss costs; dear enough that no plan gains by it."""
 _FORBIDDEN = 0.02
-"""What being forbidden at all costs, so that small breaches are worth mending."""
+"""Price of being forbidden at all, so that small breaches are worth mending."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +188,7 @@ class _Exchanges:
         return kept
 
     def penalties(self, plans: IntArray) -> FloatArray:
-        """How far plans [P, L] are from what is allowed, as shares, float64 [P]; 0 for allowed ones."""
+        """Distance of plans [P, L] from what is allowed, as shares, float64 [P]; 0 for allowed ones."""
         flops = self._cost.flops_form(plans)
         over = np.maximum(flops / self._allowance - 1.0, 0.0)
         # Float division may call the target itself missed or reached; the cost model's own word counts.

@@ -21,13 +21,13 @@ from hessian.support.files import CHECKSUM_KEY, read_tensor_file, sha256_of
 from prune_gym.surgery.sizes import broken_promises, channel_table, resize_tensor, set_sizes, size_attributes
 
 _PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and ``torch.compile`` put before every name."""
+"""Prefixes that DistributedDataParallel and ``torch.compile`` put before every name."""
 
 _UNREADABLE = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError),
     *(ValueError, LookupError, TypeError, AttributeError, ImportError, OverflowError, MemoryError, AssertionError),
 )
-"""What ``torch.load`` raises on files that are damaged or hold other things, depending on where."""
+"""Errors of ``torch.load`` on files that are damaged or hold other things, depending on where."""
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ def signed_archive(state: Mapping[str, Tensor]) -> bytes:
 
 
 def _read_archive(path: Path) -> Any:
-    """What a file of ``torch.save`` holds, its checksums verified: the archive's own, and ours where it is there."""
+    """Read a file of ``torch.save``, its checksums verified: the archive's own, and ours where it is there."""
     data = path.read_bytes()
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

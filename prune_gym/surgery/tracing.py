@@ -1,4 +1,4 @@
-"""What tracing and cutting a network need first: inputs it accepts, and copies that gradients can be traced through."""
+"""Preparation for tracing and cutting: inputs a network accepts, and copies that gradients can be traced through."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def restore_properties(pruned: nn.Module, original: nn.Module) -> None:
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Whether a tensor is channels last and not, as a 1x1 kernel is, both formats at once."""
+    """Return whether a tensor is channels last and not, as a 1x1 kernel is, both formats at once."""
     channels_last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return channels_last and not tensor.is_contiguous()
 

@@ -154,7 +154,7 @@ _UNDECODABLE = (
     *(OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, AttributeError, ArithmeticError),
     *(struct.error, zlib.error, NotImplementedError, MemoryError, RuntimeError),
 )
-"""What Pillow's decoders raise on damaged files, depending on the format."""
+"""Errors of Pillow's decoders on damaged files, depending on the format."""
 
 
 def warn_of_shared_images(parts: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:

@@ -115,7 +115,7 @@ class ImageNetTask:
         return task_of_folder(self.name, model, splits, root, default_target=self.default_target)
 
     def status(self) -> TaskStatus:
-        """Whether data and weights are at hand."""
+        """Status of data and weights: at hand, or how to get them."""
         lacking = missing_imagenet(_data_dir(None))
         return TaskStatus(
             dense_accuracy=self.accuracy,
@@ -163,7 +163,7 @@ def _load_pretrained(model: nn.Module, chosen: Any) -> None:
 
 
 def missing_imagenet(root: Path | None) -> str:
-    """What is expected where, or nothing if it is there."""
+    """Instructions to get the missing files, or nothing if they are there."""
     expected = (
         "get ImageNet (ILSVRC 2012) from image-net.org, with a folder for each class under train and val, and say "
         f"data_dir=... or set {DATA_VARIABLE}"

@@ -30,7 +30,7 @@ VIEW_SEED = 0
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How a dense network is trained from scratch; the arguments of :func:`prune_gym.training.train_dense`.
+    """Recipe for training a dense network from scratch; the arguments of :func:`prune_gym.training.train_dense`.
 
     Attributes:
         epochs: Passes over dense-train.
@@ -88,12 +88,12 @@ class NamedTask:
 
     @property
     def cached_weights_path(self) -> Path:
-        """Where dense weights that are not part of the package are kept."""
+        """Path where dense weights that are not part of the package are kept."""
         return cache_dir() / "weights" / self._file_name
 
     @property
     def weights_path(self) -> Path:
-        """Where the dense weights are looked for."""
+        """Path where the dense weights are looked for."""
         return ASSETS / self._file_name if self.weights_shipped else self.cached_weights_path
 
     @property
@@ -144,7 +144,7 @@ class NamedTask:
         )
 
     def status(self) -> TaskStatus:
-        """Whether data and weights are at hand; reads no more than the header of the weights."""
+        """Status of data and weights: at hand, or how to get them; reads only the header of the weights."""
         there = self.weights_path.is_file()
         lacking = self.missing_data() if self.missing_data is not None else ""
         to_do = [lacking] if lacking else []

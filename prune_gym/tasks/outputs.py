@@ -1,4 +1,4 @@
-"""What a network returns: its tensors, the classes they stand for, and targets made of the network's own outputs."""
+"""Outputs of a network: their tensors, the classes they stand for, and targets made of the network's own outputs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def tensors_of(outputs: Any) -> list[Tensor]:
 
 
 def scores_classes(criterion: Criterion) -> bool:
-    """Whether a criterion is cross-entropy, so that dimension 1 of the outputs counts classes."""
+    """Return whether a criterion is cross-entropy, so that dimension 1 of the outputs counts classes."""
     return criterion is cross_entropy or type(criterion) is nn.CrossEntropyLoss
 
 
 def knows_own_targets(criterion: Criterion) -> bool:
-    """Whether a network's own outputs can stand in for labels: for cross-entropy and squared errors."""
+    """Return whether a network's own outputs can stand in for labels: for cross-entropy and squared errors."""
     return scores_classes(criterion) or criterion is mse_loss or type(criterion) is nn.MSELoss
 
 

@@ -35,7 +35,7 @@ __all__ = [
 
 
 class TaskStructure(NamedTuple):
-    """What is known of a task before its data: enough to find the prunable layers and count FLOPs.
+    """Everything known of a task before its data: enough to find the prunable layers and count FLOPs.
 
     Attributes:
         model: The dense network; its weights mean nothing yet.
@@ -148,7 +148,7 @@ def task_size(name: str) -> TaskSize:
 
 
 def task_status(name: str) -> TaskStatus:
-    """Whether the data and weights of a task are at hand; reads no images.
+    """Status of a task's data and weights: at hand, or how to get them; reads no images.
 
     Raises:
         KeyError: If no such task is registered.
@@ -199,7 +199,7 @@ def make_task(name: str, **overrides: Any) -> PruningTask:
 
 
 def task_takes(name: str, option: str) -> bool:
-    """Whether a task's factory names an option in its signature, for example ``"image_size"``.
+    """Return whether a task's factory names an option in its signature, for example ``"image_size"``.
 
     Raises:
         KeyError: If no such task is registered.

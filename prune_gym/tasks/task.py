@@ -21,10 +21,10 @@ from prune_gym.support.files import sha256_of
 from prune_gym.tasks.outputs import count_outputs, knows_own_targets, own_targets
 
 SplitLike: TypeAlias = TensorSplit | DatasetSplit | tuple[torch.Tensor, torch.Tensor] | Dataset[Any] | DataLoader[Any]
-"""What a task accepts as a split: tensors ``(images, labels)``, a map-style dataset, or a loader of one."""
+"""Splits a task accepts: tensors ``(images, labels)``, a map-style dataset, or a loader of one."""
 
 Metric: TypeAlias = Callable[[nn.Module, TensorSplit], float]
-"""How good a network is on a split: one number, higher is better."""
+"""Measure of how good a network is on a split: one number, higher is better."""
 
 AGREEMENT: Literal["agreement"] = "agreement"
 """The metric that needs no labels: how far outputs agree with the dense network's
@@ -277,7 +277,7 @@ def _check_labels(name: str, labels: torch.Tensor, num_classes: int) -> None:
 
 @dataclass(frozen=True)
 class TaskSize:
-    """How large a task's dense network is.
+    """Size of a task's dense network.
 
     Attributes:
         layers: Prunable layers.
@@ -294,7 +294,7 @@ class TaskSize:
 
 @dataclass(frozen=True)
 class TaskStatus:
-    """Whether a task can be built on this machine.
+    """Availability of a task on this machine: whether it can be built.
 
     Attributes:
         dense_accuracy: Top-1 of the dense network on the test split, a fraction in [0, 1]; None if not known here.

@@ -18,7 +18,7 @@ FineTune = Callable[[nn.Module, ImageSplit, int, float], list[EpochRecord]]
 
 @dataclass(frozen=True)
 class Choice:
-    """What a fine-tuning chose.
+    """Learning rate that a fine-tuning chose, and whether it kept the trained network.
 
     Attributes:
         lr: learning rate.

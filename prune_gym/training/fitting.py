@@ -46,7 +46,7 @@ class EpochRecord:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How parameters move: SGD with Nesterov momentum or Adam, linear warm-up, cosine decay.
+    """Rule by which parameters move: SGD with Nesterov momentum or Adam, linear warm-up, cosine decay.
 
     Attributes:
         epochs: Passes over the split.
@@ -107,7 +107,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Loop:
-    """How the steps are carried out; none of it changes what is minimised.
+    """Execution of the steps; none of it changes what is minimised.
 
     Attributes:
         mixed_precision: Whether forward passes compute in 16 bits where the device supports it (weights, loss and

@@ -44,7 +44,7 @@ Criterion: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """How well a network classifies a split.
+    """Quality of a network as a classifier of a split.
 
     Attributes:
         accuracy: Top-1, fraction in [0, 1].

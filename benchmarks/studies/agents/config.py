@@ -31,7 +31,7 @@ class AgentEntry(Section):
     name: Name
     """An agent (:data:`agents.registry.AGENTS`)."""
     label: str = ""
-    """What it is called in tables and files; absent: its name. Tells two settings of one agent apart."""
+    """Label in tables and files; absent: the name. Tells two settings of one agent apart."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of its constructor."""
     environment: EnvironmentConfig = EnvironmentConfig()
@@ -39,7 +39,7 @@ class AgentEntry(Section):
     evaluations: Budget | None = None
     """Its own number of measured evaluations at one target; absent: that of the study."""
     source: SourceConfig | None = None
-    """What it is trained on before (R-SPAR only); absent: nothing. Evaluations there are of another task, and are not
+    """Task to train on before (R-SPAR only); absent: nothing. Evaluations there are of another task, and are not
     counted here."""
 
     @model_validator(mode="before")
@@ -84,7 +84,7 @@ class StudyConfig(StudyFile):
     reference: Name = "rspar"
     """Label of the agent the others are compared with."""
     agents: Annotated[tuple[AgentEntry, ...], Field(strict=False, min_length=1)]
-    """Who is compared."""
+    """Agents that are compared."""
     environment: EnvironmentConfig = EnvironmentConfig()
     """Where."""
     fronts: FrontConfig = FrontConfig()
@@ -141,12 +141,12 @@ class Cell:
 
     @property
     def is_front(self) -> bool:
-        """Whether the run serves several targets."""
+        """True where the run serves several targets."""
         return len(self.targets) > 1
 
     @property
     def name(self) -> str:
-        """What it is called; names its file."""
+        """Name in messages and of the file."""
         what = f"front{len(self.targets)}" if self.is_front else f"{self.targets[0]:g}"
         return f"{self.task}-{what}-{self.agent}-seed{self.seed}"
 
@@ -204,5 +204,5 @@ def _problems_of_source(entry: AgentEntry, tasks: Sequence[str]) -> Iterator[str
 
 
 def serves_targets(entry: AgentEntry) -> bool:
-    """Whether one run of an agent learns for several targets."""
+    """Return whether one run of an agent learns for several targets."""
     return AGENTS[entry.name].serves_targets

@@ -26,12 +26,12 @@ FRONT = "front"
 
 
 def is_front(result: Result) -> bool:
-    """Whether a run served several targets."""
+    """Return whether a run served several targets."""
     return len(result["targets"]) > 1
 
 
 def question_of(result: Result) -> str:
-    """What a run was asked: its target, as ``"0.91"``, or ``"front"`` where there were several."""
+    """Question a run was asked: its target, as ``"0.91"``, or ``"front"`` where there were several."""
     return FRONT if is_front(result) else f"{result['targets'][0]:g}"
 
 
@@ -66,7 +66,7 @@ def curves_of(results: Sequence[Result], length: int, n_bootstrap: int = 1000, s
 def evaluations_to_catch_up(
     ours: Sequence[Result], theirs: Sequence[Result], n_bootstrap: int = 1000, seed: int = 0
 ) -> Estimate | None:
-    """How many evaluations our runs need to get where their runs end, both as interquartile means of curves.
+    """Number of evaluations our runs need to get where their runs end, both as interquartile means of curves.
 
     Args:
         ours: runs at one target.

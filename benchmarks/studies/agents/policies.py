@@ -1,4 +1,4 @@
-"""What a policy knows by itself: the plan of its deterministic action at a target, measured but not searched for."""
+"""Plans that a policy knows by itself: its deterministic action at a target, measured but not searched for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a point of the reward split is worth on the test split: how far a study's ranking of agents can be trusted.
+"""Worth of a point of the reward split on the test split: how far a study's ranking of agents can be trusted.
 
 A run ends with the plan that scored best on the reward split; what is reported is its test accuracy after the full
 refit. The two differ by the images, by the repair and by what is counted. Over the runs of all agents a line through
@@ -73,7 +73,7 @@ def final_plans(results: Sequence[Mapping[str, Any]]) -> dict[tuple[int, ...], R
 
 
 def line_through(measured: NDArray[np.float64], test: NDArray[np.float64]) -> Row:
-    """How well one score of plans predicts another.
+    """Line by which one score of plans predicts another.
 
     Args:
         measured: [N] a plan's score where it is compared with others (fraction), not all alike.

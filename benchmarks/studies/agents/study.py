@@ -154,7 +154,7 @@ class AgentStudy:
 
     @cached_property
     def _networks(self) -> MeasuredNetworks:
-        """What runs were measured on, those that agents were trained on before too."""
+        """Networks that runs were measured on, those that agents were trained on before too."""
         cells = self.store.finished()
         own = ((dense_name(cell), cell.get(NETWORK)) for cell in cells)
         sources = ((cell["source"]["task"], cell["source"][NETWORK]) for cell in cells if "source" in cell)

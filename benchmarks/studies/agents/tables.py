@@ -1,4 +1,4 @@
-"""What the runs of the comparison of agents say together: aggregates and tables."""
+"""Aggregates and tables of all runs of the comparison of agents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = Mapping[str, Any]
 Row = dict[str, Any]
 
 METRICS = ("test_accuracy", "test_soft_accuracy", "accuracy", "soft_accuracy")
-"""What runs are compared by; runs of earlier versions lack the soft accuracy on test."""
+"""Metrics that runs are compared by; runs of earlier versions lack the soft accuracy on test."""
 
 
 def summarise(results: Sequence[Result], reference: str, n_bootstrap: int = 2000) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Can the prices be trusted? Predictions against what removing channels really does, on a named task.
+"""Audit of the prices: predictions against what removing channels really does, on a named task.
 
     python -m benchmarks.studies.audit --task digits-resnet20 [--seeds 0 1 2] [--json FILE] [--plot FILE]
 

@@ -22,7 +22,7 @@ BATCH_SIZE = 250
 
 @dataclass(frozen=True)
 class AuditRequest:
-    """What to audit.
+    """Request for audits of one task.
 
     Attributes:
         task: name of a task.

@@ -1,4 +1,4 @@
-"""What audits found, as tables for the terminal."""
+"""Findings of audits, as tables for the terminal."""
 
 from __future__ import annotations
 

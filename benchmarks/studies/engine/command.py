@@ -1,4 +1,4 @@
-"""What the commands of studies share: options, devices, workers, and targets that are refused at once."""
+"""Common parts of the commands of studies: options, devices, workers, and targets that are refused at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARED = ("part", "minutes", "workers", "gpu", "threads", "import")
 """Options of every study."""
 
 INTERRUPTED = "interrupted: nothing is lost, the same command goes on"
-"""What Ctrl-C says."""
+"""Message after Ctrl-C."""
 
 
 def study_parser(
@@ -73,7 +73,7 @@ def run_command(
 
 
 def _work(open_study: Callable[[torch.device], Study[CellT]], device: str) -> Work:
-    """What runs cells in a worker process."""
+    """Return the function that runs cells in a worker process."""
     import torch
 
     return open_study(torch.device(device)).run

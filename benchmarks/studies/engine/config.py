@@ -1,4 +1,4 @@
-"""What the configurations of studies of agents have in common."""
+"""Common parts of the configurations of studies of agents."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ class EnvironmentConfig(Section):
     constraint: Literal["soft", "hard"] = "soft"
     """``soft`` penalises a missed target, ``hard`` projects every plan onto it."""
     reward: Name = "accuracy_flops"
-    """How plans are scored."""
+    """Reward that scores plans, by name."""
     repair: Name = "sequential"
-    """How weights are repaired before a plan is measured."""
+    """Repair of the weights before a plan is measured."""
     max_pruning_ratio: Target = 0.95
     """Largest fraction of a layer's channels that may go."""
     lambda_0: NonNegative = LAMBDA_0
     """Weight of a missed target."""
     tau: NonNegative = TAU
-    """How fast that weight adapts; 0 keeps it fixed."""
+    """Rate at which that weight adapts; 0 keeps it fixed."""
 
 
 class SourceConfig(Section):
-    """What an agent is trained on before it meets the tasks of a study."""
+    """Training of an agent before it meets the tasks of a study."""
 
     task: Name
     """Name of a task."""
@@ -69,5 +69,5 @@ class StudyFile(ConfigFile):
 
     @property
     def plans_folder(self) -> Path:
-        """Where measured plans are kept."""
+        """Folder of measured plans."""
         return self.plans_dir if self.plans_dir is not None else self.save_dir / "plans"

@@ -1,4 +1,4 @@
-"""What the finished cells of a study were measured on: cells of two dense networks never end up in one mean.
+"""Dense networks of the finished cells of a study: cells of two of them never end up in one mean.
 
 Dense networks are trained where they are missing, so the same task may have another network on another machine. Every
 cell records a digest of its network and images (:attr:`prune_gym.problem.PruningProblem.network_key`).
@@ -73,7 +73,7 @@ class MeasuredNetworks:
 
 
 def dense_name(cell: Mapping[str, Any], task: str = "") -> str:
-    """What the dense network of a cell is called: its weights where it has its own, else the task.
+    """Name of a cell's dense network: its weights where it has its own, else the task.
 
     Args:
         cell: of any study.

@@ -59,7 +59,7 @@ class RunFolders:
 
     @property
     def retry(self) -> str:
-        """What to do about failed cells, for messages."""
+        """Advice about failed cells, for messages."""
         return f"tracebacks: {self.folder / 'failures'}; --retry-failed runs them again"
 
     def open(self, cells: Iterable[RunCell], *, overwrite: bool = False) -> None:

@@ -25,7 +25,7 @@ from hessian.support.files import write_atomic
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of the cells that are left are run now.
+    """Choice of the cells, among those that are left, to run now.
 
     Attributes:
         part: (I, N) for every N-th cell, starting at the I-th, counted from 1.

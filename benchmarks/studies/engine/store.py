@@ -14,7 +14,7 @@ from benchmarks.studies.engine.study import Cell, Outcome, Result
 from benchmarks.studies.engine.workers import CellError
 
 STUDY = "study.json"
-"""What the cells of a folder have in common."""
+"""Name of the file with what the cells of a folder have in common."""
 
 
 @dataclass(frozen=True)

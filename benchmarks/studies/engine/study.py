@@ -1,4 +1,4 @@
-"""What a study is: a grid of cells, what measures one of them, and what all results say together.
+"""Studies: a grid of cells, what measures one of them, and what all results say together.
 
 :func:`benchmarks.studies.engine.running.run_study` runs the cells that have no result yet, wherever they were left, and
 publishes the :class:`Report` of those that have one.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.common.table import Table
 
 Result = dict[str, Any]
-"""What is measured in a cell, as JSON can hold it."""
+"""Measurements of a cell, as JSON can hold them."""
 
 
 class Cell(Protocol):
@@ -23,7 +23,7 @@ class Cell(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in messages and on disk; no two cells of a study share it."""
+        """Name in messages and on disk; no two cells of a study share it."""
 
 
 CellT = TypeVar("CellT", bound=Cell)
@@ -32,7 +32,7 @@ StoredT = TypeVar("StoredT", bound=Cell, contravariant=True)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended.
+    """End of one cell: its result or its error.
 
     Attributes:
         name: of the cell.
@@ -53,7 +53,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """What the results of a study say together.
+    """Tables, numbers, files and plots made of all results of a study.
 
     Attributes:
         tables: shown on the terminal and written as Markdown.
@@ -69,7 +69,7 @@ class Report:
 
 
 class Store(Protocol[StoredT]):
-    """Where the results of a study lie."""
+    """Place of the results of a study."""
 
     @property
     def folder(self) -> Path:
@@ -77,7 +77,7 @@ class Store(Protocol[StoredT]):
 
     @property
     def retry(self) -> str:
-        """What to do about failed cells, for messages."""
+        """Advice about failed cells, for messages."""
 
     def result(self, cell: StoredT) -> Result | None:
         """Return what was measured in a cell; None where it is not finished."""
@@ -101,7 +101,7 @@ class Study(Protocol[CellT]):
 
     @property
     def store(self) -> Store[CellT]:
-        """Where its results lie."""
+        """Place of its results."""
 
     def open(self) -> None:
         """Refuse what cannot be run or added to, before anything is computed: a ValueError says why."""

@@ -1,4 +1,4 @@
-"""What runs the cells of a study: this process, or worker processes, of which a killed one costs its cell only.
+"""Workers that run the cells of a study: this process, or others, of which a killed one costs its cell only.
 
 Nothing here needs PyTorch before a cell runs, so that a worker can set its threads before PyTorch reads them.
 """
@@ -23,7 +23,7 @@ from benchmarks.common.errors import CommandError
 from benchmarks.studies.engine.study import Cell, CellT, Outcome, Result
 
 STOP_SECONDS = 5.0
-"""How long a worker may take to end after it was asked to."""
+"""Time a worker may take to end after it was asked to (s)."""
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 """System errors that are about the disk, not about the cell that met them."""
@@ -53,7 +53,7 @@ Begin = Callable[[str], Work]
 
 
 class Workers(Protocol):
-    """What runs the cells of a study."""
+    """Runners of the cells of a study."""
 
     def run(
         self, begin: Begin, cells: Iterable[CellT], started: Callable[[CellT], None]
@@ -206,7 +206,7 @@ class _Worker:
         self.cell = cell
 
     def outcome(self) -> Outcome:
-        """How the cell ended, that it took the process with it included."""
+        """Return how the cell ended, that it took the process with it included."""
         assert self.cell is not None
         try:
             received = self.connection.recv()

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was found of one network.
+    """Findings on one network.
 
     Attributes:
         layers: prunable layers.
@@ -50,7 +50,7 @@ class Coverage:
 
     @property
     def passed(self) -> bool:
-        """Whether the evaluator, surgery and the cost model agree and the pruned network can be trained."""
+        """True where the evaluator, surgery and the cost model agree and the pruned network can be trained."""
         # All of them, not the largest: NaN is larger than nothing.
         agree = all(error <= TOLERANCE for error in self.logit_error.values())
         return agree and not self.uncounted_flops and not self.untrained

@@ -1,4 +1,4 @@
-"""Which features say how much a layer can lose? Their rank correlation with the true loss of pruning it.
+"""Evidence on which features tell how much a layer can lose: rank correlation with the true loss of pruning it.
 
     python -m benchmarks.studies.evidence.feature_evidence [--task NAME] [--json FILE] [--threads N]
 

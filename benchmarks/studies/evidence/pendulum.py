@@ -155,7 +155,7 @@ def evaluate(agent: Any) -> float:
 
 
 def settings(steps: int) -> dict[str, Any]:
-    """What runs that are compared have in common; JSON-able."""
+    """Settings that compared runs have in common; JSON-able."""
     return {
         "steps": steps,
         "lanes": LANES,

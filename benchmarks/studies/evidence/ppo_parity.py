@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 OUT = Path("results/ppo_parity")
 AGENTS = ("rspar", "sb3")
 MEASURED = ("agent", "seed", "mean_return", "seconds")
-"""What is told of every run."""
+"""Columns told of every run."""
 
 
 @reports_errors(ValueError, ImportError, interrupted=INTERRUPTED)
@@ -69,7 +69,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What it is called; names its file."""
+        """Name in messages and of the file."""
         return f"{self.agent}-seed{self.seed}"
 
 

@@ -1,4 +1,4 @@
-"""What a reconstruction without labels is worth, and what it costs.
+"""Worth and cost of a reconstruction without labels.
 
 ``python -m benchmarks.studies.evidence.reconstruction`` cuts the packaged Fashion-MNIST networks by knapsack plans,
 repairs them by least squares (plain, and minding ReLUs) and reconstructs them on 5,000 images of dense-train; seeds

@@ -1,4 +1,4 @@
-"""What repairs make of plans around the start: spread, ties, and how alike they rank them."""
+"""Effect of repairs on plans around the start: spread, ties, and how alike they rank them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Signal:
-    """What one repair makes of the plans around the start.
+    """Scores that one repair gives the plans around the start.
 
     Attributes:
         repair: its name.
@@ -52,7 +52,7 @@ class Signal:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two of the repairs, or a repair and the prediction, rank the plans."""
+    """Agreement of two of the repairs, or of a repair and the prediction, on the ranks of plans."""
 
     first: str
     second: str

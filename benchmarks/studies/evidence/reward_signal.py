@@ -1,4 +1,4 @@
-"""What does the reward say of the plans around the start? Its spread, its ties, and whether repairs agree on ranks.
+"""Signal of the reward around the start: its spread, its ties, and whether repairs agree on ranks.
 
     python -m benchmarks.studies.evidence.reward_signal [--task NAME] [--targets X ...] [--repairs NAME ...] ...
 

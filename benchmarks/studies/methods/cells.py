@@ -54,7 +54,7 @@ SPEED_BATCH = 64
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a method hands over: network, plan and cost."""
+    """Network, plan and cost that a method hands over."""
 
     network: nn.Module
     plan: dict[str, list[int]]
@@ -66,7 +66,7 @@ class Pruned:
 
 @dataclass(frozen=True, eq=False)
 class Contest:
-    """What all cells share: the task, the budget, and everything that must be the same for every method.
+    """Common ground of all cells: the task, the budget, and everything that must be the same for every method.
 
     Attributes:
         problem: the task; it needs a test and a train split.

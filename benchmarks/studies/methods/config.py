@@ -1,4 +1,4 @@
-"""What a comparison of methods is: names, targets, seeds, dense networks, and the budget all methods share."""
+"""Configuration of a comparison of methods: names, targets, seeds, dense networks, and the budget all methods share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEEDS = (0, 1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class Budget:
-    """What every method may spend.
+    """Budget of every method, and the equal treatment after it.
 
     Attributes:
         images: training images methods and fine-tuning draw from, the first of the train split.
@@ -65,19 +65,19 @@ class Cell:
 
     @property
     def weights_name(self) -> str | None:
-        """What the dense weights are called; None where they are the task's."""
+        """Name of the dense weights; None where they are the task's."""
         return None if self.weights is None else Path(self.weights).stem
 
     @property
     def name(self) -> str:
-        """What it is called; names its file."""
+        """Name in messages and of the file."""
         dense = "" if self.weights is None else f"-{self.weights_name}"
         return f"{self.method}-{self.target:g}-seed{self.seed}{dense}"
 
 
 @dataclass(frozen=True)
 class MethodsConfig:
-    """What is compared.
+    """Methods, targets and seeds that are compared.
 
     Attributes:
         task: name of a task.
@@ -132,7 +132,7 @@ class MethodsConfig:
 
     @property
     def same_study(self) -> dict[str, Any]:
-        """What all cells of a folder have in common; JSON-able."""
+        """Facts that all cells of a folder have in common; JSON-able."""
         return {"task": self.task, "budget": asdict(self.budget)}
 
 

@@ -1,4 +1,4 @@
-"""What every published method costs with its defaults: seconds, images, backward passes and measured plans.
+"""Costs of every published method with its defaults: seconds, images, backward passes and measured plans.
 
     python -m benchmarks.studies.methods.costs [--task digits-resnet20] [--target 0.5] [--methods NAME ...] ...
 

@@ -22,7 +22,7 @@ from prune_gym.tasks.named import named_task
 from prune_gym.tasks.registry import make_task
 
 EXPECTED = (ValueError, RuntimeError, ArithmeticError)
-"""What a method may die of without costing other cells."""
+"""Errors a method may die of without costing other cells."""
 
 
 @dataclass(frozen=True)

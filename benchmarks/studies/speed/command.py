@@ -1,4 +1,4 @@
-"""How fast? Every sub-command measures one part of the project against named baselines, interleaved in one run.
+"""Speed: every sub-command measures one part of the project against named baselines, interleaved in one run.
 
     python -m benchmarks.studies.speed hessian [--json FILE] [--rows NAME ...] [--threads N]
     python -m benchmarks.studies.speed prune [--json FILE] [--threads N]

@@ -1,4 +1,4 @@
-"""What a candidate costs: measured against the masked network and the machine's floor, and predicted.
+"""Cost of a candidate: measured against the masked network and the machine's floor, and predicted.
 
 A *masked* candidate is what most pruning searches evaluate: the full-size network with channels multiplied by zero, one
 forward pass over the reward images, nothing repaired. Measured candidates here include their repair.
@@ -166,7 +166,7 @@ def revisit_ms(bench: EnvBench) -> Iterator[SpeedRow]:
 
 
 def import_s(bench: EnvBench) -> Iterator[SpeedRow]:
-    """What ``import prune_gym`` adds to ``import torch``, in fresh processes."""
+    """Seconds that ``import prune_gym`` adds to ``import torch``, in fresh processes."""
     times = []
     for _ in range(bench.repeats):
         found = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True)

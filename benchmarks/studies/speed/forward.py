@@ -1,4 +1,4 @@
-"""What bounds a candidate's forward pass: the machine's convolution peak, vector widths, types and memory formats."""
+"""Bounds of a candidate's forward pass: the machine's convolution peak, vector widths, types and memory formats."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def vector_bound(bench: EnvBench, targets: Mapping[str, float]) -> Iterator[Spee
 
 
 def formats(bench: EnvBench) -> Iterator[SpeedRow]:
-    """What other memory formats and types add to a pass of the full-size network."""
+    """Time that other memory formats and types add to a pass of the full-size network."""
     model = bench.problem.task.model.eval()
     plain = partial(bench.masked, model, bench.images)
     variants: dict[str, tuple[Any, Any]] = {

@@ -1,4 +1,4 @@
-"""What curvature costs, against a training step, a peer, and exact computation.
+"""Cost of curvature, against a training step, a peer, and exact computation.
 
 The network is torchvision's ResNet-50 with random weights (time does not depend on them); where trained weights
 matter, the row says which network it is.

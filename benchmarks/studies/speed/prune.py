@@ -1,4 +1,4 @@
-"""What surgery takes and what it gives: seconds to prune a ResNet-50, and its speed-up as a share of the ideal.
+"""Cost and gain of surgery: seconds to prune a ResNet-50, and its speed-up as a share of the ideal.
 
 Weights are random (time does not depend on them) and all layers lose the same share of their channels. The ideal
 speed-up is the ratio of FLOPs: 4.17 with 76 % of them removed. Dense and pruned run in turns, each in the faster of

@@ -1,4 +1,4 @@
-"""What speed benchmarks have in common: a row of results, and timing of two sides in one run."""
+"""Common parts of speed benchmarks: a row of results, and timing of two sides in one run."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What it is called; names its file."""
+        """Name in messages and of the file."""
         return f"{self.task}-{self.target:g}-seed{self.seed}"
 
 
@@ -50,7 +50,7 @@ class TransferConfig(StudyFile):
     save_dir: FilePath = Path("results/transfer")
     """Folder of the results."""
     source: SourceConfig
-    """Where policies are trained."""
+    """Task on which policies are trained."""
     tasks: Annotated[tuple[Name, ...], Field(strict=False, min_length=1)]
     """Names of the tasks they are carried to."""
     targets: Annotated[Targets, Field(min_length=1)]
@@ -62,7 +62,7 @@ class TransferConfig(StudyFile):
     options: dict[str, Any] = Field(default_factory=dict)
     """Arguments of R-SPAR's constructor."""
     environment: EnvironmentConfig = EnvironmentConfig(constraint="hard")
-    """Where agents act."""
+    """Environment in which agents act."""
 
     _distinct = field_validator("tasks", "targets", "seeds")(each_once)
 

@@ -20,7 +20,7 @@ from prune_gym.problem.problem import PruningProblem
 def carry_over(
     config: TransferConfig, seed: int, target: float, problem: PruningProblem, source: Path
 ) -> dict[str, Any]:
-    """What a policy is worth on a task it was not trained on; JSON-able.
+    """Measure a policy on a task it was not trained on; JSON-able.
 
     Args:
         config: the study.

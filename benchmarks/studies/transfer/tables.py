@@ -1,4 +1,4 @@
-"""What runs of the study of transfer say together."""
+"""Aggregates and tables of all runs of the study of transfer."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def problem(d_in=7, d_out=4, groups=1, seed=0):
 
 
 def constrained_minimum(W, A, G, zero_mask):
-    """min over dW of the quadratic with (W + dW) = 0 on the mask, by the KKT system of the vectorised problem."""
+    """min over dW of the quadratic with (W + dW) = 0 on the mask, by the KKT system of the vectorized problem."""
     H = torch.kron(G, A)
     w = W.reshape(-1)
     fixed = zero_mask.reshape(-1)

@@ -222,7 +222,7 @@ def test_decode_says_where_actions_lead(problem, constraint):
     )
 
 
-def test_score_of_is_vectorised(problem):
+def test_score_of_is_vectorized(problem):
     env = make(problem, reward="accuracy_flops", lambda_0=3.0)
     env.reset(seed=0)
     scores = env.score_of(np.array([[0.9], [0.8]]), np.array([0.7, 0.35]))

@@ -19,7 +19,7 @@ from agents.ppo.rollout import Outcome
 
 @dataclass(frozen=True)
 class LaneStep:
-    """What a step of all lanes gave.
+    """Outcome of one step in all lanes.
 
     Attributes:
         outcome: for the rollout buffer.
