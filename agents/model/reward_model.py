@@ -6,9 +6,10 @@ others. The output is the log-odds of the soft accuracy, which has no bounds to 
 
 The covariance is a trend plus a Matern 3/2 kernel (what the trend misses, such as interactions between layers) plus
 residual noise: measuring a plan twice gives the same score, but no function of the predicted losses explains it in full
-(Rasmussen & Williams 2006, chapters 2 and 4). The trend is a polynomial of the inputs. A linear one, the default, says that accuracy falls smoothly with every layer's damage. A quadratic one is less surprised by good plans, but a
-search that trusts it measures further away and is slower (docs/agents.md). The mean is constant, or what another
-problem's model expects: then only the difference between the two problems is left to learn.
+(Rasmussen & Williams 2006, chapters 2 and 4). The trend is a polynomial of the inputs. A linear one, the default, says
+that accuracy falls smoothly with every layer's damage. A quadratic one is less surprised by good plans, but a search
+that trusts it measures further away and is slower (docs/agents.md). The mean is constant, or what another problem's
+model expects: then only the difference between the two problems is left to learn.
 """
 
 from __future__ import annotations

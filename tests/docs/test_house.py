@@ -41,6 +41,7 @@ ROOMS = {
     "baselines": ("", "methods", "workshop"),
     "benchmarks": (
         "",
+        "fuzz",
         "prune",
         "report",
         "studies",

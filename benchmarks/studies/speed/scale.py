@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.common.arguments import positive
 from benchmarks.metrics.memory import peak_rss_bytes
-from benchmarks.studies.speed.deep_networks import KINDS, deep_network
+from benchmarks.studies.speed.random_networks import KINDS, deep_network
 from benchmarks.studies.speed.rows import SpeedRow
 from prune_gym.allocation.knapsack import knapsack
 from prune_gym.data.splits import TensorSplit

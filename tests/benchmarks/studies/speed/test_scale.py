@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.studies.speed import command, scale
-from benchmarks.studies.speed.deep_networks import KINDS, deep_network
+from benchmarks.studies.speed.random_networks import KINDS, deep_network
 from hessian.channels import find_channel_groups
 
 
