@@ -1,4 +1,4 @@
-# make demo | test | lint | matrix | help.  Options: PYTHON=python3.12  VENV=.venv  ARGS="--seed 1"
+# make demo | test | lint | site | matrix | help.  Options: PYTHON=python3.12  VENV=.venv  ARGS="--seed 1"
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -8,9 +8,10 @@ ARGS   ?=
 # Installed once; again only when the requirements change.
 INSTALLED := $(VENV)/.installed
 TESTABLE  := $(VENV)/.installed-test
+READABLE  := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint matrix
+.PHONY: help demo test lint site matrix
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -25,6 +26,9 @@ lint: $(TESTABLE)  ## check style, docstrings and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+site: $(READABLE)  ## build the documentation as a site: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 matrix:  ## run the tests under every Python from 3.10 to 3.13 that is installed
 	@set -e; for version in 3.10 3.11 3.12 3.13; do \
@@ -44,3 +48,7 @@ $(INSTALLED): setup.cfg pyproject.toml | $(BIN)/python
 $(TESTABLE): setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	@touch $@ $(INSTALLED)
+
+$(READABLE): setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable ".[test,docs]"
+	@touch $@ $(TESTABLE) $(INSTALLED)

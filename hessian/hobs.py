@@ -58,7 +58,7 @@ class HOBSSensitivityAnalyzer:
         absorb_shift: let a BatchNorm behind a bias-free consumer absorb a refitted constant.
         dtype: type in which curvature is summed up.
         position_stride: measure curvature at every n-th position of a feature map only, see
-        :mod:`hessian.patches.subsampling`.
+            :mod:`hessian.patches.subsampling`.
         trace_calibration: give every layer the trace of its exact curvature, see :mod:`hessian.kfac.calibration`.
         workers: processes that share the work, each with its own batches; by default those of an initialised
             ``torch.distributed`` (:mod:`hessian.support.distributed`).

@@ -86,8 +86,8 @@ class PruningProblem:
         pinned: channels that stay, with the place and the reason.
         cost: the network's cost model.
         default_target: the task's default FLOPs reduction.
-        pool: where several plans are measured side by side (:mod:`prune_gym.problem.plan_pool`); None: here, one by
-        one.
+        pool: where several plans are measured side by side (:mod:`prune_gym.problem.plan_pool`); None: here, one
+            by one.
 
     Raises:
         KeyError: unknown task; the message names the nearest.

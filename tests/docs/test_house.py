@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import ROOT
+from tests.pages import DOCS, ROOT
 
 ROOMS = {
     "hessian": (
@@ -154,3 +154,14 @@ def test_the_face_of_a_room_holds_no_code(name):
         node.name for node in ast.walk(ast.parse(MODULES[name].read_text())) if isinstance(node, ast.FunctionDef)
     }
     assert defined <= {"prune_gym": {"register_envs"}}.get(name, set())
+
+
+@pytest.mark.parametrize("floor", ROOMS)
+def test_the_developer_guide_lists_every_room_with_what_its_face_says(floor):
+    table = ["| room | what is in it |", "| --- | --- |"]
+    for room in ROOMS[floor]:
+        name = f"{floor}.{room}".strip(".")
+        says, *_ = ast.get_docstring(ast.parse(MODULES[name].read_text())).splitlines()
+        table.append(f"| `{name.replace('.', '/')}/` | {says} |")
+    page = (DOCS / "development.md").read_text()
+    assert f"### `{floor}/`\n\n" + "\n".join(table) + "\n" in page

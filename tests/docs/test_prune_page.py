@@ -3,7 +3,8 @@
 import json
 import re
 
-from tests.pages import DOCS, ROOT
+from benchmarks.prune.options import parser
+from tests.pages import DOCS, ROOT, prose
 
 RESULTS = ROOT / "benchmarks" / "results" / "prune_resnet18.json"
 
@@ -31,3 +32,9 @@ def test_the_runs_reached_what_they_asked_for_within_five_processor_minutes():
             assert run["flops_reduction"] >= 0.5
         if "--max-drop 1" in run["command"]:
             assert run["dense_held_out"] - run["pruned_held_out"] <= 0.01
+
+
+def test_every_option_it_names_exists():
+    named = set(re.findall(r"`(--[a-z-]+)", prose(DOCS / "prune.md")))
+    assert len(named) >= 10
+    assert named <= set(parser(None)._option_string_actions)

@@ -1,1 +1,1 @@
-"""ONE grid x table x plot for every study."""
+"""One grid, one table and one plot for every study."""
