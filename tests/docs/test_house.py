@@ -40,8 +40,8 @@ ROOMS = {
     "agents": ("", "rspar", "ppo", "search", "model", "interface"),
     "baselines": ("", "methods", "workshop"),
     "benchmarks": (
-        "",
         "fuzz",
+        "",
         "prune",
         "report",
         "studies",

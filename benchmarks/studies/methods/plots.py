@@ -60,8 +60,8 @@ def plot_methods(rows: Sequence[Row], title: str, save_path: str | Path | None =
         label_axes(panel, title=f"{100 * target:g} % of the FLOPs removed", x="test accuracy (%)")
     name_rows(panels[0], methods)
     handles, labels = panels[0].get_legend_handles_labels()
-    # One panel is narrower than all entries in a row.
-    columns = len(handles) if len(panels) > 1 else 3
+    # One or two panels are narrower than all entries in a row.
+    columns = len(handles) if len(panels) > 2 else 3
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     return finish(figure, save_path)
@@ -81,7 +81,8 @@ def _draw(panel: Axes, rows: Sequence[Row | None]) -> None:
     )
     dense = [100 * row["dense_accuracy"] for _, row in there]
     panel.axvline(sum(dense) / len(dense), color=INK, linewidth=1, linestyle=":", label="dense")
-    for stage, (label, marker, colour) in MARKS.items():
+    for stage in stages:
+        label, marker, colour = MARKS[stage]
         panel.plot(means[stage], places, marker, color=colour, markersize=5.5, label=label, linestyle="none")
     for place, row in there:
         interval = row["accuracy"]["finetuned"]["confidence_interval"]

@@ -313,7 +313,7 @@ def test_where_all_seeds_differ_alike_the_tables_show_a_dash():
     accuracies = {"hobs-rspar": 0.9, "taylor": 0.5}
     cells = [cell(method, seed, accuracy) for method, accuracy in accuracies.items() for seed in (0, 1)]
     row, _ = (line for line in markdown_tables(summarise(cells)).splitlines() if line.startswith("| taylor"))
-    assert row.split("|")[8].strip() == NOTHING
+    assert row.split("|")[9].strip() == NOTHING
 
 
 def test_intervals_do_not_need_the_reference():
