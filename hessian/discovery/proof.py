@@ -47,7 +47,6 @@ class _Proof:
         self._choice: dict[int, int] = {}
         self._pins: list[Pin] = []
         self._layers = self._read()
-        self._trial.order = {group.name: index for index, group in enumerate(self._layers.groups)}
 
     def _read(self) -> Layers:
         return layers_of(self._model, self._provenance, self._choice, self._pins, self._ignored)

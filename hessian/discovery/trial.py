@@ -35,9 +35,6 @@ class Trial:
         model: the network; in evaluation mode while it is tried, in which the caller puts it back.
         example_input: what it is run on.
         provenance: what a run of it showed.
-
-    Attributes:
-        order: layer name -> rank, by which layers are cut in turns.
     """
 
     def __init__(self, model: nn.Module, example_input: Any, provenance: Provenance) -> None:
@@ -47,7 +44,8 @@ class Trial:
         self._values = lively(dict(model.state_dict()))
         self._trains = provenance.trains
         self._derived = provenance.derived
-        self.order: dict[str, int] = {}
+        self._cuts_apart = any(True for _ in provenance.sites)
+        self._ranks: dict[str, int] = {}
 
     def failure(self, groups: Sequence[ChannelGroup]) -> Reason | None:
         """What goes wrong when layers lose some of their units at random, and then all others; None if nothing does.
@@ -58,15 +56,28 @@ class Trial:
             return None
         slicer = NetworkSlicer(self._model, groups)
         parts = {group.name: _halves(group) for group in groups}
-        turns: list[list[ChannelGroup]] = [[], []]
-        for group in groups:
-            turns[self.order.get(group.name, 0) % 2].append(group)
-        for side, chosen in ((0, turns[0]), (0, turns[1]), (1, groups)):
+        for side, chosen in (*((0, some) for some in self._turns(groups)), (1, groups)):
             plan = {group.name: group.channels(parts[group.name][side]) for group in chosen}
-            problem = self._failure(slicer.cut(plan)) if plan else None
+            problem = self._failure(slicer.cut(plan))
             if problem is not None:
                 return problem
         return None
+
+    def _turns(self, groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
+        """Choices of layers that are cut while the others stay whole.
+
+        Every layer is in some choice. Where code cuts channels apart, any two are once cut one without the other.
+        """
+        for group in groups:
+            self._ranks.setdefault(group.name, len(self._ranks))
+        bits = max(1, (len(self._ranks) - 1).bit_length()) if self._cuts_apart else 1
+        turns: dict[tuple[str, ...], list[ChannelGroup]] = {}
+        for bit in range(bits):
+            for value in (0, 1):
+                chosen = [group for group in groups if (self._ranks[group.name] >> bit) % 2 == value]
+                if chosen:
+                    turns.setdefault(tuple(group.name for group in chosen), chosen)
+        return list(turns.values())
 
     def _failure(self, cut: Cut) -> Reason | None:
         self._model.eval()

@@ -421,6 +421,28 @@ class HalvesByAnother(Block):
         return self.b(F.relu(torch.cat([self.left(left), self.right(right)], 1)))
 
 
+class TiedTranspose(Block):
+    """An autoencoder whose second weight is the first one's transpose."""
+
+    def __init__(self):
+        super().__init__()
+        self.code, self.last = nn.Linear(12, 6), nn.Linear(12, 12)
+
+    def middle(self, x):
+        h = F.relu(self.code(x.mean((2, 3))))
+        return F.relu(self.last(F.relu(F.linear(h, self.code.weight.t()))))[:, :, None, None]
+
+
+class Recurrent(Block):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.last = nn.LSTM(12, 6, batch_first=True), nn.Linear(6, 12)
+
+    def middle(self, x):
+        h, _ = self.lstm(x.flatten(2).transpose(1, 2))
+        return F.relu(self.last(h[:, -1]))[:, :, None, None]
+
+
 class UndoneShuffle(Block):
     """Moves that cancel still count their channels in blocks."""
 
@@ -483,6 +505,8 @@ STRUCTURES = {
     "weight standardisation": Structure(WeightStandardised, {"stem.0": 12, "a": 8, "b": 12}),
     "halves counted on another tensor": Structure(HalvesByAnother, {"a": 6, "b.0": 12}, {"stem.0": 12, "a": 6}),
     "moves that cancel": Structure(UndoneShuffle, {"stem.0": 3, "a.0": 12}),
+    "a weight and its transpose": Structure(TiedTranspose, {"last": 12}, {"stem.0": 12, "code": 6}),
+    "a recurrent layer": Structure(Recurrent, {"last": 12}, {"stem.0": 12}),
     "attention": Structure(Attention, {"stem.0": 12, "a.0": 8}, {"b.0": 12}),
 }
 
