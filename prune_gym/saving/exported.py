@@ -7,6 +7,7 @@ graph is a module of its kind again, under the name its weights have; everything
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -45,6 +46,10 @@ def exported_network(path: str | os.PathLike[str]) -> nn.Module:
     """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"no archive {os.fspath(path)}")
+    if not zipfile.is_zipfile(path):
+        raise ExportedError(
+            f"{os.fspath(path)} cannot be read as a torch.export archive: it is no zip file, or cut short"
+        )
     try:
         program = torch.export.load(path)
     except (RuntimeError, ValueError, KeyError, AttributeError, OSError) as error:
@@ -75,6 +80,9 @@ def network_of(program: torch.export.ExportedProgram) -> nn.Module:
     network = fx.GraphModule(model, model.graph)
     network.delete_all_unused_submodules()
     network.train(False)
+    # Counters of batch norms are no arguments of the operators.
+    own = network.state_dict()
+    network.load_state_dict({name: value for name, value in program.state_dict.items() if name in own}, strict=False)
     return network
 
 
