@@ -73,7 +73,7 @@ class Architecture:
         task: ``"classification"``, ``"video"``, ``"segmentation"`` or ``"detection"``.
         size: pixels a side of its images.
         options: arguments of its factory.
-        watched: modules whose outputs are compared instead of the network's (a detector's, before boxes are sorted out).
+        watched: modules whose outputs are compared instead of the network's: a detector's heads.
         auxiliary: whether other modules run in training mode than in evaluation mode.
     """
 
