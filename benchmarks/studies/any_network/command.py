@@ -199,12 +199,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="where the numbers go (default: benchmarks/results/any_network.json for a whole run, nowhere for others)",
     )
     parser.add_argument("--resume", action="store_true", help="go on with the run that the file tells of")
+    parser.add_argument("--table", action="store_true", help="judge nothing; print what the file has as Markdown")
     arguments = parser.parse_args(argv)
     unknown = [kind for kind in arguments.kinds if kind not in KINDS]
     if unknown:
         parser.error(f"unknown block kind {unknown[0]!r}; choose among {', '.join(KINDS)}")
     whole = not arguments.kinds and arguments.networks >= NETWORKS
     path = arguments.json or (RESULTS if whole else None)
+    if arguments.table:
+        print(kinds_table(json.loads((path or RESULTS).read_text(encoding="utf-8"))).markdown())  # noqa: T201 - for a page
+        return 0
     first, before = arguments.first_seed, RandomRun()
     if arguments.resume and path is not None and path.exists():
         content = json.loads(path.read_text(encoding="utf-8"))
