@@ -1,4 +1,4 @@
-"""Is a network cut rightly?  Discovery, a plan, surgery, and the comparison with the oracle, as one record."""
+"""Discovery, a plan, surgery and the comparison with the oracle, as one record of a network."""
 
 from __future__ import annotations
 
