@@ -1,1 +1,1 @@
-"""Is any network cut rightly?  An oracle, random networks and a zoo of published ones."""
+"""A judge of what is cut: an oracle without a map of channels, random networks and a zoo of published ones."""

@@ -73,7 +73,7 @@ class Architecture:
         task: ``"classification"``, ``"video"``, ``"segmentation"`` or ``"detection"``.
         size: pixels a side of its images.
         options: arguments of its factory.
-        watched: modules whose outputs say more than the network's (a detector's, before boxes are sorted out).
+        watched: modules whose outputs are compared instead of the network's: a detector's heads.
         auxiliary: whether other modules run in training mode than in evaluation mode.
     """
 
@@ -132,9 +132,8 @@ def architectures() -> dict[str, Architecture]:
 
 
 def _detector(name: str, watched: tuple[str, ...]) -> Architecture:
-    """Every box is kept, however unsure: with random weights no other would be."""
-    two_stage = "rcnn" in name
-    options: dict[str, Any] = {"weights_backbone": None, "box_score_thresh" if two_stage else "score_thresh": 0.0}
+    """A detector that keeps every proposal, however unsure and however close to another."""
+    options: dict[str, Any] = {"weights_backbone": None, **({"rpn_nms_thresh": 1.0} if "rcnn" in name else {})}
     if not name.startswith("ssd"):
         options |= {"min_size": 96, "max_size": 128}
     if "num_keypoints" not in name and not name.startswith("keypoint"):

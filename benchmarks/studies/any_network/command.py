@@ -9,6 +9,7 @@ writes ``benchmarks/results/any_network.json``.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import time
 import warnings
@@ -16,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -35,8 +35,6 @@ RESULTS = Path(__file__).parents[2] / "results" / "any_network.json"
 NETWORKS = 2000
 _EVERY = 100
 """Networks between two reports of progress."""
-_REASONS = 25
-"""Reasons that a result lists, the most frequent ones."""
 
 
 @dataclass
@@ -65,9 +63,9 @@ class RandomRun:
         kinds: block kind -> counts.
         heads: kind of head -> networks.
         reasons: why channels stay, names left out -> times.
-        gaps: largest gap of every network that was cut.
-        seconds: of every discovery.
-        parameters_kept: of every network that was cut, with half the units of every layer gone.
+        largest_gap: of all networks that were cut rightly.
+        seconds, slowest: of all discoveries together, and of the slowest.
+        parameters_kept: sum over all networks that were cut, with about half the units of every layer gone.
         problems: networks that were not cut rightly: seed, kinds, head, verdict, message.
     """
 
@@ -75,9 +73,10 @@ class RandomRun:
     kinds: dict[str, KindCount] = field(default_factory=lambda: {kind: KindCount() for kind in KINDS})
     heads: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
-    gaps: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    parameters_kept: list[float] = field(default_factory=list)
+    largest_gap: float = 0.0
+    seconds: float = 0.0
+    slowest: float = 0.0
+    parameters_kept: float = 0.0
     problems: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, seed: int, network: Composition, found: Judgement) -> None:
@@ -85,11 +84,12 @@ class RandomRun:
         self.verdicts[found.verdict] += 1
         self.heads[network.head] += 1
         self.reasons.update(_nameless(pin.reason) for pin in found.pins)
-        self.seconds.append(found.seconds)
+        self.seconds += found.seconds
+        self.slowest = max(self.slowest, found.seconds)
         bad = found.verdict not in (RIGHT, WHOLE)
         if found.verdict == RIGHT:
-            self.gaps.append(found.gap)
-            self.parameters_kept.append(found.parameters_kept)
+            self.largest_gap = max(self.largest_gap, found.gap)
+            self.parameters_kept += found.parameters_kept
         if bad:
             what = {"kinds": list(network.kinds), "head": network.head, "entry": network.entry}
             self.problems.append({"seed": seed, **what, "verdict": found.verdict, "message": found.message[:300]})
@@ -104,27 +104,49 @@ class RandomRun:
     def content(self) -> dict[str, Any]:
         """As a result file holds it."""
         return {
-            "networks": sum(self.verdicts.values()),
+            "networks": self.networks,
             "verdicts": dict(self.verdicts),
-            "largest_gap": max(self.gaps, default=None),
-            "parameters_kept": median(self.parameters_kept) if self.parameters_kept else None,
-            "discovery_seconds": {"median": median(self.seconds), "largest": max(self.seconds)},
+            "largest_gap": self.largest_gap,
+            "parameters_kept": self.parameters_kept / max(1, self.verdicts[RIGHT]),
+            "discovery_seconds": {"mean": self.seconds / max(1, self.networks), "largest": self.slowest},
             "heads": dict(self.heads),
             "kinds": {kind: asdict(count) for kind, count in self.kinds.items()},
-            "reasons": dict(self.reasons.most_common(_REASONS)),
+            "reasons": dict(self.reasons.most_common()),
             "problems": self.problems,
         }
 
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> RandomRun:
+        """The run that a result file tells of, to go on with."""
+        verdicts, seconds = Counter(content["verdicts"]), content["discovery_seconds"]
+        run = cls(verdicts, heads=Counter(content["heads"]), reasons=Counter(content["reasons"]))
+        run.kinds.update({kind: KindCount(**count) for kind, count in content["kinds"].items()})
+        run.problems, run.largest_gap = list(content["problems"]), content["largest_gap"]
+        run.seconds, run.slowest = seconds["mean"] * run.networks, seconds["largest"]
+        run.parameters_kept = content["parameters_kept"] * verdicts[RIGHT]
+        return run
 
-def random_run(seeds: Iterable[int], kinds: tuple[str, ...], progress: Callable[[RandomRun], None]) -> RandomRun:
+    @property
+    def networks(self) -> int:
+        """Networks judged so far."""
+        return sum(self.verdicts.values())
+
+
+def random_run(
+    seeds: Iterable[int],
+    kinds: tuple[str, ...],
+    progress: Callable[[RandomRun], None],
+    before: RandomRun | None = None,
+) -> RandomRun:
     """Judge the random networks of some seeds.
 
     Args:
         seeds: one a network.
         kinds: block kinds to compose of.
         progress: called after every network.
+        before: what is known of other seeds; absent means nothing.
     """
-    run = RandomRun()
+    run = RandomRun() if before is None else before
     for seed in seeds:
         network = seeded(seed, kinds)
         modes = (False, True) if network.head == AUXILIARY else (False,)
@@ -176,18 +198,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=writable,
         help="where the numbers go (default: benchmarks/results/any_network.json for a whole run, nowhere for others)",
     )
+    parser.add_argument("--resume", action="store_true", help="go on with the run that the file tells of")
+    parser.add_argument("--table", action="store_true", help="judge nothing; print what the file has as Markdown")
     arguments = parser.parse_args(argv)
     unknown = [kind for kind in arguments.kinds if kind not in KINDS]
     if unknown:
         parser.error(f"unknown block kind {unknown[0]!r}; choose among {', '.join(KINDS)}")
     whole = not arguments.kinds and arguments.networks >= NETWORKS
     path = arguments.json or (RESULTS if whole else None)
+    if arguments.table:
+        print(kinds_table(json.loads((path or RESULTS).read_text(encoding="utf-8"))).markdown())  # noqa: T201 - for a page
+        return 0
+    first, before = arguments.first_seed, RandomRun()
+    if arguments.resume and path is not None and path.exists():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["first_seed"] != first:
+            raise ValueError(f"{path} is a run from seed {content['first_seed']}; give --first-seed that")
+        before = RandomRun.of(content)
     console = report_console(Console())
     # Networks that spectral norms or empty gradients make PyTorch talk about are no news here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        seeds = range(arguments.first_seed, arguments.first_seed + arguments.networks)
-        run = random_run(seeds, tuple(arguments.kinds) or tuple(KINDS), _Reporter(console, path, seeds[0]))
+        seeds = range(first + before.networks, first + arguments.networks)
+        run = random_run(seeds, tuple(arguments.kinds) or tuple(KINDS), _Reporter(console, path, first), before)
     console.print(kinds_table(run.content()))
     return 1 if run.verdicts[WRONG] or run.verdicts[FAILED] else 0
 
@@ -205,7 +238,7 @@ class _Reporter:
             line = f"seed {problem['seed']} ({kinds}; {problem['head']}): {problem['verdict']}: {problem['message']}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._known = len(run.problems)
-        done = sum(run.verdicts.values())
+        done = run.networks
         if self._path is not None:
             write_result(self._path, {"first_seed": self._first_seed, **run.content()})
         if done % _EVERY == 0:

@@ -1,4 +1,4 @@
-"""Is a network cut rightly?  Discovery, a plan, surgery, and the comparison with the oracle, as one record."""
+"""Discovery, a plan, surgery and the comparison with the oracle, as one record of a network."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def judge(
         example: its input, at least two images.
         seed: chooses the units that go.
         modes: training modes to compare in, the first for every plan, all for the plan that halves every layer.
-        watched: modules whose outputs are compared beside the network's.
+        watched: modules whose outputs are compared instead of the network's.
         singles: layers that lose one unit and nothing else, followed by a plan of any counts; 0 leaves about half of
             every layer, the plan that is always there.
         single_image: the input that layers are found with; absent means the first image of ``example``.

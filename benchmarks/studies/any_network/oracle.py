@@ -67,7 +67,8 @@ def zeroing_gap(
         rows: module name -> removed output channels of that convolution or linear layer.
         inputs: a tensor, a tuple of positional arguments or a dictionary of keyword arguments, at least two images.
         training: compare in training mode (dropout off), where auxiliary heads run.
-        watched: modules whose outputs are compared as well (a detector's heads, before boxes are sorted out).
+        watched: modules whose outputs are compared instead of the network's (a detector's heads: which of two equal
+            boxes it keeps is a matter of rounding).
         whole: the dense network's own outputs where they are known.
 
     Raises:
@@ -153,7 +154,7 @@ def _run(model: nn.Module, inputs: Any, watched: Sequence[str]) -> list[Tensor]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for handle in handles:
             handle.remove()
-    leaves = tree_flatten([_plain(output), [_plain(each) for each in seen]])[0]
+    leaves = tree_flatten([_plain(each) for each in seen] if watched else _plain(output))[0]
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 

@@ -1,5 +1,6 @@
 """Random networks out of all block kinds: cut to the oracle's numbers, or left whole for a reason."""
 
+import json
 import warnings
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.studies.any_network import command
 from benchmarks.studies.any_network.command import kinds_table, random_run
 from benchmarks.studies.any_network.composer import HEADS, KINDS, compose, seeded
 from benchmarks.studies.any_network.judge import RIGHT, WHOLE, enliven, in_double, judge
@@ -35,7 +37,7 @@ def judged(network, seed=0):
 
 
 @settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     database=None,
@@ -70,6 +72,18 @@ def test_a_run_counts_networks_kinds_and_what_went_wrong():
     assert {kind for kind, count in content["kinds"].items() if count["networks"]} <= {"plain", "SPPF"}
     assert len(content["problems"]) == 3 - content["verdicts"].get(RIGHT, 0) - content["verdicts"].get(WHOLE, 0)
     assert "3 random networks" in kinds_table(content).markdown()
+
+
+def test_a_run_goes_on_where_the_last_one_ended(tmp_path):
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    command.main(["plain", "--networks", "3", "--json", str(whole)])
+    for networks in ("1", "3"):
+        command.main(["plain", "--networks", networks, "--resume", "--json", str(parts)])
+    contents = [json.loads(path.read_text()) for path in (whole, parts)]
+    assert all(content.pop("discovery_seconds")["mean"] > 0 for content in contents)
+    assert contents[0]["kinds"] == contents[1]["kinds"]
+    assert contents[0]["verdicts"] == contents[1]["verdicts"]
+    assert contents[0]["networks"] == contents[1]["networks"] == 3
 
 
 def test_there_are_at_least_twenty_block_kinds():
