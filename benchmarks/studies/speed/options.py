@@ -6,7 +6,7 @@ import argparse
 import importlib
 from collections.abc import Callable, Collection
 
-from benchmarks.common.arguments import one_of
+from benchmarks.common.arguments import one_of, positive
 
 Parser = argparse.ArgumentParser
 
@@ -53,3 +53,18 @@ def prune(parser: Parser) -> None:
     parser.add_argument(
         "--surgery-repeats", type=int, default=3, help="timed runs of the surgery (default: %(default)s)"
     )
+
+
+def scale(parser: Parser) -> None:
+    """Options of ``python -m benchmarks.studies.speed scale``."""
+    kinds = ("plain", "residual")
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, metavar="KIND", help=", ".join(kinds))
+    parser.add_argument(
+        "--layers", type=positive, nargs="+", default=[10, 20, 40, 80, 160, 320], metavar="N", help="at --width"
+    )
+    parser.add_argument("--width", type=positive, default=32, help="of the networks of many layers (default: 32)")
+    parser.add_argument(
+        "--widths", type=positive, nargs="*", default=[32, 64, 128, 256], metavar="N", help="at --depth layers"
+    )
+    parser.add_argument("--depth", type=positive, default=10, help="layers of the wide networks (default: 10)")
+    parser.add_argument("--images", type=positive, default=64, help="calibration and reward images (default: 64)")

@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common.arguments import positive
 from benchmarks.metrics.memory import peak_rss_bytes
-from benchmarks.studies.speed.random_networks import KINDS, deep_network
+from benchmarks.studies.speed.random_networks import deep_network
 from benchmarks.studies.speed.rows import SpeedRow
 from prune_gym.allocation.knapsack import knapsack
 from prune_gym.data.splits import TensorSplit
@@ -45,29 +44,14 @@ SHORTEST = 0.01
 """Seconds below which a part says nothing of its growth."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of ``python -m benchmarks.studies.speed scale``."""
-    parser.add_argument(
-        "--kinds", nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="plain, residual"
-    )
-    parser.add_argument(
-        "--layers", type=positive, nargs="+", default=[10, 20, 40, 80, 160, 320], metavar="N", help="at --width"
-    )
-    parser.add_argument("--width", type=positive, default=32, help="of the networks of many layers (default: 32)")
-    parser.add_argument(
-        "--widths", type=positive, nargs="*", default=[32, 64, 128, 256], metavar="N", help="at --depth layers"
-    )
-    parser.add_argument("--depth", type=positive, default=10, help="layers of the wide networks (default: 10)")
-    parser.add_argument("--images", type=positive, default=64, help="calibration and reward images (default: 64)")
-
-
 def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
     """Measure network after network, then fit.
 
     Args:
-        options: what :func:`add_arguments` added, and ``device``.
+        options: those of :func:`benchmarks.studies.speed.options.scale`, and ``device``.
         report: told what is going on.
     """
+    measure_network("plain", 3, 4, options)  # what is imported on the way is no part of the first network
     for kind in options.kinds:
         growth = _Growth()
         sizes = [(layers, options.width) for layers in options.layers]
