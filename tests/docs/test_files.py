@@ -1,12 +1,12 @@
-"""docs/files.md: its tables are those of the result files."""
+"""benchmarks/results/files.md: its tables are those of the result files."""
 
 import json
 
 from benchmarks.fuzz.command import FAILURES, fuzz_table
-from tests.pages import DOCS, ROOT
+from tests.pages import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = (DOCS / "files.md").read_text()
+PAGE = (RESULTS / "files.md").read_text()
 
 
 def test_the_table_of_damaged_files_is_that_of_the_file_and_nothing_failed():

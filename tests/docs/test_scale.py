@@ -1,12 +1,12 @@
-"""docs/scale.md: its tables are those of the result file, and the first plan of a deep network is there in a minute."""
+"""benchmarks/results/speed_scale.md: its tables are those of the result file, and the first plan of a deep network is there in a minute."""
 
 import json
 
 from benchmarks.studies.speed.scale import scale_tables
-from tests.pages import DOCS, ROOT
+from tests.pages import ROOT
 
 ROWS = json.loads((ROOT / "benchmarks" / "results" / "speed_scale.json").read_text())["rows"]
-PAGE = (DOCS / "scale.md").read_text()
+PAGE = (ROOT / "benchmarks" / "results" / "speed_scale.md").read_text()
 
 
 def test_the_tables_are_those_of_the_file():
