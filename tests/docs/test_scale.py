@@ -1,4 +1,4 @@
-"""benchmarks/results/speed_scale.md: its tables are those of the result file, and the first plan of a deep network is there in a minute."""
+"""speed_scale.md: its tables are those of the result file; a deep network has its first plan in a minute."""
 
 import json
 
