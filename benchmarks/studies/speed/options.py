@@ -10,9 +10,6 @@ from benchmarks.common.arguments import one_of, positive
 
 Parser = argparse.ArgumentParser
 
-KINDS = ("plain", "residual")
-"""Networks whose growth is measured."""
-
 
 def _rows(module: str) -> Callable[[str], str]:
     """Reads a name of a sub-command's rows."""
@@ -60,7 +57,8 @@ def prune(parser: Parser) -> None:
 
 def scale(parser: Parser) -> None:
     """Options of ``python -m benchmarks.studies.speed scale``."""
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help="plain, residual")
+    kinds = ("plain", "residual")
+    parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, metavar="KIND", help=", ".join(kinds))
     parser.add_argument(
         "--layers", type=positive, nargs="+", default=[10, 20, 40, 80, 160, 320], metavar="N", help="at --width"
     )

@@ -14,7 +14,7 @@ import argparse
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.common.columns import Column
+from benchmarks.common.table import Table
 from benchmarks.metrics.memory import peak_rss_bytes
 from benchmarks.studies.speed.random_networks import deep_network
 from benchmarks.studies.speed.rows import SpeedRow
@@ -51,6 +53,7 @@ def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
         options: those of :func:`benchmarks.studies.speed.options.scale`, and ``device``.
         report: told what is going on.
     """
+    measure_network("plain", 3, 4, options)  # what is imported on the way is no part of the first network
     for kind in options.kinds:
         growth = _Growth()
         sizes = [(layers, options.width) for layers in options.layers]
@@ -149,3 +152,36 @@ def exponent(points: list[tuple[int, float]]) -> float:
     """
     sizes, seconds = np.log(np.array(points)).T
     return float(np.polyfit(sizes, seconds, 1)[0])
+
+
+def scale_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[Table, Table]:
+    """Return the seconds of every network, and the exponents.
+
+    Args:
+        rows: of the result file, in order.
+    """
+    seconds: dict[str, dict[str, float]] = {}
+    exponents: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["unit"].startswith("exponent"):
+            kind, rest = row["name"].split("_", 1)
+            part, along = rest.rsplit("_by_", 1)
+            exponents.setdefault(f"{kind}, by {along}", {})[part] = row["value"]
+        else:
+            kind, size, part = row["name"].split("_", 2)
+            layers, width = size.split("x")
+            seconds.setdefault(f"{kind}, {layers} layers of {width}", {})[part] = row["value"]
+    columns = [Column(part.replace("_", " ") + ", s", ".3g") for part in PARTS]
+    slopes = [Column(part.replace("_", " "), ".2f") for part in PARTS]
+    return (
+        Table(
+            "Processor seconds, one thread",
+            ("network", *columns, Column("peak memory, MiB", ".0f")),
+            [[name, *(found.get(part) for part in (*PARTS, "peak_memory"))] for name, found in seconds.items()],
+        ),
+        Table(
+            "Exponents",
+            ("", *slopes),
+            [[name, *(found.get(part) for part in PARTS)] for name, found in exponents.items()],
+        ),
+    )

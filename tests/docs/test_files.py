@@ -1,0 +1,26 @@
+"""benchmarks/results/files.md: its tables are those of the result files."""
+
+import json
+
+from benchmarks.fuzz.command import FAILURES, fuzz_table
+from tests.pages import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = (RESULTS / "files.md").read_text()
+
+
+def test_the_table_of_damaged_files_is_that_of_the_file_and_nothing_failed():
+    rows = json.loads((RESULTS / "fuzz.json").read_text())["rows"]
+    lines = [line for line in fuzz_table(rows).markdown().splitlines() if line.startswith("|")]
+    assert len(lines) == len(rows) + 2
+    assert all(line in PAGE for line in lines)
+    assert all(row["mutations"] >= 2000 for row in rows)
+    assert not any(row[failure] for row in rows for failure in FAILURES)
+
+
+def test_the_numbers_of_killed_runs_are_those_of_the_file():
+    found = json.loads((RESULTS / "crashes.json").read_text())["random"]
+    words = " ".join(PAGE.split())
+    assert f"{found['kills']} kills at random moments of {found['runs']} runs" in words
+    assert found["same_result"] == found["runs"]
+    assert found["kills"] >= 60
