@@ -216,7 +216,11 @@ def _files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def _settings(name: str) -> tuple[str, Mapping[str, Any]]:
-    """Algorithm and defaults of a name."""
+    """Algorithm and defaults of a name.
+
+    Raises:
+        ValueError: no algorithm or preset has this name.
+    """
     if name in PRESETS:
         return PRESETS[name]
     if name in DEFAULTS:

@@ -119,7 +119,11 @@ class RewardModel:
         return self.prior.expected(damages) if self.prior is not None and self._prior_holds else 0.0
 
     def _fitted(self) -> Any:
-        """The posterior on everything measured."""
+        """The posterior on everything measured.
+
+        Raises:
+            ValueError: nothing was measured yet.
+        """
         if not self._outputs:
             raise ValueError("the reward model has seen no measured plan yet; add one first")
         if self._process is None:

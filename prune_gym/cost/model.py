@@ -203,7 +203,11 @@ def _add_module(
 def _add_parameter(
     params: FormBuilder, parameter: nn.Parameter, rows: FloatArray, axes: dict[int | None, FloatArray]
 ) -> None:
-    """Add a vector of a known module (its channels are the module's), or a bare parameter cut along some axes."""
+    """Add a vector of a known module (its channels are the module's), or a bare parameter cut along some axes.
+
+    Raises:
+        ValueError: cut along more than two axes, which no quadratic form counts.
+    """
     if not axes:
         extents = [extent for extent in parameter.shape if extent > 1] or [1]
         # A single shared entry (PReLU with one slope) stays whole.
