@@ -196,7 +196,11 @@ class SB3Agent(Learner):
 
 
 def _history(path: Path) -> dict[str, Any]:
-    """Name and history of an agent, verified."""
+    """Name and history of an agent, verified.
+
+    Raises:
+        ValueError: damaged, or changed since it was saved.
+    """
     try:
         document = json.loads(path.read_bytes())
         digest = document.pop("sha256", None)

@@ -180,6 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 all ended alike, 1 some did not, 2 bad input.
+
+    Raises:
+        ValueError: the undisturbed run failed; ends the command with exit code 2.
     """
     options = _parser().parse_args(argv)
     torch.set_num_threads(1)

@@ -107,7 +107,11 @@ class Targets:
 
 
 def _reduction(name: str, given: Any) -> float:
-    """A fraction to remove."""
+    """A fraction to remove.
+
+    Raises:
+        TargetError: no share, or one outside (0, 1).
+    """
     match = re.fullmatch(rf"\s*{_NUMBER}\s*(x|%|)\s*", str(given).lower())
     example = "a share to remove such as 0.5 or 50%, or what may be left, such as 0.5x"
     if match is None or isinstance(given, bool):
