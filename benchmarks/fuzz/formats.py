@@ -1,4 +1,4 @@
-"""What is read: a sound file of every format, and its reader's answer as a digest."""
+"""Formats that are read: a sound file of each, and its reader's answer as a digest."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _labelled(
 def preprocessing_of(
     options: PruneOptions, listing: Listing, model: nn.Module, own: Preprocessing | None
 ) -> tuple[Preprocessing, int, tuple[str, ...]]:
-    """How images become inputs: as the options say, else the network's library, else the usual.
+    """Preprocessing of images: as the options say, else the network's library, else the usual.
 
     Returns:
         The preprocessing, the number of channels, and what was assumed, a sentence each.

@@ -21,7 +21,7 @@ from prune_gym.saving.weights import Checkpoint, ClassCountError, WeightsError, 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a network comes from."""
+    """Origin of a network."""
 
     make: Callable[..., nn.Module]
     import_line: str

@@ -40,7 +40,7 @@ RESERVE = 0.1
 
 
 class Searcher(Protocol):
-    """What looks for a better plan than the predicted best, by measuring."""
+    """Search for a better plan than the predicted best, by measuring."""
 
     def __call__(
         self,
@@ -69,7 +69,7 @@ class Searcher(Protocol):
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent.
+    """Effort that a pruning may spend.
 
     Attributes:
         minutes: wall time for all of it; None for as long as it takes.

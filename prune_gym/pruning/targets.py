@@ -1,4 +1,4 @@
-"""What a pruned network has to reach: less FLOPs, fewer parameters, less latency, at most so much of its accuracy lost.
+"""Targets of a pruned network: less FLOPs, fewer parameters, less latency, at most so much of its accuracy lost.
 
 Imports nothing heavy, so that a command line can read its options at once.
 """
@@ -87,7 +87,7 @@ class Targets:
 
     @property
     def has_costs(self) -> bool:
-        """Whether FLOPs, parameters or latency are limited."""
+        """True where FLOPs, parameters or latency are limited."""
         return not (self.flops is None and self.params is None and self.latency is None)
 
     def described(self) -> str:

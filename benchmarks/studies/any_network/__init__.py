@@ -1,1 +1,1 @@
-"""Is any network cut rightly?  An oracle, random networks and a zoo of published ones."""
+"""Proof that any network is cut rightly: an oracle, random networks and a zoo of published ones."""
