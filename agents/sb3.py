@@ -196,7 +196,11 @@ class SB3Agent(Learner):
 
 
 def _history(path: Path) -> dict[str, Any]:
-    """Name and history of an agent, verified."""
+    """Name and history of an agent, verified.
+
+    Raises:
+        ValueError: damaged, or changed since it was saved.
+    """
     try:
         document = json.loads(path.read_bytes())
         digest = document.pop("sha256", None)
@@ -216,7 +220,11 @@ def _files(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 
 
 def _settings(name: str) -> tuple[str, Mapping[str, Any]]:
-    """Algorithm and defaults of a name."""
+    """Algorithm and defaults of a name.
+
+    Raises:
+        ValueError: no algorithm or preset has this name.
+    """
     if name in PRESETS:
         return PRESETS[name]
     if name in DEFAULTS:

@@ -175,7 +175,11 @@ class GPUProfiler:
         self.end(name)
 
     def __enter__(self) -> GPUProfiler:
-        """Start the trace, if asked for, and return the profiler."""
+        """Start the trace, if asked for, and return the profiler.
+
+        Raises:
+            ValueError: the profiler has recorded its trace already.
+        """
         if self._trace is not None:
             if self._traced:
                 raise ValueError("this profiler has recorded its trace; make another one")

@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 2 bad input.
+
+    Raises:
+        OptionError: not exactly one of task and configuration, or an unknown task; ends the command with exit code 2.
     """
     what = "List what can be pruned of a network, and what cannot."
     parser = command_parser("benchmarks.layer_table", what, "import", prog=prog)

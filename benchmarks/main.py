@@ -39,6 +39,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 2 bad input, 130 interrupted.
+
+    Raises:
+        ConfigError: refused before any work; ends the command with exit code 2.
+        FileNotFoundError: data or weights are missing; the same.
     """
     options = _parser(prog).parse_intermixed_args(argv)
     from benchmarks.job.run_folder import open_run

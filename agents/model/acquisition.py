@@ -50,6 +50,7 @@ class ExpectedImprovement:
         """Expected improvements [N]."""
         points, weights = np.polynomial.hermite_e.hermegauss(self.nodes)
         gains = imagination.score_quantiles(moves, points) - imagination.best_score()
+        # The weights belong to exp(-x^2 / 2) and sum to sqrt(2 pi); an expectation wants them to sum to 1.
         return weights @ np.maximum(gains, 0.0) / weights.sum()
 
 
@@ -68,7 +69,9 @@ def perturbed(actions: np.ndarray, count: int, rng: np.random.Generator) -> np.n
     num_layers = actions.shape[1]
     share = rng.uniform(1 / num_layers, 1.0, size=(count, 1))
     moved = rng.random((count, num_layers)) < share
+    # A variation that moves no layer is no new plan.
     moved[np.arange(count), rng.integers(num_layers, size=count)] = True
+    # Log-uniform: fine steps near a good plan as often as coarse ones.
     scale = np.exp(rng.uniform(np.log(0.02), np.log(0.5), size=(count, 1)))
     noise = rng.standard_normal((count, num_layers)) * scale
     return np.clip(chosen + moved * noise, -1.0, 1.0).astype(np.float32)

@@ -39,6 +39,7 @@ def damage(problem: Problem, kept: np.ndarray) -> np.ndarray:
     kept = np.asarray(kept)
     floor = np.log(SOFTENING) + np.median([curve[len(curve) // 2] for curve in problem.log_curves])
     layers = [curve[len(curve) - kept[..., layer]] for layer, curve in enumerate(problem.log_curves)]
+    # The curves are logarithms already: log(loss + constant) without leaving them, however small a loss is.
     softened = np.logaddexp(np.stack(layers, axis=-1), floor)
     return np.concatenate([softened, np.logaddexp.reduce(softened, axis=-1, keepdims=True)], axis=-1)
 

@@ -107,6 +107,7 @@ class Imagination:
         if not off.any():
             return moves
         wrong = moves.actions[off]
+        # Actions lie in [-1, 1], so a shift of 2 takes any of them to either end.
         low, high = np.full((len(wrong), 1), -2.0), np.full((len(wrong), 1), 2.0)
         for _ in range(halvings):
             middle = (low + high) / 2
@@ -114,6 +115,7 @@ class Imagination:
             enough = (self.env.cost.reduction(kept) >= self.target)[:, None]
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
         shifted = moves.actions.copy()
+        # The upper end is the one that reaches the target, where anything does.
         shifted[off] = _shifted(wrong, high)
         return self.moves(shifted)
 

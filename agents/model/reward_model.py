@@ -119,7 +119,11 @@ class RewardModel:
         return self.prior.expected(damages) if self.prior is not None and self._prior_holds else 0.0
 
     def _fitted(self) -> Any:
-        """The posterior on everything measured."""
+        """The posterior on everything measured.
+
+        Raises:
+            ValueError: nothing was measured yet.
+        """
         if not self._outputs:
             raise ValueError("the reward model has seen no measured plan yet; add one first")
         if self._process is None:
@@ -222,6 +226,8 @@ def polynomial(trend: Trend) -> Any:
     """The kernel of a trend alone."""
     from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct
 
+    # The offset of a linear trend only adds a constant, so it is fixed; squared, it weighs linear against quadratic
+    # terms and is fitted.
     if trend == "linear":
         return ConstantKernel(0.1, (1e-4, 1e2)) * DotProduct(1.0, "fixed")
     return ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2)) ** 2
@@ -247,6 +253,8 @@ def _most_likely(
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = search.fit(inputs, outputs)
     scale = float(np.std(outputs)) or 1.0
+    # The likelihood is one of outputs over their deviation. Densities of two models of different outputs compare in
+    # log-odds only: the change of variables takes N log(deviation) off.
     evidence = float(fitted.log_marginal_likelihood_value_) - len(outputs) * np.log(scale)
     return evidence, np.array(fitted.kernel_.theta)
 

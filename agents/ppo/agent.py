@@ -133,7 +133,12 @@ class PPOAgent:
         return (actions if observation.ndim == 2 else actions[0]), state
 
     def _observations(self, state: Array) -> torch.Tensor:
-        """Checked observations [N, D] on the agent's device."""
+        """Checked observations [N, D] on the agent's device.
+
+        Raises:
+            TypeError: neither an array nor a tensor.
+            ValueError: another shape than the agent was made for.
+        """
         if not isinstance(state, (np.ndarray, torch.Tensor)):
             raise TypeError(f"an observation is a numpy array or a torch tensor, got {type(state).__name__}")
         if state.ndim not in (1, 2) or state.shape[-1] != self.observation_size:

@@ -133,7 +133,11 @@ class Search(PlanChooser):
         return set(plans)
 
     def _reset(self, env: Environment, plans: PlannableEnv) -> dict[str, Any]:
-        """Start an episode; make sure that it is about the same question as those before."""
+        """Start an episode; make sure that it is about the same question as those before.
+
+        Raises:
+            ValueError: the environment asks about another problem or target than before.
+        """
         first = self._experience is None
         _, info = env.reset(seed=self.seed if first else None)
         identity, target = fingerprint(plans), target_of(info)

@@ -73,6 +73,9 @@ def adaprune_prune(
         threshold_step: first step of its threshold.
         round_epochs: passes over the images after each of its rounds.
         lr: peak learning rate there.
+
+    Raises:
+        ValueError: unknown variant.
     """
     if variant == "activation":
         return _by_activation(bench, power, threshold_step, round_epochs, lr)

@@ -78,6 +78,7 @@ def amc_prune(
 
     Raises:
         ImportError: stable-baselines3 is not installed.
+        ValueError: fewer than one episode, or a warm-up longer than the search.
     """
     warmup = episodes // 4 if warmup_episodes is None else warmup_episodes
     if episodes < 1 or not 0 <= warmup <= episodes:

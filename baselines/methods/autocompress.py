@@ -116,6 +116,9 @@ def autocompress_prune(
         admm_lr: peak learning rate of W-steps and retraining.
         retrain_epochs: passes over the images after each cut.
         purification: share of its layer's mean norm below which a channel is redundant; 0 turns it off.
+
+    Raises:
+        ValueError: rounds, iterations, ``rho`` or ``rho_growth`` out of range.
     """
     if rounds < 1 or admm_iterations < 1 or rho <= 0 or rho_growth < 1:
         raise ValueError("rounds and admm_iterations are at least 1, rho is positive and rho_growth at least 1")

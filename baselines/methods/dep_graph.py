@@ -55,6 +55,9 @@ def dep_graph_prune(
         sparse_epochs: passes over the images with sparse learning; the authors' CIFAR runs take 100.
         sparse_lr: its peak learning rate; theirs, in steps.
         sparsity: weight of the group regulariser; theirs.
+
+    Raises:
+        ValueError: fewer than one step.
     """
     if steps < 1:
         raise ValueError(f"steps is at least 1; got {steps}")

@@ -62,6 +62,9 @@ def gnn_prune(
         episodes: plans measured.
         episodes_per_update: episodes between two updates of the policy.
         lr: learning rate of Adam.
+
+    Raises:
+        ValueError: fewer than one episode, in all or an update.
     """
     if episodes < 1 or episodes_per_update < 1:
         raise ValueError(f"episodes and episodes_per_update are at least 1; got {episodes} and {episodes_per_update}")

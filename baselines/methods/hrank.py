@@ -63,7 +63,11 @@ def hrank_prune(
 
 @torch.no_grad()
 def feature_ranks(bench: Workbench, num_samples: int = NUM_SAMPLES) -> list[Tensor]:
-    """Average rank of every unit's feature maps, [num_units] a layer."""
+    """Average rank of every unit's feature maps, [num_units] a layer.
+
+    Raises:
+        ValueError: fewer than one sample.
+    """
     if num_samples < 1:
         raise ValueError(f"num_samples is at least 1; got {num_samples}")
     sums = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in bench.groups}

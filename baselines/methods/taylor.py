@@ -48,6 +48,9 @@ def taylor_prune(
         momentum: weight of the scores so far.
         lr: learning rate, constant.
         channels_per_removal: remove that many units at a time instead, until the target is reached.
+
+    Raises:
+        ValueError: removals, frequency or momentum out of range.
     """
     if removals < 1 or frequency < 1 or not 0 <= momentum < 1:
         raise ValueError("removals and frequency are at least 1 and momentum in [0, 1)")

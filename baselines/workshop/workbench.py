@@ -280,7 +280,11 @@ def _inputs_and_labels(batch: Any, needs_labels: bool) -> tuple[Tensor, Tensor]:
 
 
 def _check_batches(model: nn.Module, data: TensorSplit, batch_size: int) -> None:
-    """Refuse what batch norms cannot train on, whether or not this method trains: all methods then accept the same."""
+    """Refuse what batch norms cannot train on, whether or not this method trains: all methods then accept the same.
+
+    Raises:
+        ValueError: a batch size below 1, or batches of one image where the network has batch norms.
+    """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size is a whole number of images, at least 1; got {batch_size!r}")
     has_norms = any(isinstance(module, _BatchNorm) for module in model.modules())

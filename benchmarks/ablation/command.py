@@ -67,7 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _chosen(asked: Sequence[str] | None, plan: Plan, errors: Console) -> list[str]:
-    """Variants to run; those that would repeat the full run are refused when named, and left out of ``all``."""
+    """Variants to run; those that would repeat the full run are refused when named, and left out of ``all``.
+
+    Raises:
+        ConfigError: a variant is named that would repeat the full run.
+    """
     if not asked or ALL in asked:
         for name, reason in plan.left_out.items():
             errors.print(f"{name} is left out: {reason}", style="yellow", markup=False, soft_wrap=True)

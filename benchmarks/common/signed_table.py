@@ -77,5 +77,5 @@ def table_digest(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def _as_read(value: Any) -> str:
-    """What CSV gives back for a value."""
+    """Value as CSV gives it back."""
     return "" if value is None else str(value)

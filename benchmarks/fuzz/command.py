@@ -33,8 +33,8 @@ from benchmarks.fuzz.mutations import MUTATIONS
 from benchmarks.fuzz.samples import Samples
 
 OUTCOMES = ("same", "refused", "warned", "other", "silent", "traceback", "hang")
-"""What came of a damaged file: the sound one's content, a clean error, other content with a logged warning, other
-content of a file that people write (which nobody can know), and the three that must not be."""
+"""Outcomes of reading a damaged file: the sound one's content, a clean error, other content with a logged warning,
+other content of a file that people write (which nobody can know), and the three that must not be."""
 
 FAILURES = ("silent", "traceback", "hang")
 SECONDS = 10
@@ -101,7 +101,7 @@ def fuzz(form: Format, folder: Path, count: int, seed: int = 0) -> dict[str, Any
 
 
 def outcome_of(form: Format, path: Path, expected: str) -> tuple[str, str]:
-    """What a reader makes of a file: the outcome, and the error or answer in words."""
+    """Read a file and judge: the outcome, and the error or answer in words."""
     with _listening() as told:
         try:
             with _within(SECONDS):

@@ -37,7 +37,7 @@ from benchmarks.job import pipeline
 from benchmarks.job.pipeline import without_timings
 
 WAYS = ("before", "torn", "after")
-"""How a write is met: nothing is there yet; half a temporary file; the new file, and nothing after it."""
+"""Moments at which a write is met: nothing is there yet; half a temporary file; the new file, and nothing after it."""
 
 DIED = 9
 
@@ -77,7 +77,7 @@ class Crashes:
         return child
 
     def result(self, name: str) -> Any:
-        """What a finished run reports, without timings."""
+        """Report of a finished run, without timings."""
         return without_timings(read_result(self.folder / name / "seed_3" / "result.json"))
 
     def leftovers(self, name: str) -> list[str]:
@@ -180,6 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 all ended alike, 1 some did not, 2 bad input.
+
+    Raises:
+        ValueError: the undisturbed run failed; ends the command with exit code 2.
     """
     options = _parser().parse_args(argv)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What is read: a sound file of every format, and its reader's answer as a digest."""
+"""Formats that are read: a sound file of each, and its reader's answer as a digest."""
 
 from __future__ import annotations
 
@@ -155,7 +155,11 @@ def _study_formats(samples: Samples) -> list[Format]:
 
 
 def _some(rows: list[dict[str, str]], path: Path) -> list[dict[str, str]]:
-    """A table of nothing is no answer: its readers refuse it."""
+    """A table of nothing is no answer: its readers refuse it.
+
+    Raises:
+        FileError: no rows.
+    """
     if not rows:
         raise FileError(f"{path} has no rows")
     return rows

@@ -28,7 +28,7 @@ CONFIG = (
 
 
 class Samples:
-    """What sound files are of.
+    """Contents of sound files.
 
     Args:
         folder: for caches.
@@ -107,7 +107,7 @@ class Samples:
         return [{"kept": [count, 4], **scores} for count in range(1, 6)]
 
     def budgets(self) -> dict[str, Any]:
-        """What a search decided."""
+        """Budgets as a search decides them."""
         return {
             "kept": [4, 3],
             "plan": {"0": [1, 5], "3": [0, 2]},
@@ -119,7 +119,7 @@ class Samples:
         }
 
     def result(self) -> dict[str, Any]:
-        """What a finished run reports."""
+        """Report of a finished run."""
         numbers = {"flops": 1000, "parameters": 200, "latency_ms": 1.5, "throughput_imgs_per_sec": 640.0}
         networks = {name: {"accuracy": 0.875, **numbers} for name in ("dense", "one_shot", "final")}
         return {

@@ -24,6 +24,7 @@ def load_task(config: Config, device: torch.device) -> PruningTask:
     Raises:
         ConfigError: the configuration contradicts the task or its data, or the task lacks a split the job needs.
         FileNotFoundError: the task's data or weights are missing.
+        TypeError: the task's factory fails for reasons of its own.
     """
     options = _dataset_options(config)
     try:
@@ -90,7 +91,11 @@ def make_problem(config: Config, task: PruningTask) -> PruningProblem:
 
 
 def _check_initial_agent(config: Config, problem: PruningProblem) -> None:
-    """Refuse an agent that cannot act on the problem before anything is computed."""
+    """Refuse an agent that cannot act on the problem before anything is computed.
+
+    Raises:
+        ConfigError: the method goes on from no agent, or the file's agent does not fit the problem.
+    """
     key, settings = "'pruning.rspar.initial_agent'", config.pruning.rspar
     if settings.initial_agent is None:
         return

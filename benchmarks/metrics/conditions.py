@@ -119,7 +119,11 @@ def working_input(model: nn.Module, shape: Sequence[int]) -> Tensor:
 
 
 def batch_shape(batch_size: int, input_shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of a batch; raise ValueError for an empty one."""
+    """Return the shape of a batch.
+
+    Raises:
+        ValueError: the batch is empty.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     return (batch_size, *input_shape)

@@ -94,7 +94,11 @@ def _from_csv(option: str, folder: Path, classes: Sequence[str] | None) -> Listi
 def _labelled(
     option: str, folder: Path, files: Sequence[Path], names: Sequence[str], classes: Sequence[str] | None
 ) -> Listing:
-    """Classes are numbered in the alphabetical order of their names, as torchvision does."""
+    """Classes are numbered in the alphabetical order of their names, as torchvision does.
+
+    Raises:
+        OptionError: a class that the other folder has not.
+    """
     found = sorted(set(names))
     classes = found if classes is None else classes
     foreign = [name for name in found if name not in classes]
@@ -109,7 +113,7 @@ def _labelled(
 def preprocessing_of(
     options: PruneOptions, listing: Listing, model: nn.Module, own: Preprocessing | None
 ) -> tuple[Preprocessing, int, tuple[str, ...]]:
-    """How images become inputs: as the options say, else the network's library, else the usual.
+    """Preprocessing of images: as the options say, else the network's library, else the usual.
 
     Returns:
         The preprocessing, the number of channels, and what was assumed, a sentence each.
@@ -200,7 +204,11 @@ def read_images(
 
 
 def _pixels(option: str, path: Path, preprocessing: Preprocessing, channels: int) -> Tensor:
-    """One image in [0, 1], float [C, H, W]."""
+    """One image in [0, 1], float [C, H, W].
+
+    Raises:
+        OptionError: the file is truncated or not an image.
+    """
     from torchvision.transforms import functional
 
     try:

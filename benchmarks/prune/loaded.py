@@ -10,7 +10,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images become a network's inputs, as its library says.
+    """Preprocessing of images into a network's inputs, as its library says.
 
     Attributes:
         size: height and width of the crop.

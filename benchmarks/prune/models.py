@@ -21,7 +21,7 @@ from prune_gym.saving.weights import Checkpoint, ClassCountError, WeightsError, 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a network comes from."""
+    """Origin of a network."""
 
     make: Callable[..., nn.Module]
     import_line: str
@@ -183,7 +183,11 @@ def _built(options: PruneOptions, source: _Source, arguments: Mapping[str, Any],
 def _of_as_many_classes(
     options: PruneOptions, source: _Source, arguments: Mapping[str, Any], error: ClassCountError
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The network with as many classes as its weights have, unless somebody said otherwise."""
+    """The network with as many classes as its weights have, unless somebody said otherwise.
+
+    Raises:
+        OptionError: the number was said, or the factory takes none.
+    """
     if options.num_classes is not None:
         raise OptionError(
             f"--weights {error}, as --num-classes says; leave that out to take the weights' number"

@@ -16,7 +16,7 @@ RESULT = "result.json"
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """What was asked for on the command line.
+    """Options as given on the command line.
 
     Attributes:
         model: ``package.module:factory``, ``timm:NAME``, ``torchvision:NAME`` or a ``.pt2`` file.

@@ -1,4 +1,4 @@
-"""What a pruning leaves in its folder: numbers as the main job writes them, the page, and how to load the network."""
+"""Files that a pruning leaves: numbers as the main job writes them, the page, and how to load the network."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def finite_rows(rows: Sequence[Any], source: str, problems: list[str]) -> list[C
 
 
 def _object(path: Path, root: Path, problems: list[str], *, finite: bool = False) -> Content:
-    """The object a file holds; nothing where it cannot be read or must be finite and is not, which is a problem."""
+    """The object a file holds; nothing where it cannot be read or must be finite and is not, which is a problem."""  # noqa: DOC501 (caught here)
     source = _shown(path, root)
     try:
         content = read_json(path, source)

@@ -153,7 +153,11 @@ def nearest_key(path: KeyPath, root: type[BaseModel] = Config) -> KeyPath | None
 
 
 def _check_choices(config: Config, source: ConfigSource) -> None:
-    """Refuse a method or a task that does not exist, before anything is loaded."""
+    """Refuse a method or a task that does not exist, before anything is loaded.
+
+    Raises:
+        ConfigError: there is no such method or task; the message has those there are.
+    """
     problems = []
     if not is_method(config.pruning.method):
         where = source.origin(("pruning", "method"))

@@ -66,7 +66,11 @@ def interquartile_mean(strata: Strata) -> float:
 
 
 def interquartile_curve(strata: Strata) -> NDArray[np.float64]:
-    """Interquartile mean of curves, point by point: one array [num_runs, ...] a task -> [...]."""
+    """Interquartile mean of curves, point by point: one array [num_runs, ...] a task -> [...].
+
+    Raises:
+        ValueError: no task at all.
+    """
     if not len(strata):
         raise ValueError("runs of at least one task are needed, got none")
     runs = np.sort(_runs(np.concatenate([np.asarray(runs, dtype=float) for runs in strata])), axis=0)

@@ -35,7 +35,11 @@ def paired_samples(results: Mapping[str, Results], baseline_name: str) -> dict[s
 
 
 def _in_order_of(reference: Results, values: Results, name: str) -> Sequence[float]:
-    """Return a method's results in the order of the baseline's seeds."""
+    """Return a method's results in the order of the baseline's seeds.
+
+    Raises:
+        ValueError: one has seeds and the other has not, or the seeds differ.
+    """
     if not isinstance(values, Mapping) and not isinstance(reference, Mapping):
         return values
     if not isinstance(values, Mapping) or not isinstance(reference, Mapping):
@@ -76,13 +80,21 @@ def as_sample(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 
 def check_level(alpha: float) -> None:
-    """Raise ValueError unless a significance level lies in (0, 1)."""
+    """Check a significance level.
+
+    Raises:
+        ValueError: it does not lie in (0, 1).
+    """
     if not 0 < alpha < 1:
         raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
 
 
 def check_bootstrap(confidence: float, n_bootstrap: int) -> None:
-    """Raise ValueError unless a confidence level and a number of resamples can be used."""
+    """Check a confidence level and a number of resamples.
+
+    Raises:
+        ValueError: either cannot be used.
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}; for 95 % write 0.95")
     if n_bootstrap < 1:

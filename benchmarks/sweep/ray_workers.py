@@ -77,7 +77,11 @@ class RayWorkers:
                 self._ray.shutdown()
 
     def _connect(self) -> bool:
-        """Make sure there is a cluster; returns whether it has to be left again."""
+        """Make sure there is a cluster; returns whether it has to be left again.
+
+        Raises:
+            WorkerStartError: there is no cluster, and none can be started.
+        """
         if self._ray.is_initialized():
             return False
         options: dict[str, Any] = {"log_to_driver": False, "include_dashboard": False, "logging_level": "warning"}

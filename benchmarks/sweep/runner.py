@@ -46,6 +46,7 @@ def run_sweep(
         ConfigError: a target out of reach, or a task without its data.
         RunFolderError, SweepFolderError, ResultsError, NotWritableError: the folder cannot be used.
         DiskFullError: the disk is full; what is finished is safe.
+        KeyboardInterrupt: passed on once the tables are written.
     """
     console, study = console or Console(quiet=True), SweepStudy(sweep, retry_failed, overwrite)
     check_cells(sweep)

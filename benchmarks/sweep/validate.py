@@ -151,6 +151,9 @@ def _cells_of(rows: Sequence[Row], sweep: SweepConfig) -> list[Cell]:
     """The cells that made rows.
 
     A table names the target a run really had; a sweep without targets left it to the task.
+
+    Raises:
+        ResultsError: the table has a run that is not in the grid.
     """
     cells = sweep.cells()
     found = []

@@ -111,7 +111,11 @@ def audit_prices(
 def _check(
     analysis: Analysis, channels_per_layer: int, fractions: Sequence[float], confidence: float
 ) -> list[ChannelGroup]:
-    """The layers that can lose a unit, after checking everything that can be wrong before work is spent."""
+    """The layers that can lose a unit, after checking everything that can be wrong before work is spent.
+
+    Raises:
+        ValueError: nothing is analysed yet, an argument is out of range, or no layer can lose a unit.
+    """
     if not analysis.curves:
         raise ValueError("nothing is analysed yet; call compute_sensitivity(dataloader) or load(path) first")
     if channels_per_layer < 1:

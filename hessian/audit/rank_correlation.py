@@ -96,7 +96,11 @@ def _resampled_layers(count: int, seed: int) -> NDArray[np.float64]:
 
 
 def _interval(resampled: NDArray[np.float64], num_layers: int, confidence: float) -> tuple[float, float]:
-    """Percentile interval; undefined below two layers or where most resamples are."""
+    """Percentile interval; undefined below two layers or where most resamples are.
+
+    Raises:
+        ValueError: a confidence level outside (0, 1).
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}; for 95 % write 0.95")
     defined = resampled[~np.isnan(resampled)]

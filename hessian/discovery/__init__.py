@@ -1,4 +1,4 @@
-"""Which channels of a network can go, which stay and why: found by a run, proved by trial cuts."""
+"""Discovery of channels that can go, and of those that stay and why: found by a run, proved by trial cuts."""
 
 from __future__ import annotations
 

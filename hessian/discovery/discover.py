@@ -18,7 +18,7 @@ from hessian.support.door import plain_model
 
 @dataclass(frozen=True, eq=False)
 class Discovery:
-    """What can be pruned of a network, and what cannot.
+    """Channels of a network that can be pruned, and those that cannot.
 
     Attributes:
         groups: the prunable layers, in execution order of their roots.

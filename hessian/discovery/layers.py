@@ -20,7 +20,7 @@ Pin = tuple[Tensor, Reason]
 
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """What a network's channels amount to.
+    """Layers and pinned channels of a network.
 
     Attributes:
         groups: the layers, in execution order of their roots.

@@ -1,4 +1,4 @@
-"""What mixes channels by statistics, computed in the dense network over the channels a cut leaves.
+"""Norms that mix channels by statistics, computed in the dense network over the channels a cut leaves.
 
 A LayerNorm or GroupNorm over fewer channels has other statistics than one over the same channels and some zeros: the
 dense network that equals the smaller one is the one that takes its statistics over the channels that are left.

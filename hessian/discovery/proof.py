@@ -98,7 +98,7 @@ class _Proof:
         return list(kinds.values())
 
     def _stands(self, sites: Sequence[int]) -> bool:
-        """Whether a reading leaves layers at these places, and they stand."""
+        """Return whether a reading leaves layers at these places, and they stand."""
         touching = self._touching(sites)
         return bool(touching) and self._trial.failure(touching) is None
 

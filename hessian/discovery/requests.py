@@ -1,4 +1,4 @@
-"""What users ask of discovery, checked before any work."""
+"""Requests of users to discovery, checked before any work."""
 
 from __future__ import annotations
 

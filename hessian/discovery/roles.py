@@ -1,4 +1,4 @@
-"""What an axis of a parameter is to the channels that run along it: made, carried or read."""
+"""Roles of an axis of a parameter for the channels that run along it: made, carried or read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 
 class Role(Enum):
-    """What a place is to its channels."""
+    """Role of a place for its channels."""
 
     PRODUCER = "producer"
     CARRIER = "carrier"
@@ -115,5 +115,5 @@ def _groups(module: nn.Module) -> int:
 
 
 def _counts_inside_groups(module: nn.Module, suffix: str, entry: Entry) -> bool:
-    """Whether an axis of a known weight is no place of its own: a kernel axis, or positions inside one group."""
+    """Return whether an axis of a known weight is no place of its own: a kernel axis, or positions inside one group."""
     return isinstance(module, MIXING_TYPES) and suffix == "weight"

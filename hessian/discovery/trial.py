@@ -22,7 +22,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torc
 """Largest difference, relative to the range of an output."""
 
 NETWORK_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError, ArithmeticError)
-"""What a network may raise when its sizes do not fit."""
+"""Errors a network may raise when its sizes do not fit."""
 
 _DEAD = 1e-2
 """Entries of a tensor that are all smaller hide whatever passes through it (a block's last norm, a layer scale)."""
@@ -48,7 +48,7 @@ class Trial:
         self._ranks: dict[str, int] = {}
 
     def failure(self, groups: Sequence[ChannelGroup]) -> Reason | None:
-        """What goes wrong when layers lose some of their units at random, and then all others; None if nothing does.
+        """Reason of a failure when layers lose some of their units at random, and then all others; None if nothing fails.
 
         Every other layer is cut first and then those between: code may take a number of channels from another layer's.
         """

@@ -40,7 +40,7 @@ def default_loss(outputs: Tensor, labels: Any) -> Any:
     if labels is None:
         return F.cross_entropy if has_classes(outputs) else F.mse_loss
     if not isinstance(labels, Tensor):
-        raise _misfit(outputs, type(labels).__name__)
+        raise ValueError(_misfit(outputs, type(labels).__name__))
     if has_classes(outputs):
         if not labels.is_floating_point():
             if labels.shape == outputs.shape[:1] + outputs.shape[2:]:
@@ -49,7 +49,7 @@ def default_loss(outputs: Tensor, labels: Any) -> Any:
             return F.cross_entropy
     if labels.is_floating_point() and labels.numel() == outputs.numel():
         return F.mse_loss
-    raise _misfit(outputs, f"{labels.dtype} {list(labels.shape)}")
+    raise ValueError(_misfit(outputs, f"{labels.dtype} {list(labels.shape)}"))
 
 
 def _distributions(labels: Tensor) -> bool:
@@ -57,8 +57,9 @@ def _distributions(labels: Tensor) -> bool:
     return bool((labels >= 0).all() and torch.allclose(total, torch.ones_like(total), atol=1e-3))
 
 
-def _misfit(outputs: Tensor, labels: str) -> ValueError:
-    return ValueError(
+def _misfit(outputs: Tensor, labels: str) -> str:
+    """Message about labels that fit neither loss."""
+    return (
         f"labels ({labels}) fit neither cross-entropy nor squared error of outputs {list(outputs.shape)}; pass "
         "criterion=<your loss>, or images without labels"
     )

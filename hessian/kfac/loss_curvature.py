@@ -263,7 +263,11 @@ def _position_scale(criterion: Criterion | None, outputs: Tensor, labels: Any) -
 def _softmax_vectors(
     outputs: Tensor, scale: Tensor | float, fisher: str, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Classes on dimension 1; ``scale`` is the square root of every position's weight."""
+    """Classes on dimension 1; ``scale`` is the square root of every position's weight.
+
+    Raises:
+        ValueError: unknown Fisher type, or ``"type-2"`` with more than one output position a sample.
+    """
     classes = outputs.shape[1]
     p = torch.softmax(outputs, dim=1)
     root = p.sqrt()
@@ -327,6 +331,9 @@ def _generic_vectors(
     """Square roots of every sample's output Hessian by automatic differentiation; negative curvature is dropped.
 
     Yields [N, M] for outputs [N, M].
+
+    Raises:
+        ValueError: a Fisher type not defined for the criterion, or ``"type-2"`` with too many outputs.
     """
     if fisher not in ("sketch", "type-2"):
         raise ValueError(f"fisher={fisher!r} is not defined for this criterion; use fisher='sketch'")

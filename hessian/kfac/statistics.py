@@ -122,7 +122,11 @@ class Statistics:
         sums.G.add(OutputGradients(module, gradient, count, self._settings.reduce))
 
     def check_finite(self) -> None:
-        """Raise ValueError, naming the layer, if NaN or infinity was seen."""
+        """Check that no NaN or infinity was seen.
+
+        Raises:
+            ValueError: one was; the message names the layer.
+        """
         for letter, what in (("A", "activations"), ("G", "output gradients")):
             for name, sums in self._sums.items():
                 if not getattr(sums, letter).finite():

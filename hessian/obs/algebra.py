@@ -21,6 +21,7 @@ from torch import Tensor
 def damped(matrix: Tensor, damping: float) -> Tensor:
     """``M + damping mean(diag M) I`` in float64 [..., d, d]; damping is relative."""
     matrix = matrix.double()
+    # A layer whose inputs are all zero has mean 0, and a ridge of 0 would leave it singular.
     mean = matrix.diagonal(dim1=-2, dim2=-1).mean(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
     return matrix + (damping * mean)[..., None, None] * eye
@@ -56,6 +57,7 @@ def inverse(matrix: Tensor) -> Tensor:
         DegenerateFactorError: the matrix is not positive definite; more damping is needed.
     """
     factor = cholesky(matrix)
+    # In place: a second float64 matrix of a wide layer is gigabytes.
     return torch.cholesky_inverse(factor, out=factor)
 
 
@@ -79,6 +81,7 @@ def obd_column_prices(A: Tensor, gram: Tensor, blocks: Tensor) -> Tensor:
     Returns:
         [n].
     """
+    # tr(XY) of symmetric blocks is the sum of their elementwise product.
     return 0.5 * (_diagonal_blocks(A, blocks) * _diagonal_blocks(gram, blocks)).sum(dim=(-1, -2)).reshape(
         -1, len(blocks)
     ).sum(dim=0)
@@ -101,8 +104,10 @@ def obs_column_prices(A_inverse: Tensor, gram: Tensor, blocks: Tensor) -> Tensor
 def block_prices(inverse_blocks: Tensor, gram_blocks: Tensor) -> Tensor:
     """``1/2 tr(M_CC (A^-1_CC)^-1)`` of diagonal blocks [..., n, c, c], summed over leading dimensions: [n]."""
     if inverse_blocks.shape[-1] == 1:
+        # A batch of 1 x 1 Cholesky factors would take far longer than the division they amount to.
         traces = (gram_blocks / inverse_blocks)[..., 0, 0]
     else:
+        # Unchecked: units removed in the current panel of a sweep leave blocks near zero, and nobody reads their price.
         factor = torch.linalg.cholesky_ex(inverse_blocks)[0]
         traces = torch.cholesky_solve(gram_blocks, factor).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
     return 0.5 * traces.reshape(-1, traces.shape[-1]).sum(dim=0)
@@ -147,6 +152,7 @@ def refit_columns(weight: Tensor, A: Tensor, kept: Tensor) -> Tensor:
     rows = A.index_select(-2, kept)
     factor = cholesky(rows.index_select(-1, kept))
     carried = rows.index_select(-1, removed) @ weight[..., removed].transpose(-1, -2)
+    # The correction is added to the dense weights because it is small: W A[:, K] A_KK^-1 would round all their digits.
     return weight[..., kept] + torch.cholesky_solve(carried, factor).transpose(-1, -2)
 
 
@@ -181,6 +187,7 @@ def joint_refit(weight: Tensor, A: Tensor, G: Tensor, kept_rows: Tensor, kept_co
     target = (G @ weight @ A)[..., kept_rows, :][..., kept_columns]
     left = torch.linalg.solve(G[..., kept_rows, :][..., kept_rows], target)
     A_kk = A[..., kept_columns, :][..., kept_columns]
+    # A_kk is symmetric, so solving for the transpose multiplies by its inverse from the right.
     return torch.linalg.solve(A_kk, left.transpose(-1, -2)).transpose(-1, -2)
 
 

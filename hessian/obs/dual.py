@@ -58,6 +58,7 @@ class DampedRows:
         if len(removed) == 0:
             return weight[..., kept]
         X = self._rows[..., kept]
+        # The weights themselves are never whitened: `forth` takes them into whitened coordinates, `back` out again.
         back = torch.cholesky_solve(X, cholesky(_plus_identity(X))) / self._scale[:, None, kept]
         forth = (self._rows[..., removed] * self._scale[:, None, removed]).transpose(1, 2)
         refitted = weight.new_empty(*weight.shape[:-1], len(kept))
@@ -79,6 +80,7 @@ class DampedRows:
         for part in _chunks(weight):
             V += root[:, :, part] @ weight[:, part][..., flat].double()
         V *= self._scale[:, None, flat]
+        # Columns of other layers are never removed in this sweep, so they enter M once.
         others = self._rows[..., complement(flat, self._rows.shape[-1])]
         return _rotated(self._rows[..., flat], V, _plus_identity(others), len(blocks))
 
@@ -136,6 +138,7 @@ class DualConsumer:
             # A unit joins with its own energy and twice its products with the units that are gone already.
             steps.append(among.diagonal() + 2 * (among.tril(-1).sum(dim=1) + before))
             carried += V.transpose(1, 2) @ X
+        # Whitened, A_SS is X_S^T X_S + I, and the identity leaves the squared lengths of the columns of V.
         ridge = self.outputs.square().sum(dim=(0, 2)).view(-1, c).sum(dim=1)[order]
         total = (0.5 * (torch.cat(steps) + ridge) + self.constant[order]).cumsum(0)
         return torch.cat([total.new_zeros(1), total[:-1]])
@@ -149,7 +152,7 @@ class DualElimination:
     """Trailing system of one consumer while units are removed: :mod:`hessian.obs.sweep`'s updates on implicit matrices.
 
     ``R = I - X^T M^-1 X`` and ``V^T V`` stand for the inverse and the gram. Removals in a panel are pending low-rank
-    updates of both; the end of a panel downdates M and V themselves.
+    updates of both; the end of a panel applies them to V and forms M anew.
 
     Attributes:
         c: columns of a unit.
@@ -163,6 +166,7 @@ class DualElimination:
 
     def _start_panel(self) -> None:
         groups, width, _ = self._X.shape
+        # M is summed anew over the columns that are left: it is small, and subtracting what went would cancel digits.
         core = torch.baddbmm(self._outside, self._X.transpose(1, 2), self._X)
         self._solved = torch.cholesky_solve(self._X.transpose(1, 2), cholesky(core))
         eye = torch.eye(self.c, dtype=core.dtype, device=core.device)
@@ -186,6 +190,8 @@ class DualElimination:
         P = torch.linalg.solve_triangular(factor, L, upper=False, left=False)
         V = self._V[:, columns] - self._P[:, columns] @ self._gone_V
         M = self._V @ V.transpose(1, 2) - self._P @ (self._gone_V @ V.transpose(1, 2))
+        # The gram loses P M_C: + M_:C P^T - P M_CC P^T. Half of the last term in each of the others makes that
+        # P Q^T + Q P^T, whose diagonal blocks need one product.
         Q = M - 0.5 * P @ M[:, columns]
         self._R_blocks = self._R_blocks - _diagonal_blocks(L, L, self.c)
         cross = _diagonal_blocks(P, Q, self.c)
@@ -213,6 +219,7 @@ def _rotated(X: Tensor, V: Tensor, outside: Tensor, num_units: int) -> DualConsu
         basis, X = torch.linalg.qr(X.reshape(groups, num_units, c, N))
         V = V.reshape(groups, num_units, c, -1)
         reached = basis.transpose(2, 3) @ V
+        # What V has outside the span of the data meets the ridge alone, here the identity: its price never changes.
         constant = 0.5 * (V - basis @ reached).square().sum(dim=(0, 2, 3))
         X, V = X.reshape(groups, num_units * N, N), reached.reshape(groups, num_units * N, -1)
     return DualConsumer(X.contiguous(), V.contiguous(), outside, constant, num_units)

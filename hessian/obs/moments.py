@@ -37,6 +37,7 @@ class DenseMoment:
 
     def root(self) -> Tensor:
         """F [groups, r, d] in float64 with ``F^T F = M`` up to rounding."""
+        # Not Cholesky: with few images M is singular, and rounding makes its smallest eigenvalues negative.
         values, vectors = torch.linalg.eigh(self.values.double())
         return values.clamp_min(0).sqrt()[..., None] * vectors.transpose(1, 2)
 
@@ -66,6 +67,7 @@ class RowMoment:
     def square_norm(self) -> Tensor:
         """Squared Frobenius norm of M, float64 [groups]."""
         rows = self.values.double()
+        # X^T X and X X^T have the same norm, and N x N is the smaller one.
         return (rows @ rows.transpose(1, 2)).square().sum(dim=(1, 2))
 
     def root(self) -> Tensor:

@@ -27,6 +27,7 @@ class DampedMatrix:
     """
 
     def __init__(self, matrix: Tensor, ridge: Tensor) -> None:
+        # A copy even of float64: the ridge is added in place, and the factor belongs to somebody else.
         self.matrix = matrix.to(torch.float64, copy=True)
         self.matrix.diagonal(dim1=1, dim2=2).add_(ridge)
 
@@ -101,6 +102,7 @@ class DenseConsumer:
             order: LongTensor [n].
         """
         order = order.to(self.device)
+        # Removing k units costs the sum of the leading k x k block; sums along both axes leave it on the diagonal.
         total = self.zeroing[order][:, order].cumsum(0).cumsum(1).diagonal()
         return torch.cat([total.new_zeros(1), total[:-1]])
 
@@ -130,6 +132,7 @@ class ConsumerQuadratic:
 
     def elimination(self) -> DenseElimination:
         """A fresh greedy elimination."""
+        # Any two factors with this product will do; without W and G the gram is its own factor.
         eye = torch.eye(self.gram.shape[-1], dtype=self.gram.dtype, device=self.device).expand_as(self.gram)
         return DenseElimination(self.inverse, eye, self.gram, self.num_units)
 
@@ -183,6 +186,8 @@ class DenseElimination:
         W = self._W[:, columns] - self._P[:, columns] @ self._gone_W
         Z = self._Z[:, columns] - self._P[:, columns] @ self._gone_Z
         M = self._W @ Z.transpose(1, 2) - self._P @ (self._gone_W @ Z.transpose(1, 2))
+        # The gram loses P M_C: + M_:C P^T - P M_CC P^T. Half of the last term in each of the others makes that
+        # P Q^T + Q P^T, whose diagonal blocks need one product.
         Q = M - 0.5 * P @ M[:, columns]
         self._R_blocks = self._R_blocks - outer_blocks(L, L, self.c)
         cross = outer_blocks(P, Q, self.c)

@@ -86,6 +86,7 @@ def greedy_sweep(consumers: Sequence[Eliminable]) -> Sweep:
     """
     states = [consumer.elimination() for consumer in consumers]
     units = torch.arange(consumers[0].num_units, device=consumers[0].device)
+    # A panel is measured in columns, because that is what pending updates cost.
     steps = max(1, PANEL_COLUMNS // max(state.c for state in states))
     order: list[int] = []
     increments: list[float] = []
@@ -108,8 +109,10 @@ def _panel(
     for _ in range(min(steps, len(units))):
         prices = torch.stack([state.prices() for state in states]).sum(dim=0)
         prices[taken] = torch.inf
+        # Panels shuffle the slots; searching in the order of units makes ties go to the lower one.
         slot = int(by_unit[prices[by_unit].argmin()])
         order.append(int(units[slot]))
+        # A redundant unit costs 0, and rounding may say a little less: curves must not fall.
         increments.append(max(float(prices[slot]), 0.0))
         taken.append(slot)
         if len(taken) < len(units):

@@ -99,6 +99,7 @@ def shared_moment(geometry: Geometry, extents: tuple[int, ...]) -> SharedMoment:
 def _phase_map(inputs: Tensor, phases: tuple[Phase, ...]) -> Tensor:
     window = (slice(None), slice(None), *(phase.window for phase in phases))
     part = inputs[window]
+    # Convolution kernels want dense memory; a sub-lattice is copied once and serves all its sums.
     return part if part.shape == inputs.shape else part.contiguous()
 
 
@@ -121,12 +122,14 @@ def _fill(moment: Tensor, pair: PhasePair, products: Sequence[Tensor]) -> None:
         pair: the phases.
         products: of every sum, [*lags, groups, c, c].
     """
+    # Taps whose windows never meet inside the image share a zero that takes no memory.
     zero = moment.new_zeros(()).expand(moment.shape[0], moment.shape[1], moment.shape[1])
 
     def block(t: Indices, u: Indices) -> Tensor:
         return _total(pair.terms[t, u], products, zero)
 
     if pair.left == pair.right:
+        # A[u, t] = A[t, u]^T, so within one phase only half of the blocks have sums of their own.
         _write(moment, pair.left, pair.left, lambda t, u: block(t, u) if t <= u else block(u, t).mT)
     else:
         _write(moment, pair.left, pair.right, block)

@@ -60,6 +60,7 @@ def layer_view(module: Any, inputs: Tensor) -> LayerView:
     if call is None:
         raise NotImplementedError(f"{type(module).__name__} does not call a single convolution or linear map")
     given, weight, stride, padding, dilation, groups = call
+    # Shallow: the view shares its parameters with the layer, only its geometry is another.
     view = copy.copy(module)
     if not isinstance(module, nn.Linear):
         axes = weight.ndim - 2
@@ -67,6 +68,8 @@ def layer_view(module: Any, inputs: Tensor) -> LayerView:
         if not isinstance(module, TRANSPOSED_TYPES):
             amounts = _amounts(padding, view.dilation, view.kernel_size)
             view.padding, view.padding_mode = tuple(low for low, _ in amounts), "zeros"
+            # PyTorch keeps padding a second time in the order of F.pad; "same" may be unequal on both sides, which only
+            # this form can say.
             view._reversed_padding_repeated_twice = [side for pair in reversed(amounts) for side in pair]
     return LayerView(view, given, weight)
 
@@ -164,6 +167,7 @@ class _Catch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name not in _NAMES:
             return func(*args, **kwargs)
+        # Positional arguments of transposed convolutions come in another order.
         last = ("output_padding", "groups", "dilation") if "transpose" in name else ("dilation", "groups")
         names = ("input", "weight", "bias", "stride", "padding", *last)
         defaults: dict[str, Any] = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
@@ -177,6 +181,7 @@ def _call_of(module: Any, inputs: Tensor) -> tuple[Any, ...] | None:
     catch = _Catch()
     try:
         with catch:
+            # Forward alone and not the call: hooks on the module must not see this run.
             type(module).forward(module, inputs)
     except _Caught:
         pass

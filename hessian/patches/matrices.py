@@ -52,6 +52,8 @@ def to_matrix(module: Any, weight: Tensor, bias: Tensor | None) -> Tensor:
     groups = num_groups(module)
     if isinstance(module, TRANSPOSED_TYPES):
         kernel = weight.shape[2:]
+        # A transposed convolution is a convolution of the zero-stuffed input with in and out exchanged and the kernel
+        # flipped.
         weight = weight.view(groups, weight.shape[0] // groups, weight.shape[1], *kernel)
         weight = weight.transpose(1, 2).flip(dims=tuple(range(3, weight.ndim)))
         matrix = weight.reshape(groups, weight.shape[1], -1)
@@ -115,6 +117,7 @@ def patches(module: Any, inputs: Tensor) -> Tensor:
         inputs = _padded(module, inputs)
         stride = module.stride
     images = inputs.shape[0]
+    # Kernels as large as the map, or of one pixel, read the input as it lies: nothing has to be unfolded.
     if tuple(inputs.shape[2:]) == tuple(module.kernel_size):
         return inputs.reshape(images, groups, -1, 1)
     if all(size == 1 for size in module.kernel_size):
@@ -145,6 +148,7 @@ def _zero_stuffed(module: Any, inputs: Tensor) -> Tensor:
     stuffed[holes] = inputs
     amounts: list[int] = []
     for axis in reversed(range(len(spatial))):
+        # Negative where the padding exceeds what the kernel reaches; F.pad crops then.
         reach = module.dilation[axis] * (module.kernel_size[axis] - 1) - module.padding[axis]
         amounts += [reach, reach + module.output_padding[axis]]
     return F.pad(stuffed, amounts)
@@ -155,6 +159,7 @@ def _unfold_any(module: Any, inputs: Tensor, stride: tuple[int, ...]) -> Tensor:
     spatial = inputs.ndim - 2
     for axis in range(spatial):
         reach = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
+        # Tensor.unfold knows no dilation: everything within reach is cut out, then thinned.
         inputs = inputs.unfold(2 + axis, reach, stride[axis])[..., :: module.dilation[axis]]
     order = (0, 1, *range(2 + spatial, 2 + 2 * spatial), *range(2, 2 + spatial))
     blocks = inputs.permute(order)
@@ -256,6 +261,7 @@ def _as_convolution(module: Any, inputs: Tensor) -> tuple[Tensor, Geometry]:
     if module.padding_mode != "zeros":
         return _padded(module, inputs), Geometry(kernel, tuple(module.stride), dilation, unpadded)
     amounts = module._reversed_padding_repeated_twice
+    # F.pad lists the last axis first, before and after an axis; here the first comes first.
     padding = tuple(zip(amounts[-2::-2], amounts[::-2], strict=True))
     return inputs, Geometry(kernel, tuple(module.stride), dilation, padding)
 

@@ -103,6 +103,7 @@ def shifted_products(left: Tensor, right: Tensor, lags: Sequence[range], groups:
     # A window starts `before` its map's first position and ends `after` its last one.
     before = [-lag[0] for lag in lags]
     after = [size + lag[-1] - other for size, lag, other in zip(left.shape[2:], lags, right.shape[2:], strict=True)]
+    # Padding that both sides share costs no copy inside the kernel; only the rest is padded (or cropped) by hand.
     padding = [max(0, min(amounts)) for amounts in zip(before, after, strict=True)]
     rest: list[int] = []
     for axis in reversed(range(len(lags))):
@@ -117,6 +118,7 @@ def shifted_products(left: Tensor, right: Tensor, lags: Sequence[range], groups:
                 (groups * channels[0], channels[1], *lengths),
                 a,
                 padding=tuple(padding),
+                # Entries of a weight gradient are as far apart as the taps of the convolution: the step between lags.
                 dilation=tuple(lag.step for lag in lags),
                 groups=groups,
             )

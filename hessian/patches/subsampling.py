@@ -107,6 +107,7 @@ class PositionSample:
         each = math.prod(extents)
         total = each * sum(len(output) for output in outputs)
         drawn = torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        # Stratified: one draw in each of `count` equal parts, so that images and places are covered evenly.
         index = ((torch.arange(count) + drawn) * (total / count)).long().clamp_max(total - 1)
         self._linear = isinstance(module, nn.Linear)
         self._places: list[tuple[Tensor, ...]] = []
@@ -131,6 +132,7 @@ class PositionSample:
             return module, [given[places] for given, places in zip(inputs, self._places, strict=True)]
         axes = len(module.kernel_size)
         single = copy.copy(module)
+        # A window is cut out with stride and dilation already, and the kernel covers it in a single position.
         single.stride = single.dilation = (1,) * axes
         single.padding, single.padding_mode = (0,) * axes, "zeros"
         single._reversed_padding_repeated_twice = [0] * (2 * axes)

@@ -106,10 +106,12 @@ def axis_phases(extent: int, kernel: int, stride: int, dilation: int, before: in
         before: zeros before the image.
         outputs: output positions.
     """
+    # Two taps read the same sub-lattice where their distance times the dilation is a multiple of the stride.
     period = stride // math.gcd(stride, dilation)
     phases = []
     for taps in (range(first, kernel, period) for first in range(min(period, kernel))):
         offset = dilation * taps[0] % stride
+        # Rounded so that `first` is the smallest position of the sub-lattice inside the image.
         skipped = -((offset - before) // stride)
         first = stride * skipped + offset - before
         start = (dilation * taps[0] - offset) // stride - skipped
@@ -196,6 +198,8 @@ class PhasePair:
 
 def phase_pair(left: tuple[Phase, ...], right: tuple[Phase, ...]) -> PhasePair:
     """The sums behind the blocks of two phases, by inclusion and exclusion of the borders."""
+    # Along an axis a window is everything less the borders outside it; the product over axes expands into one signed
+    # sum for every choice of "everything" or a border.
     options: list[list[tuple[int | None, range]]] = []
     for phase in left:
         borders = [(index, rows) for index in range(len(phase.taps)) for rows in phase.outside(index)]
@@ -214,6 +218,7 @@ def _lags(
 ) -> tuple[range, ...]:
     """Shifts between a sum's left taps and all right ones that meet the image; half of them inside one phase."""
     lags = []
+    # Within one phase the sum of a lag is the transpose of the sum of its negative.
     halved = left == right
     for a, b, index, reach in zip(left, right, indices, rows, strict=True):
         first = b.starts[0] - (a.starts[-1] if index is None else a.starts[index])

@@ -96,7 +96,11 @@ def _settings(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check_result(kind: str, layer: str, tensor: Tensor, units: int) -> None:
-    """Raise ValueError unless a layer's prices, order or curve can be one of its units."""
+    """Check that a layer's prices, order or curve can be one of its units.
+
+    Raises:
+        ValueError: another type, length or content.
+    """
     wanted = torch.int64 if kind == "orders" else torch.float64
     if tensor.dtype != wanted or tuple(tensor.shape) != (units,):
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Which producer channel every element of every activation comes from, found by running the network once."""
+"""Producer channels that the elements of every activation come from, found by running the network once."""

@@ -25,7 +25,7 @@ NEUTRAL = -1
 
 @dataclass(frozen=True)
 class Reason:
-    """Why channels stay.
+    """Reason why channels stay.
 
     Attributes:
         text: what happens to them.
@@ -115,7 +115,7 @@ class Classes:
         self._contracted.clear()
 
     def resolve(self) -> Resolved:
-        """What follows from all facts so far."""
+        """Classes and units that follow from all facts so far."""
         self._pin_both_ways()
         none = torch.zeros(2, 0, dtype=torch.long)
         same = torch.cat([none, *self._same], dim=1)

@@ -127,7 +127,7 @@ def _broadcasts(tensor: Tensor, result: Tensor) -> bool:
 
 
 def mixed_along(facts: Facts, plane: Tensor, dims: Sequence[int], text: str) -> Tensor:
-    """What remains of a plane whose ids are mixed along dimensions: size one there."""
+    """Plane that remains of one whose ids are mixed along dimensions: size one there."""
     changing = tuple(dim for dim in varying(plane) if dim in dims)
     if not changing:
         return plane

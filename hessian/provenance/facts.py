@@ -1,4 +1,4 @@
-"""What rules need to follow one operation: maps of its operands, a place to put results, and where it happens."""
+"""Inputs of the rules for one operation: maps of its operands, a place to put results, and where it happens."""
 
 from __future__ import annotations
 

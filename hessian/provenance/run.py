@@ -23,7 +23,7 @@ _BARE_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._Instanc
 
 @dataclass(frozen=True, eq=False)
 class Provenance:
-    """What a run shows of a network.
+    """Record of a run of a network: its entries, facts and places.
 
     Attributes:
         entries: axes of its tensors.
@@ -89,7 +89,7 @@ def _run_for_training(model: nn.Module, example_input: Any, facts: Facts, calls:
 
 
 def _calls(model: nn.Module, example_input: Any) -> dict[str, int] | None:
-    """How often modules with tensors of their own are called; None where the network does not run."""
+    """Number of calls of every module with tensors of its own; None where the network does not run."""
     calls: dict[str, int] = {}
 
     def counting(name: str) -> Any:

@@ -136,7 +136,7 @@ class Tracker(TorchDispatchMode):
 
 
 def _is_view(func: Any, call: Call) -> bool:
-    """Whether the result shares memory with an argument and nothing was written."""
+    """Return whether the result shares memory with an argument and nothing was written."""
     if func._schema.is_mutable:
         return False
     results = list(call.results)

@@ -60,7 +60,11 @@ class Passage:
             raise error
 
     def stop(self, place: Any) -> None:
-        """Called by the pass itself: wait here for the next :meth:`advance`."""
+        """Called by the pass itself: wait here for the next :meth:`advance`.
+
+        Raises:
+            _Abandoned: nobody will advance the pass any more.
+        """
         self.stopped_at = place
         self._halt.release()
         self._go.acquire()

@@ -74,7 +74,11 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | str) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last: until its folder is flushed, a power failure may take it back."""
+    """Make a rename last: until its folder is flushed, a power failure may take it back.
+
+    Raises:
+        OSError: flushing failed, on a file system that can flush folders.
+    """
     if os.name != "posix":
         return
     try:

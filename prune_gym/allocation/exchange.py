@@ -120,6 +120,7 @@ class Exchange:
 
     @property
     def _flops(self) -> float:
+        # With slope b + 2 Q k, half of (slope + b).k is b.k + k.Q.k.
         return float(0.5 * ((self._slope + self.form.linear) @ self.kept) + self.form.constant)
 
     @property
@@ -145,6 +146,7 @@ class Exchange:
 
     def _trade_with_all(self, first: int) -> bool:
         """Let a layer trade with every later one in turn; returns whether it did."""
+        # Few at first, because a trade makes what was computed for the rest stale; more the longer there is none.
         traded, start, size = False, first + 1, 8
         while start < len(self.kept):
             others = np.arange(start, min(start + size, len(self.kept)))
@@ -169,6 +171,7 @@ class Exchange:
         allowed = 1.0 - flops / self.dense >= self.target
         row, column = np.unravel_index(np.argmin(np.where(allowed, losses, np.inf)), losses.shape)
         current = self._current[first] + self._current[second]
+        # A gain within rounding is none, or two layers could trade to and fro for ever.
         if not losses[row, column] < current - 1e-12 * abs(current):
             return False
         self._set(first, rows[row])
@@ -202,6 +205,8 @@ class Exchange:
         own = own + (2.0 * self.form.pairwise[first, second])[:, None] * steps
         budget = kept * (own + kept * bend) + (self._spare - spent)
         affordable = np.maximum(budget, 0.0)
+        # The root as 2 a / (own + sqrt(own^2 + 4 bend a)) has no cancellation and holds for bend 0. It is rounded up a
+        # little: here nothing may be ruled out that an exact look would allow.
         root = np.sqrt(own * own + 4.0 * bend * affordable)
         counts = affordable * (2.0 + 1e-11) / np.maximum(own + root, np.finfo(float).tiny) + 1e-9
         lowest, highest = self._reach(second)

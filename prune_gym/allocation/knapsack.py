@@ -83,6 +83,7 @@ class _Search:
 
     def run(self) -> IntArray:
         uniform = self.cost.project(np.full(len(self.by_kept), max(self.target, 0.01)), self.target, limits=self.limits)
+        # Descent and exchanges end in local optima, and which one depends on the start; ties fall by the plan itself.
         plans = [uniform, *(self._priced(start) for start in (uniform, self.limits.units))]
         plans = [self._repair(self._exchange(self._repair(plan))) for plan in plans]
         return min(plans, key=lambda plan: (self.loss(plan), float(self.cost.reduction(plan)), plan.tolist()))
@@ -98,6 +99,7 @@ class _Search:
 
     def _priced(self, start: IntArray) -> IntArray:
         """Descent at the smallest FLOPs price whose plan meets the target, found by bisection on its logarithm."""
+        # From a price at which keeping every unit pays to one at which none does; all losses may be 0.
         largest = float(self.table.losses[:, 0].max()) + 1e-300
         low, high = np.log(largest) - 30.0, np.log(largest) + 15.0
         best = self.limits.minimum
@@ -139,6 +141,7 @@ class _Search:
         while not self._feasible(kept):
             fewer = self.limits.one_fewer(kept)
             saved = self.cost.of(kept) - self.cost.each_changed(kept, fewer)
+            # A removal may save nothing (latency has plateaus); FLOPs are whole numbers, so 1 is a small divisor.
             harm = np.where(fewer < kept, self._changes(kept, fewer) / np.maximum(saved, 1.0), np.inf)
             layer = int(harm.argmin())
             kept[layer] = fewer[layer]

@@ -74,7 +74,11 @@ class BudgetedCost:
         return float(self.reduction(limits.minimum))
 
     def check_target(self, target: float | FloatArray, limits: CountLimits) -> None:
-        """Raise ValueError, naming the reachable range, if a target reduction is out of reach."""
+        """Check that a target reduction can be reached.
+
+        Raises:
+            ValueError: it is out of reach; the message names the reachable range.
+        """
         low, high = float(np.min(target)), float(np.max(target))
         reachable = self.largest_reduction(limits)
         if not (low >= 0.0 and high <= reachable):

@@ -74,6 +74,7 @@ def _position(grid: FloatArray, sizes: IntArray) -> tuple[IntArray, FloatArray]:
     clipped = np.clip(np.asarray(sizes, dtype=np.float64), grid[0], grid[-1])
     left = np.searchsorted(grid, clipped, side="right") - 1
     right = np.minimum(left + 1, len(grid) - 1)
+    # Beyond the last point is no interval, and its numerator is 0: any divisor does.
     return left, (clipped - grid[left]) / np.where(right > left, grid[right] - grid[left], 1.0)
 
 

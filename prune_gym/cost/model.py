@@ -203,8 +203,13 @@ def _add_module(
 def _add_parameter(
     params: FormBuilder, parameter: nn.Parameter, rows: FloatArray, axes: dict[int | None, FloatArray]
 ) -> None:
-    """Add a vector of a known module (its channels are the module's), or a bare parameter cut along some axes."""
+    """Add a vector of a known module (its channels are the module's), or a bare parameter cut along some axes.
+
+    Raises:
+        ValueError: cut along more than two axes, which no quadratic form counts.
+    """
     if not axes:
+        # Vectors are written [C], but also [1, C] or [C, 1, 1]: channels run along the last axis that has an extent.
         extents = [extent for extent in parameter.shape if extent > 1] or [1]
         # A single shared entry (PReLU with one slope) stays whole.
         params.add(parameter.numel() / extents[-1], extents[-1], rows * (parameter.numel() > 1))

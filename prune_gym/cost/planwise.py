@@ -38,6 +38,7 @@ class PlanwiseCost(BudgetedCost):
             middle = 0.5 * (low + high)
             enough = self.reduction(limits.from_logits(logits + middle[:, None])) >= targets
             low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+            # Once both ends round to the same plans, bisecting on changes nothing.
             if (limits.from_logits(logits + low[:, None]) == limits.from_logits(logits + high[:, None])).all():
                 break
         kept = limits.from_logits(logits + high[:, None])

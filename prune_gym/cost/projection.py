@@ -88,6 +88,7 @@ class _Walk:
         return np.minimum(np.maximum(np.rint(counts / self.step) * self.step, self.minimum), self.units)
 
     def _feasible(self, flops: FloatArray, columns: IntArray | slice = slice(None)) -> NDArray[np.bool_]:
+        # The same expression as `reduction`, to the last bit, so that a plan on the target here is on it everywhere.
         return np.asarray(1.0 - flops / self.dense >= self.targets[columns])
 
     def _fewer(self, kept: FloatArray) -> FloatArray:
@@ -114,8 +115,10 @@ class _Walk:
             counts = np.maximum(self.units / (1.0 + self.odds * np.exp(shift)), self.minimum)
             slope = self.twice_pairwise @ counts + self.linear
             flops = 0.5 * ((slope + self.linear) * counts).sum(axis=0) + self.constant
+            # Derivative of the counts by the shift; layers at their minimum stand still.
             moving = counts * (counts / self.units - 1.0)
             moving[counts <= self.minimum] = 0.0
+            # Bounded away from 0, where nearly all layers stand still and a step would be endless.
             fall = np.minimum((slope * moving).sum(axis=0) / flops, -1e-3)
             move = (budget - np.log(flops)) / fall
             shift += np.minimum(np.maximum(move, -_LARGEST_STEP), _LARGEST_STEP)
@@ -130,6 +133,7 @@ class _Walk:
         while len(short):
             kept = self.kept[:, short]
             fewer = self._fewer(kept)
+            # Rounding goes down once the unrounded count passes the middle between two legal ones.
             scales = np.where(
                 fewer < kept, (self.units / (fewer + 0.5 * self.step) - 1.0) / self.odds[:, short], np.inf
             )

@@ -40,6 +40,7 @@ class QuadraticCost:
         """
         before = np.asarray(kept, dtype=np.float64)
         step = other - before
+        # A step s of one layer l changes the cost by s (b + 2 Q k)_l + s^2 Q_ll, exact in whole numbers.
         return step * (self.linear + 2.0 * (before @ self.pairwise) + step * self.pairwise.diagonal())
 
     def along(self, kept: IntArray, layer: int, counts: IntArray) -> FloatArray:
@@ -69,10 +70,12 @@ class FormBuilder:
     ) -> None:
         """Add ``factor * kept outputs * kept inputs``, each an extent of which every unit owns ``widths``."""
         in_widths = np.zeros_like(out_widths) if in_widths is None else in_widths
+        # What is left of an extent, extent - w.(units - k), written as a constant plus w.k.
         out_fixed = out_extent - out_widths @ self._units
         in_fixed = in_extent - in_widths @ self._units
         self._constant += float(factor * out_fixed * in_fixed)
         self._linear += factor * (out_fixed * in_widths + in_fixed * out_widths)
+        # Only the symmetric half of Q counts in k.Q.k, and derivatives written 2 Q k need it to be symmetric.
         product = np.outer(out_widths, in_widths)
         self._pairwise += factor * (product + product.T) / 2.0
 

@@ -168,7 +168,11 @@ def _folder(cifar: CifarFormat, data_dir: str | os.PathLike[str] | None) -> Path
 
 
 def _locate(cifar: CifarFormat, data_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder of the binary files, or the archive."""
+    """The folder of the binary files, or the archive.
+
+    Raises:
+        FileNotFoundError: neither is there, or the folder lacks some files.
+    """
     folder = _folder(cifar, data_dir)
     if folder.is_file():
         return folder

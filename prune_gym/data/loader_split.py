@@ -80,7 +80,11 @@ class DatasetSplit:
 
 
 def _check_same_shape(batches: list[torch.Tensor]) -> None:
-    """Within a batch stacking has seen to it."""
+    """Check that batches agree on the shape of images; within a batch stacking has seen to it.
+
+    Raises:
+        ValueError: they differ.
+    """
     shapes = sorted({tuple(images.shape[1:]) for images in batches})
     if len(shapes) > 1:
         raise ValueError(different_shapes(shapes[0], shapes[1]))

@@ -190,7 +190,11 @@ def _checked_pair(item: Any) -> tuple[torch.Tensor, int]:
 
 
 def _image_and_label(item: Any) -> tuple[Any, Any]:
-    """Image and label of an item: its first two entries, or those with the usual keys of a dict."""
+    """Image and label of an item: its first two entries, or those with the usual keys of a dict.
+
+    Raises:
+        TypeError: no pair, or a dict without the usual keys.
+    """
     if isinstance(item, Mapping):
         images = [item[key] for key in INPUT_KEYS if key in item]
         labels = [item[key] for key in LABEL_KEYS if key in item]

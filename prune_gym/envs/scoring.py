@@ -81,7 +81,11 @@ class Scorer:
         return np.asarray(self.values(qualities, reductions, kept) - weight * violation(reductions, np.float64(target)))
 
     def _costs(self, reductions: Any, kept: IntArray | None) -> Any:
-        """Cost the reward weighs accuracy against: FLOPs, or latency relative to the dense network's, [...]."""
+        """Cost the reward weighs accuracy against: FLOPs, or latency relative to the dense network's, [...].
+
+        Raises:
+            ValueError: the reward weighs something that needs the plans, and none are given.
+        """
         if self._reward.cost == "flops" and self._limited == "flops":
             return (1.0 - reductions) * self._problem.cost.dense_flops
         if kept is None and not self._reward.weighs_cost:

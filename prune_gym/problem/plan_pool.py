@@ -115,7 +115,11 @@ class ProcessPool(PlanPool):
         )
 
     def measure(self, plans: Sequence[Plan]) -> list[Timed]:
-        """Measure distinct plans side by side; see :meth:`PlanPool.measure`."""
+        """Measure distinct plans side by side; see :meth:`PlanPool.measure`.
+
+        Raises:
+            PoolError: a measuring process was lost.
+        """
         try:
             return list(self._executor.map(_measure_here, plans))
         except BrokenProcessPool as error:
@@ -157,7 +161,11 @@ class RayPool(PlanPool):
         self._actors = [actor.remote(stored, threads) for _ in range(workers)]
 
     def measure(self, plans: Sequence[Plan]) -> list[Timed]:
-        """Measure distinct plans side by side; see :meth:`PlanPool.measure`."""
+        """Measure distinct plans side by side; see :meth:`PlanPool.measure`.
+
+        Raises:
+            PoolError: a measuring actor was lost.
+        """
         from ray.util import ActorPool
 
         try:
@@ -209,7 +217,11 @@ def sendable(problem: PruningProblem) -> bytes:
 
 
 def check_sizes(workers: int, threads: int) -> None:
-    """Raise ValueError for fewer than one worker or thread."""
+    """Check the numbers of workers and threads.
+
+    Raises:
+        ValueError: one is not a whole number, at least 1.
+    """
     for name, value in (("workers", workers), ("threads", threads)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} is a whole number, at least 1; got {value!r}")

@@ -13,7 +13,7 @@ PRECISION = 0.01
 """FLOPs reductions closer than this are one."""
 
 FIRST_GUESS = 0.5
-"""Where a bisection looks first."""
+"""FLOPs reduction that a bisection looks at first."""
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Bisection:
         return good, bad
 
     def _next(self, good: float, bad: float) -> float:
-        """Where to measure: the first guess, else where the drops on either side say the bound is crossed."""
+        """Place to measure next: the first guess, else where the drops on either side say the bound is crossed."""
         if not self.measured and good + PRECISION < FIRST_GUESS < bad - PRECISION:
             return FIRST_GUESS
         before, after = self.measured.get(good, 0.0 if good == 0.0 else None), self.measured.get(bad)

@@ -21,7 +21,7 @@ MAX_IMAGES = 10_000
 """Images read into memory at most."""
 
 MAX_BYTES = 2 << 30
-"""What they may take there."""
+"""Bytes they may take there."""
 
 HELD_OUT_SHARE = 5
 """Without a held-out set, one image in so many scores the pruned network."""
@@ -50,7 +50,7 @@ class Pictures:
         return Pictures(self.images[indices], None if self.labels is None else self.labels[indices])
 
     def as_split(self) -> TensorSplit | Tensor:
-        """What a task takes: labelled images, or bare ones."""
+        """Images as a task takes them: labelled, or bare."""
         return self.images if self.labels is None else TensorSplit(self.images, self.labels)
 
 
@@ -142,7 +142,7 @@ def _of_batches(name: str, batches: Iterable[Any], limit: int) -> Pictures:
 
 
 def _fitting(image: Tensor, limit: int) -> int:
-    """How many images like this may be held in memory."""
+    """Number of images like this that may be held in memory."""
     return max(1, min(limit, MAX_BYTES // max(1, image.numel() * image.element_size())))
 
 
@@ -213,7 +213,7 @@ def make_pruning_task(
 
 
 def _are_classes(model: nn.Module, pictures: Pictures, outputs: Outputs) -> bool:
-    """Whether the network's outputs count classes: as said, as the labels tell, else of any single tensor of them."""
+    """Return whether the outputs count classes: as said, as the labels tell, else true of any single tensor."""
     if outputs != "auto":
         return outputs == "classes"
     found = outputs_of(model, pictures.images[:1].to(module_device(model)))

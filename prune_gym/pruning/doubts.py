@@ -1,4 +1,4 @@
-"""What to know before trusting the numbers of a pruning: images the network was trained on, or does not know at all."""
+"""Doubts about the numbers of a pruning: images the network was trained on, or does not know at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GUESSING = 2.0
 
 
 def warnings_of(task: PruningTask, held_out: Score) -> tuple[str, ...]:
-    """What is suspicious about the images of a classifier, a sentence each.
+    """Suspicious facts about the images of a classifier, a sentence each.
 
     Args:
         task: the dense network and its images.

@@ -86,5 +86,5 @@ class Finisher:
 
 
 def default_settings(problem: PruningProblem) -> Reconstruction:
-    """How a network is matched to the dense one unless told otherwise."""
+    """Settings by which a network is matched to the dense one unless told otherwise."""
     return Reconstruction(loss="kl" if scores_classes(problem.task.criterion) else "mse")

@@ -40,7 +40,7 @@ RESERVE = 0.1
 
 
 class Searcher(Protocol):
-    """What looks for a better plan than the predicted best, by measuring."""
+    """Search for a better plan than the predicted best, by measuring."""
 
     def __call__(
         self,
@@ -69,7 +69,7 @@ class Searcher(Protocol):
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent.
+    """Effort that a pruning may spend.
 
     Attributes:
         minutes: wall time for all of it; None for as long as it takes.
@@ -183,7 +183,11 @@ class Job:
         return best if planner.meets_latency(best) else kept
 
     def _deepest(self, planner: Planner, finisher: Finisher, bound: float) -> Finished:
-        """The deepest cut that meets all costs and stays within the drop, after all repair."""
+        """The deepest cut that meets all costs and stays within the drop, after all repair.
+
+        Raises:
+            TargetsNotMetError: the least cut loses too much already.
+        """
         problem = planner.problem
         dense = problem.dense.accuracy
 
@@ -208,7 +212,8 @@ class Job:
             steps = DEEPER_STEPS if finisher.settings is not None else 0
             found = second.run(least if deepest is None else deepest, most, steps, report)
         if found is None:
-            raise too_much_lost(self._targets, least, min(first.measured[least], second.measured[least]), bound)
+            drop = min(first.measured[least], second.measured[least])
+            raise TargetsNotMetError(_too_much_lost(self._targets, least, drop, bound))
         return finished[found]
 
     # ------------------------------------------------------------------ the result
@@ -272,10 +277,10 @@ def registered_searcher() -> Searcher:
     return searcher
 
 
-def too_much_lost(targets: Targets, reduction: float, drop: float, bound: float) -> TargetsNotMetError:
-    """The error for targets that cost more accuracy than allowed."""
+def _too_much_lost(targets: Targets, reduction: float, drop: float, bound: float) -> str:
+    """Message about targets that cost more accuracy than allowed."""
     cut = f"removing {100 * reduction:.1f} % of the FLOPs" if reduction else "the least cut"
-    return TargetsNotMetError(
+    return (
         f"{targets.described()}: {cut} already loses {drop:.2f} points on the held-out images, more than {bound:g}; "
         "allow a larger drop, or ask for less"
     )

@@ -1,4 +1,4 @@
-"""What a network costs and how good it is: the numbers of the report."""
+"""Costs and quality of a network: the numbers of the report."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class NetworkNumbers:
 
 
 def score_name(task: PruningTask) -> str:
-    """What a task's networks are scored by, in words."""
+    """Name of the score of a task's networks, in words."""
     if task.metric is None:
         return "accuracy"
     if task.metric == AGREEMENT:
@@ -132,7 +132,7 @@ def compare(networks: Mapping[str, nn.Module], task: PruningTask, batch_size: in
 
 
 def undisturbed_ms(timing: Timing) -> float:
-    """What a pass takes when nothing else runs, ms: the fastest tenth; on a busy machine the median is the others'."""
+    """Time of a pass when nothing else runs, ms: the fastest tenth; on a busy machine the median is the others'."""
     return timing.percentile(10)
 
 

@@ -1,4 +1,4 @@
-"""Which plan meets the targets: a knapsack on the predicted loss curves under one budget or several.
+"""Plans that meet the targets: a knapsack on the predicted loss curves under one budget or several.
 
 A latency target is closed by measurement: the plan's network is cut and timed beside the dense one, and where the table
 was wrong about their ratio, the next plan is found with the table put right.
@@ -31,7 +31,7 @@ SLACK = 0.03
 """A network this far below the latency asked for, relative to it, is taken; another would not be worth the time."""
 
 AIM = 0.985
-"""What is aimed at, relative to the latency asked for: half the slack, so that noise falls on either side."""
+"""Latency aimed at, relative to the one asked for: half the slack, so that noise falls on either side."""
 
 LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 
@@ -147,7 +147,7 @@ class Planner:
         return kept if best is None else best[1]
 
     def meets_latency(self, kept: IntArray) -> bool:
-        """Whether a plan's network is as fast as asked for by measurement; true without a latency target."""
+        """Return whether a plan's network measures as fast as asked for; true without a latency target."""
         return self._latency_share is None or self._measured_share(kept) <= self._latency_share
 
     def _measured_share(self, kept: IntArray) -> float:

@@ -1,4 +1,4 @@
-"""What pruning a network gave: the smaller network, its numbers, and ways to keep both."""
+"""Result of pruning a network: the smaller network, its numbers, and ways to keep both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a pruned network has to reach: less FLOPs, fewer parameters, less latency, at most so much of its accuracy lost.
+"""Targets of a pruned network: less FLOPs, fewer parameters, less latency, at most so much of its accuracy lost.
 
 Imports nothing heavy, so that a command line can read its options at once.
 """
@@ -87,7 +87,7 @@ class Targets:
 
     @property
     def has_costs(self) -> bool:
-        """Whether FLOPs, parameters or latency are limited."""
+        """True where FLOPs, parameters or latency are limited."""
         return not (self.flops is None and self.params is None and self.latency is None)
 
     def described(self) -> str:
@@ -107,7 +107,11 @@ class Targets:
 
 
 def _reduction(name: str, given: Any) -> float:
-    """A fraction to remove."""
+    """A fraction to remove.
+
+    Raises:
+        TargetError: no share, or one outside (0, 1).
+    """
     match = re.fullmatch(rf"\s*{_NUMBER}\s*(x|%|)\s*", str(given).lower())
     example = "a share to remove such as 0.5 or 50%, or what may be left, such as 0.5x"
     if match is None or isinstance(given, bool):

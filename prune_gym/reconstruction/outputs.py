@@ -1,4 +1,4 @@
-"""What a network gives, and how far two networks' outputs are apart; any nesting of tensors will do."""
+"""Outputs of networks, and the distance between those of two; any nesting of tensors will do."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def _check_runs(networks: dict[str, nn.Module], sample: Any) -> None:
 def _about(
     model: nn.Module, dense: nn.Module, images: UnlabelledImages, settings: Reconstruction, seed: int
 ) -> dict[str, Any]:
-    """What tells one reconstruction from another."""
+    """Facts that tell one reconstruction from another."""
     first = next(images.batches([torch.arange(min(64, len(images)))]))
     return {
         "reconstruction": asdict(settings),

@@ -1,4 +1,4 @@
-"""What a reconstruction is asked for, and what it found."""
+"""Settings of a reconstruction, and its findings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Loss: TypeAlias = Literal["kl", "mse"]
-"""How an output is matched: ``"kl"`` for logits, ``"mse"`` for values."""
+"""Loss by which an output is matched: ``"kl"`` for logits, ``"mse"`` for values."""
 
 LOSSES = ("kl", "mse")
 
@@ -31,12 +31,12 @@ class Setting:
 
 
 CANDIDATES = (Setting(4e-3, True), Setting(1e-3, False), Setting(3e-4, False))
-"""What is raced by default: deep cuts like large steps and statistics of their own, shallow ones small steps."""
+"""Settings raced by default: deep cuts like large steps and statistics of their own, shallow ones small steps."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How a pruned network is brought closer to the dense one.
+    """Settings by which a pruned network is brought closer to the dense one.
 
     Attributes:
         steps: gradient steps of the setting that wins the race; 0 leaves the network as it is.
@@ -108,7 +108,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Reconstructed:
-    """What a reconstruction did; losses are means over the held-out images.
+    """Outcome of a reconstruction; losses are means over the held-out images.
 
     Attributes:
         before: loss of the network as it was given.

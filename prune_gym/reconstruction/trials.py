@@ -22,7 +22,7 @@ from prune_gym.training.one_cycle import one_cycle
 
 @dataclass(frozen=True, eq=False)
 class Course:
-    """What all trainings of a reconstruction share.
+    """Common course of all trainings of a reconstruction.
 
     Attributes:
         teacher: images and dense outputs.
@@ -129,5 +129,5 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContex
 
 
 def has_batch_norms(model: nn.Module) -> bool:
-    """Whether batch statistics make a difference."""
+    """Return whether a network has batch norms, so that batch statistics make a difference."""
     return any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in model.modules())

@@ -124,7 +124,11 @@ def load_pruned(path: PathLike, factory: Factory | None = None) -> nn.Module:
 def _rebuild(
     factory: Factory, kwargs: Mapping[str, Any], table: Mapping[str, ModuleSizes], state: Mapping[str, Tensor]
 ) -> nn.Module:
-    """Build the dense network, shrink it to the table and load the weights."""
+    """Build the dense network, shrink it to the table and load the weights.
+
+    Raises:
+        ValueError: the factory returns no module, or the table's network is not consistent.
+    """
     with torch.random.fork_rng(devices=[]):  # initialisation draws random numbers that loading has no business using up
         model = factory(**kwargs)
     if not isinstance(model, nn.Module):
@@ -173,7 +177,11 @@ def _keep_buffers(modules: Mapping[str, nn.Module], table: Mapping[str, ModuleSi
 
 @torch.no_grad()
 def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copy tensors in by name. Not ``load_state_dict``, whose hooks ask for versions that safetensors does not keep."""
+    """Copy tensors in by name. Not ``load_state_dict``, whose hooks ask for versions that safetensors does not keep.
+
+    Raises:
+        ValueError: a name is in only one of the two.
+    """
     own = model.state_dict()
     if own.keys() != state.keys():
         raise ValueError(_misfit([f"{name!r} is in only one of them" for name in sorted(own.keys() ^ state.keys())]))
@@ -182,7 +190,11 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _check_fits(dense: Mapping[str, ModuleSizes], table: Mapping[str, ModuleSizes]) -> None:
-    """Raise unless the table's network can have been cut from the dense one."""
+    """Check that the table's network can have been cut from the dense one.
+
+    Raises:
+        ValueError: a tensor is larger than the dense one, or of another rank.
+    """
     problems = [f"it has no {name!r}" for name in table if name not in dense]
     problems += [f"{name!r} is not in the checkpoint" for name in dense if name not in table and dense[name].shapes]
     for name in [name for name in table if name in dense]:

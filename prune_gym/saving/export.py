@@ -203,7 +203,11 @@ def _compare(
     tolerance: float,
     runtime: str,
 ) -> Parity:
-    """Run both on fresh inputs; raise if they differ."""
+    """Run both on fresh inputs and compare.
+
+    Raises:
+        ValueError: they differ by more than the tolerance.
+    """
     sizes = DYNAMIC_BATCHES if dynamic_batch else (inputs[0].shape[0],)
     errors: list[float] = []
     for size in sizes:

@@ -112,7 +112,11 @@ def read_manifest(path: PathLike) -> Manifest:
 
 
 def _checked(file: Path, content: dict[str, Any]) -> Manifest:
-    """The manifest, its types and sizes checked: a checksum says that nothing changed, not that it makes sense."""
+    """The manifest, its types and sizes checked: a checksum says that nothing changed, not that it makes sense.
+
+    Raises:
+        ValueError: no manifest, or one of a network of absurd size.
+    """
     try:
         manifest = TypeAdapter(Manifest).validate_json(json.dumps(content), strict=True)
     except ValidationError as error:

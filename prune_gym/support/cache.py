@@ -65,6 +65,9 @@ def code_digest(*modules: ModuleType) -> str:
 
     Args:
         *modules: modules; a package counts with all modules in it and in its rooms, but for :data:`NO_NUMBERS`.
+
+    Raises:
+        ValueError: a module without a source file.
     """
     names: list[str] = []
     contents: list[bytes] = []

@@ -272,7 +272,11 @@ def _forward(model: nn.Module, inputs: tuple[Any, ...]) -> Callable[[], object]:
 
 
 def check_counts(num_iterations: int, num_warmup: int) -> None:
-    """Raise ValueError unless there is at least one timed call and no negative number of untimed ones."""
+    """Check the numbers of timed and untimed calls.
+
+    Raises:
+        ValueError: no timed call, or a negative number of untimed ones.
+    """
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
     if num_warmup < 0:

@@ -65,7 +65,11 @@ def _removed(kept: Tensor, extent: int) -> list[int]:
 
 
 def _function(module: nn.Module, side: str) -> _CutModule:
-    """Return torch-pruning's function for a module's kind and dimension."""
+    """Return torch-pruning's function for a module's kind and dimension.
+
+    Raises:
+        AttributeError: there is none.
+    """
     import torch_pruning as tp
 
     norms = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm

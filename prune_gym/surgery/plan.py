@@ -95,7 +95,11 @@ def _checked_indices(name: str, removed: Any, group: ChannelGroup) -> list[int]:
 
 
 def _integers(name: str, removed: Any) -> list[int]:
-    """Return indices as Python ints; arrays, tensors, ranges and sets of integers are all fine."""
+    """Return indices as Python ints; arrays, tensors, ranges and sets of integers are all fine.
+
+    Raises:
+        TypeError: no sequence of whole numbers.
+    """
     values = removed.tolist() if hasattr(removed, "tolist") else removed
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise TypeError(

@@ -243,7 +243,11 @@ class PhysicalPruner:
         return pruned
 
     def _check_runs(self, pruned: nn.Module) -> None:
-        """Raise unless the network runs, its outputs keep their shapes and gradients flow."""
+        """Check that the network runs, its outputs keep their shapes and gradients flow.
+
+        Raises:
+            UnsupportedStructureError: one of them fails.
+        """
         try:
             found = outputs(pruned, self.example_input)
             total = torch.stack([output.float().sum() for output in found if output.requires_grad]).sum()
@@ -303,7 +307,11 @@ def _shown(batches: Sequence[Batch]) -> ImagesLike:
 
 
 def _name_of(layer: str | nn.Module, model: nn.Module) -> str:
-    """Return a module's name, so that it means the same layer in every copy of the model."""
+    """Return a module's name, so that it means the same layer in every copy of the model.
+
+    Raises:
+        ValueError: it is no module of the model.
+    """
     if isinstance(layer, str):
         return layer
     for name, module in model.named_modules():

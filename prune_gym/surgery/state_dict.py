@@ -75,7 +75,11 @@ def signed_archive(state: Mapping[str, Tensor]) -> bytes:
 
 
 def _read_archive(path: Path) -> Any:
-    """Read a file of ``torch.save``, its checksums verified: the archive's own, and ours where it is there."""
+    """Read a file of ``torch.save``, its checksums verified: the archive's own, and ours where it is there.
+
+    Raises:
+        ValueError: damaged, changed since it was written, or no plain state dict.
+    """
     data = path.read_bytes()
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

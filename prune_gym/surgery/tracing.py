@@ -28,7 +28,11 @@ def plain(example_input: Any) -> Any:
 
 
 def check_devices(model: nn.Module, example_input: Any) -> None:
-    """Raise ValueError unless the input is where the model is."""
+    """Check that the input is where the model is.
+
+    Raises:
+        ValueError: a tensor of it is on another device.
+    """
     device = module_device(model)
     for tensor in _pytree.tree_leaves(example_input):
         if isinstance(tensor, Tensor) and tensor.device != device:

@@ -115,7 +115,11 @@ def _walk(folder: str, seen: set[str], repeated: list[str]) -> Iterator[str]:
 
 
 def _regular(path: str) -> None:
-    """Refuse by name what is no file."""
+    """Refuse by name what is no file.
+
+    Raises:
+        ValueError: no regular file, or it cannot be read.
+    """
     try:
         status = os.stat(path)
     except OSError as error:
@@ -130,7 +134,7 @@ def read_image(path: str) -> Any:
 
     Raises:
         ValueError: it is no file, truncated, not an image, or claims more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``.
-    """
+    """  # noqa: DOC501 (Pillow's own error for such images is caught here)
     from PIL import Image
 
     _regular(path)

@@ -138,7 +138,11 @@ class ImageNetTask:
 
 
 def _transforms(chosen: Any, image_size: int | None) -> Any:
-    """The preprocessing that belongs to weights, at another size with the usual margin; None for no weights."""
+    """The preprocessing that belongs to weights, at another size with the usual margin; None for no weights.
+
+    Raises:
+        ValueError: an image size below 1.
+    """
     if chosen is None or image_size is None:
         return None if chosen is None else chosen.transforms()
     if image_size < 1:
@@ -147,7 +151,12 @@ def _transforms(chosen: Any, image_size: int | None) -> Any:
 
 
 def _load_pretrained(model: nn.Module, chosen: Any) -> None:
-    """Fill in torchvision's weights, from its cache or its server; no code of the file is run."""
+    """Fill in torchvision's weights, from its cache or its server; no code of the file is run.
+
+    Raises:
+        OSError: the download fails.
+        ValueError: the file is damaged.
+    """
     try:
         model.load_state_dict(chosen.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except urllib.error.URLError as error:
@@ -180,7 +189,12 @@ def _data_dir(given: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _imagenet_folder(data_dir: str | os.PathLike[str] | None) -> Path:
-    """The folder asked for, once it is sure that its classes are the ones the outputs stand for."""
+    """The folder asked for, once it is sure that its classes are the ones the outputs stand for.
+
+    Raises:
+        FileNotFoundError: there is no data.
+        ValueError: its classes are not ImageNet's.
+    """
     root = _data_dir(data_dir)
     if root is None or missing_imagenet(root):
         raise FileNotFoundError(missing_imagenet(root))

@@ -1,4 +1,4 @@
-"""What blocks of random networks are made of: choices, convolutions with a norm and an activation, gates."""
+"""Parts of the blocks of random networks: choices, convolutions with a norm and an activation, gates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTHS = (4, 8, 12, 16)
 
 
 class Draw(Protocol):
-    """Where the choices of a random network come from: a seed, or a property test that shrinks them."""
+    """Source of the choices of a random network: a seed, or a property test that shrinks them."""
 
     def choose(self, options: Sequence[T]) -> T:
         """One of some options."""

@@ -1,4 +1,4 @@
-"""How operators read removed channels, which are NaN: moved by what moves, zero to what adds up, left out by norms."""
+"""Rules for operators on removed channels, which are NaN: moved by what moves, zero to what adds up, left out by norms."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _convolution(func: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None,
 
 
 def _of_whole_maps(gone: Tensor) -> Tensor | None:
-    """Which maps are removed, [1, C, 1, ...]; None if parts of maps are, or not the same ones of every image."""
+    """Maps that are removed, [1, C, 1, ...]; None if parts of maps are, or not the same ones of every image."""
     first = gone[:1].flatten(2)[..., :1].reshape(1, -1, *[1] * (gone.ndim - 2))
     return first if bool((gone == first).all()) else None
 

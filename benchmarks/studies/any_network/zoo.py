@@ -152,7 +152,7 @@ def main_reason(pins: Iterable[tuple[str, str]]) -> str:
 
 
 def zoo_summary(rows: Iterable[Mapping[str, Any]]) -> str:
-    """How many networks are cut rightly, and how many to under three quarters, by library."""
+    """Numbers of networks that are cut rightly, and to under three quarters, by library, in words."""
     sentences = []
     rows = list(rows)
     for library in ("timm", "torchvision"):

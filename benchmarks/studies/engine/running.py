@@ -112,7 +112,7 @@ def run_cells(
     with closing(outcomes), _disk(store, cells):
         for number, outcome in enumerate(outcomes, start=1):
             if outcome.disk_full:
-                raise _disk_full(store, cells, outcome.error)
+                raise DiskFullError(_disk_full(store, cells, outcome.error))
             store.keep(todo[outcome.name], outcome)
             said = f"failed: {outcome.error}" if outcome.result is None else study.in_short(outcome.result)
             say(console, f"[{number}/{len(todo)}] {outcome.name}: {said}, {outcome.seconds:.1f} s")
@@ -185,18 +185,24 @@ def _until(minutes: float | None, cells: Iterable[CellT], console: Console) -> I
 
 @contextmanager
 def _disk(store: Store[CellT], cells: Sequence[CellT]) -> Iterator[None]:
-    """Say what is safe where nothing can be written any more."""
+    """Say what is safe where nothing can be written any more.
+
+    Raises:
+        DiskFullError: the disk is full.
+        OSError: any other error of the file system, as it is.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        raise _disk_full(store, cells, error) from None
+        raise DiskFullError(_disk_full(store, cells, error)) from None
 
 
-def _disk_full(store: Store[CellT], cells: Sequence[CellT], error: object) -> DiskFullError:
+def _disk_full(store: Store[CellT], cells: Sequence[CellT], error: object) -> str:
+    """Message about the full disk: what is safe, and what to do."""
     finished = sum(store.result(cell) is not None for cell in cells)
-    return DiskFullError(
+    return (
         f"{store.folder} cannot be written any more ({error}); {finished} finished cells are safe there: make room, "
         "and the same command goes on"
     )

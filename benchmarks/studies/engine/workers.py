@@ -206,7 +206,11 @@ class _Worker:
         self.cell = cell
 
     def outcome(self) -> Outcome:
-        """Return how the cell ended, that it took the process with it included."""
+        """Return how the cell ended, that it took the process with it included.
+
+        Raises:
+            WorkerStartError: the process could not begin.
+        """
         assert self.cell is not None
         try:
             received = self.connection.recv()

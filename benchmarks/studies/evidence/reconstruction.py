@@ -161,7 +161,7 @@ def small_subject(name: str, ratio: float) -> Subject:
 
 @dataclass(frozen=True)
 class Refitted:
-    """What does not depend on a seed: the repaired networks of a subject, and what they score.
+    """Results that do not depend on a seed: the repaired networks of a subject, and what they score.
 
     Attributes:
         network: after the refit that minds ReLUs.

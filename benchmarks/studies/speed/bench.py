@@ -38,7 +38,11 @@ class EnvBench:
         return Evaluator(self.problem.task, self.problem.hobs, repair)
 
     def candidates(self, target: float) -> list[IntArray]:
-        """Distinct plans on the target: random moves from the knapsack plan, one more than repeats."""
+        """Distinct plans on the target: random moves from the knapsack plan, one more than repeats.
+
+        Raises:
+            ValueError: too few distinct plans around the start.
+        """
         plans = self._around_start(target)
         if len(plans) <= self.repeats:
             raise ValueError(f"only {len(plans)} distinct plans around the start; fewer --repeats are needed")

@@ -202,7 +202,11 @@ def _kfac_vs_dense_hessian(options: argparse.Namespace) -> Iterator[SpeedRow]:
 
 
 def _peak_memory_mib(options: argparse.Namespace) -> Iterator[SpeedRow]:
-    """Of the process during an analysis, beyond what it held with the model and the images loaded."""
+    """Of the process during an analysis, beyond what it held with the model and the images loaded.
+
+    Raises:
+        ValueError: the system does not tell the peak memory of a process.
+    """
     model, batches = _network(options)
     before = peak_rss_bytes(lambda: None)
     hobs = HOBSSensitivityAnalyzer(model, example_input=batches[0][0][:1])

@@ -40,6 +40,9 @@ def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
     Args:
         options: what :func:`benchmarks.studies.speed.options.prune` added, and ``device``.
         report: told what is going on.
+
+    Raises:
+        ValueError: repeats or batch sizes below 1.
     """
     if min(options.repeats, options.surgery_repeats, *options.batch_sizes) < 1:
         raise ValueError("--repeats, --surgery-repeats and --batch-sizes must be at least 1")

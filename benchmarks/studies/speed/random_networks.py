@@ -82,7 +82,7 @@ class _Block(nn.Module):
 
 
 KINDS = {"plain": PlainNetwork, "residual": ResidualNetwork}
-"""What the networks are built of; both have as many prunable layers as asked for."""
+"""Kinds of networks by their blocks; both have as many prunable layers as asked for."""
 
 
 def deep_network(kind: str, layers: int, width: int, images: Tensor) -> nn.Module:

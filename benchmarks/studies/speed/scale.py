@@ -1,4 +1,4 @@
-"""How cost grows with layers and width: every part that a search goes through, and fitted exponents.
+"""Growth of cost with layers and width: every part that a search goes through, and fitted exponents.
 
 Networks have random weights and see noise, 8 x 8 pixels: what is timed is structure, algebra and bookkeeping, not
 convolutions. Seconds are processor time where the CPU computes, so that a machine with other work tells the same; on
@@ -127,7 +127,7 @@ class _Timed:
 
 @dataclass
 class _Growth:
-    """What was measured of one kind of network, and the exponents."""
+    """Measurements of one kind of network, and the exponents."""
 
     found: dict[tuple[int, int], dict[str, float]] = field(default_factory=dict)
 

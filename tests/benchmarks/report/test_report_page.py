@@ -62,7 +62,11 @@ def report(folder, *arguments):
 
 
 def row_of(page, caption_part, name):
-    """Cells of a table's row, by a part of the table's caption and the row's name."""
+    """Cells of a table's row, by a part of the table's caption and the row's name.
+
+    Raises:
+        AssertionError: there is no such row.
+    """
     for found in re.findall(r"<table>.*?</table>", page, flags=re.DOTALL):
         if caption_part in found:
             for row in re.findall(r"<tr>.*?</tr>", found, flags=re.DOTALL):
