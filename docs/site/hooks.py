@@ -51,7 +51,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def _moved(target: str, folder: Path, uri: str) -> str:
     """A link of a page that lies in a folder of the repository, as the page of the site writes it."""
-    path, anchor = (target.split("#", 1) + [""])[:2]
+    path, _, anchor = target.partition("#")
     if not path or re.match(r"\w+:", target) or uri == "studies/index.md":
         return target
     found = (folder / path).resolve()
@@ -94,8 +94,8 @@ def _archive() -> str:
     lines = [
         "# Archive of studies",
         "",
-        "Every file that a number of these pages comes from. `prune-gym report benchmarks/results --out studies.html` makes",
-        "one page of all runs, ablations and comparisons.",
+        "Every file that a number of these pages comes from.",
+        "`prune-gym report benchmarks/results --out studies.html` makes one page of all runs and comparisons.",
         "",
         "| study | files |",
         "| --- | --- |",
