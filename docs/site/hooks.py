@@ -94,8 +94,8 @@ def _archive() -> str:
     lines = [
         "# Archive of studies",
         "",
-        "Every file that a number of these pages comes from. `prune-gym report benchmarks/results --out studies.html`",
-        "makes one page of all runs, ablations and comparisons.",
+        "Every file that a number of these pages comes from.",
+        "`prune-gym report benchmarks/results --out studies.html` makes one page of all runs and comparisons.",
         "",
         "| study | files |",
         "| --- | --- |",

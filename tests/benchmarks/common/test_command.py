@@ -16,7 +16,6 @@ COMMANDS = (
     "benchmarks.config_reference",
     "benchmarks.layer_table",
     "benchmarks.prune",
-    "benchmarks.report.command",
     "benchmarks.studies.agents",
     "benchmarks.studies.audit",
     "benchmarks.studies.evidence.feature_evidence",
@@ -54,6 +53,8 @@ def test_every_command_prints_its_help_without_what_the_work_needs():
 
 
 SLOW = {
+    "benchmarks.fuzz",
+    "benchmarks.fuzz.crashes",
     "benchmarks.studies.any_network",
     "benchmarks.studies.any_network.zoo",
     "benchmarks.studies.evidence.reconstruction",
