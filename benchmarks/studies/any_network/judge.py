@@ -26,7 +26,7 @@ _BLIND = 1e-6
 """Effect of a cut on the outputs below which an error would not show."""
 
 ERRORS = (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
-"""What a network that cannot be handled may raise: a finding, not the end of a run."""
+"""Errors a network that cannot be handled may raise: a finding, not the end of a run."""
 
 RIGHT, WRONG, FAILED, WHOLE = "right", "wrong", "failed", "whole"
 """Cut exactly; cut, but not to the oracle's numbers; an error; nothing there to cut."""
@@ -47,7 +47,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found of one network.
+    """Findings on one network.
 
     Attributes:
         verdict: one of `RIGHT`, `WRONG`, `FAILED`, `WHOLE`.
