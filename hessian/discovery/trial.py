@@ -48,7 +48,7 @@ class Trial:
         self._ranks: dict[str, int] = {}
 
     def failure(self, groups: Sequence[ChannelGroup]) -> Reason | None:
-        """Reason of a failure when layers lose some units at random, and then all others; None if nothing fails.
+        """Reason of a failure when layers lose some of their units at random, and then all others; None without one.
 
         Every other layer is cut first and then those between: code may take a number of channels from another layer's.
         """

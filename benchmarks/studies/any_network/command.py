@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; absent means those of the process.
 
     Raises:
-        ValueError: bad input.
+        ValueError: the file to go on from has another first seed; ends the command with exit code 2.
     """
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.studies.any_network", description=__doc__.splitlines()[0]

@@ -26,7 +26,7 @@ _BLIND = 1e-6
 """Effect of a cut on the outputs below which an error would not show."""
 
 ERRORS = (ValueError, RuntimeError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
-"""What a network that cannot be handled may raise: a finding, not the end of a run."""
+"""Errors a network that cannot be handled may raise: a finding, not the end of a run."""
 
 RIGHT, WRONG, FAILED, WHOLE = "right", "wrong", "failed", "whole"
 """Cut exactly; cut, but not to the oracle's numbers; an error; nothing there to cut."""
@@ -47,7 +47,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was found of one network.
+    """Findings on one network.
 
     Attributes:
         verdict: one of `RIGHT`, `WRONG`, `FAILED`, `WHOLE`.
@@ -146,7 +146,11 @@ class _Trial:
         self.parameters_kept = 1.0
 
     def compare(self, plan: Mapping[str, Sequence[int]], modes: Sequence[bool]) -> nn.Module:
-        """Cut and compare; raises what is not right. Returns the pruned network."""
+        """Cut and compare; returns the pruned network.
+
+        Raises:
+            _Verdict: a width, a shape or an output is wrong.
+        """
         small = self._cut(plan)
         rows = producer_rows(self._pruner.groups, plan)
         for name, gone in rows.items():
@@ -171,7 +175,11 @@ class _Trial:
         return small
 
     def compare_views(self, plan: Mapping[str, Sequence[int]], small: nn.Module) -> None:
-        """Compare the evaluator's slices with the pruned network, and count what is left."""
+        """Compare the evaluator's slices with the pruned network, and count what is left.
+
+        Raises:
+            _Verdict: the cut changes nothing.
+        """
         model = copy.deepcopy(self._pruner.model).eval()
         cut = NetworkSlicer(model, self._pruner.groups).cut(plan)
         with installed(model, cut.state(), cut.attributes):

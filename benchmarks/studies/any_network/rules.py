@@ -1,4 +1,4 @@
-"""Rules for operators on removed channels, which are NaN: moved with the rest, zero in sums, left out by norms."""
+"""Rules of operators for removed channels, NaN: moved by what moves, zero to what adds up, left out by norms."""
 
 from __future__ import annotations
 
