@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.pages import DOCS, ROOT
+from tests.docs.rooms import PAGE, chapter
+from tests.pages import ROOT
 
 ROOMS = {
     "hessian": (
@@ -158,10 +159,4 @@ def test_the_face_of_a_room_holds_no_code(name):
 
 @pytest.mark.parametrize("floor", ROOMS)
 def test_the_developer_guide_lists_every_room_with_what_its_face_says(floor):
-    table = ["| room | what is in it |", "| --- | --- |"]
-    for room in ROOMS[floor]:
-        name = f"{floor}.{room}".strip(".")
-        says, *_ = ast.get_docstring(ast.parse(MODULES[name].read_text())).splitlines()
-        table.append(f"| `{name.replace('.', '/')}/` | {says} |")
-    page = (DOCS / "development.md").read_text()
-    assert f"### `{floor}/`\n\n" + "\n".join(table) + "\n" in page
+    assert chapter(floor, ROOMS[floor]) in PAGE.read_text(), "python -m tests.docs.rooms writes the tables anew"
