@@ -132,8 +132,8 @@ def compare(networks: Mapping[str, nn.Module], task: PruningTask, batch_size: in
 
 
 def undisturbed_ms(timing: Timing) -> float:
-    """Time of a pass when nothing else runs, ms: the fastest tenth; on a busy machine the median is the others'."""
-    return timing.percentile(10)
+    """Time of a pass while little else runs, ms: the lower quartile; on a busy machine the median is the others'."""
+    return timing.percentile(25)
 
 
 def _flops(network: nn.Module, image: torch.Tensor) -> int:

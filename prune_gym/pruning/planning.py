@@ -23,7 +23,7 @@ from prune_gym.pruning.targets import Targets, TargetsNotMetError
 from prune_gym.support.timing import compare_models, time_model
 from prune_gym.surgery.pruner import PhysicalPruner
 
-TIMED_PASSES = 40
+TIMED_PASSES = 60
 CORRECTIONS = 4
 """Cuts timed for a latency target at most."""
 
