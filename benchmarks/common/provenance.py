@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.common.signed import signed
 from hessian.support.files import write_atomic
 
-PACKAGES = ("torch", "prune-gym", "torch-pruning", "gymnasium", "numpy")
+PACKAGES = ("prune-gym", "torch-pruning", "gymnasium", "numpy")
 DIGITS = 5
 """Significant digits of the numbers in result files."""
 
@@ -52,7 +52,10 @@ def _processor() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what a result depends on."""
-    found = {"python": platform.python_version()}
+    # Here, because commands that print their help need not wait for it. Its own word says which build it is.
+    import torch
+
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
