@@ -155,7 +155,7 @@ def test_save_dir_below_a_file_is_refused_before_anything_is_written(tmp_path):
 def test_read_only_save_dir_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     config = parse_config(BASE, [f"experiment.save_dir={tmp_path}"])
-    with pytest.raises(RunFolderError, match="cannot write results"):
+    with pytest.raises(NotWritableError, match="cannot write results"):
         open_run(config, seed=1)
 
 
