@@ -27,7 +27,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made = {"index.md": (ROOT / "README.md").read_text(encoding="utf-8"), "studies/index.md": _archive()}
     made["changelog.md"] = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     made |= {f"reference/{package}.md": _reference(package) for package in PACKAGES}
-    made |= {f"studies/{path.parent.name}.md": path.read_text(encoding="utf-8") for path in RESULTS.glob("*/*.md")}
+    made |= {
+        _place(path): path.read_text(encoding="utf-8") for path in (*RESULTS.glob("*/*.md"), *RESULTS.glob("*.md"))
+    }
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     for path in sorted(RESULTS.rglob("*")):
@@ -44,6 +46,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         folder = ROOT
     elif uri.startswith("studies/") and uri != "studies/index.md":
         folder = RESULTS / Path(uri).stem
+        folder = folder if folder.is_dir() else RESULTS
     else:
         folder = ROOT / "docs" / posixpath.dirname(uri)
     return _LINK.sub(lambda match: _moved(match[1], folder, uri), markdown)
@@ -65,10 +68,16 @@ def _moved(target: str, folder: Path, uri: str) -> str:
 def _place(path: Path) -> str:
     """Where a file of the repository is on the site."""
     if path.is_relative_to(RESULTS):
-        return f"studies/{path.parent.name}.md" if path.suffix == ".md" else _published(path)
+        page = path.stem if path.parent == RESULTS else path.parent.name
+        return f"studies/{page}.md" if path.suffix == ".md" else _published(path)
     if path.is_relative_to(ROOT / "docs"):
         return path.relative_to(ROOT / "docs").as_posix()
     return {"README.md": "index.md", "CHANGELOG.md": "changelog.md"}.get(path.name, path.name)
+
+
+def _tables() -> list[Path]:
+    """Markdown tables among the result files."""
+    return [*RESULTS.glob("*.md"), *RESULTS.glob("*/*.md")]
 
 
 def _published(path: Path) -> str:
@@ -108,6 +117,8 @@ def _archive() -> str:
             lines.append(
                 f"| {page} | {', '.join(f'[{file.name}](../{_published(file)})' for file in [*tables, *found])} |"
             )
+        elif path.suffix == ".md":
+            lines.append(f"| {path.stem} | [{path.name}]({path.name}) |")
         elif path.suffix == ".json":
             kept = json.loads(path.read_text(encoding="utf-8"))
             size = f"{len(kept)} {'rows' if isinstance(kept, list) else 'entries'}"
