@@ -90,6 +90,9 @@ class HaltingNetwork:
         closing: those that close a residual sum -> batch norm in between, or None.
         outputs: stop after a layer and show its output; else before it, showing what it is called with. The layer's
             weights may then be changed while the pass is stopped.
+
+    Attributes:
+        active: the pass that runs; None between passes.
     """
 
     def __init__(
@@ -98,14 +101,15 @@ class HaltingNetwork:
         self.model = model
         self.outputs = outputs
         self._device = model_device(model)
-        self._closing = closing
-        self._active: NetworkPass | None = None
+        self.closing = closing
+        self.active: NetworkPass | None = None
         norms = {norm for norm in closing.values() if norm is not None}
         for name, module in model.named_modules():
             if name in layers:
-                self._replace(module, self._layer(name, module, module.forward))
+                module.__dict__["forward"] = _AtLayer(self, module, module.__dict__.get("forward"), name)
             elif closing and (name in norms or is_transparent(module)):
-                self._replace(module, self._link(module, module.forward, transparent=name not in norms))
+                transparent = name not in norms
+                module.__dict__["forward"] = _AtLink(self, module, module.__dict__.get("forward"), transparent)
 
     @contextmanager
     def passes(self, batches: Sequence[Batch]) -> Iterator[list[NetworkPass]]:
@@ -117,31 +121,58 @@ class HaltingNetwork:
             for one in begun:
                 one.close()
 
-    def _replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        module.__dict__["forward"] = forward
 
-    def _layer(self, name: str, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if self._active is None:
-                return forward(*args, **kwargs)
-            visit = self._active.after if self.outputs else self._active.before
-            return visit(name, module, forward, args, kwargs, name in self._closing)
+@dataclass(eq=False)
+class _Halting:
+    """What stands in for a module's ``forward``; an object and no closure, so that a refit can be sent to a process.
 
-        return call
+    Attributes:
+        network: whose passes halt here.
+        module: the module.
+        given: a ``forward`` that the module itself was given before; None: its class's.
+    """
 
-    def _link(self, module: nn.Module, forward: Callable[..., Any], *, transparent: bool) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            active, given = self._active, (*args, *kwargs.values())
-            waiting = active.waiting_on(given[0]) if active is not None and len(given) == 1 else None
-            if active is None or waiting is None:
-                return forward(*args, **kwargs)
-            if not self.outputs:  # nothing to compute yet
-                waiting.norm = waiting.norm if transparent else forward
-                return given[0]
-            waiting.current = active.plainly(forward, *args, **kwargs)
-            return waiting.current
+    network: HaltingNetwork
+    module: nn.Module
+    given: Callable[..., Any] | None
 
-        return call
+    def plain(self, *args: Any, **kwargs: Any) -> Any:
+        """Output of the module, without halting."""
+        if self.given is not None:
+            return self.given(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+
+@dataclass(eq=False)
+class _AtLayer(_Halting):
+    """Stops the pass at a layer."""
+
+    name: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        active = self.network.active
+        if active is None:
+            return self.plain(*args, **kwargs)
+        visit = active.after if self.network.outputs else active.before
+        return visit(self.name, self.module, self.plain, args, kwargs, self.name in self.network.closing)
+
+
+@dataclass(eq=False)
+class _AtLink(_Halting):
+    """Lets what stands between a layer and the residual sum it closes wait for that sum."""
+
+    transparent: bool
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        active, given = self.network.active, (*args, *kwargs.values())
+        waiting = active.waiting_on(given[0]) if active is not None and len(given) == 1 else None
+        if active is None or waiting is None:
+            return self.plain(*args, **kwargs)
+        if not self.network.outputs:  # nothing to compute yet
+            waiting.norm = waiting.norm if self.transparent else self.plain
+            return given[0]
+        waiting.current = active.plainly(self.plain, *args, **kwargs)
+        return waiting.current
 
 
 class NetworkPass:
@@ -172,18 +203,18 @@ class NetworkPass:
 
     def advance(self) -> None:
         """Go on to the next stop; what the network raises is raised here."""
-        self._network._active = self
+        self._network.active = self
         try:
             self._passage.advance()
         finally:
-            self._network._active = None
+            self._network.active = None
 
     def close(self) -> None:
         """Unwind the pass where it stands."""
         self._passage.close()
 
     def _run(self, _passage: Passage) -> None:
-        if not self._network._closing:
+        if not self._network.closing:
             self.result = self._batch.run(self._network.model)
             return
         with self._mode:

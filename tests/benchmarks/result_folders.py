@@ -1,9 +1,12 @@
 """Small hand-made folders of results, as the commands write them."""
 
+import csv
+import io
 import json
 
+from benchmarks.common.signed_table import signed_csv
 from benchmarks.sweep.results_table import result_files
-from hessian.support.files import write_atomic
+from hessian.support.files import CHECKSUM_KEY, write_atomic
 
 LAYERS = {"conv1": 0.5, "layer1.0.conv1": 0.75}
 VERSIONS = {"python": "3.11.7", "torch": "2.6.0", "prune-gym": "0.1.0"}
@@ -169,3 +172,11 @@ def write_methods(folder):
     broken = {"method": "hrank", "target": 0.5, "seed": 0, "error": "RuntimeError: no <luck>"}
     (folder / "cells" / "hrank-0.5-seed0.json").write_text(json.dumps(broken))
     return folder
+
+
+def signed_again(text):
+    """The table with checksums that fit, as whoever changes it on purpose would write it."""
+    rows = [
+        {key: value for key, value in row.items() if key != CHECKSUM_KEY} for row in csv.DictReader(io.StringIO(text))
+    ]
+    return signed_csv(rows, tuple(rows[0]))

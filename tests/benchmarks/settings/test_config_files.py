@@ -215,7 +215,7 @@ def small(imagenet, folder, *more):
 
 
 # Elimination sweeps over networks of millions of weights take minutes; magnitudes select in no time.
-QUICK = ("pruning.hobs.selection=magnitude", "pruning.hobs.refit=none")
+QUICK = ("pruning.hobs.selection=magnitude", "pruning.hobs.refit=none", "pruning.reconstruction.steps=0")
 
 
 @pytest.mark.parametrize("name", IMAGENET)

@@ -20,6 +20,7 @@ from benchmarks.sweep.runner import run_sweep
 from benchmarks.sweep.study import SweepFolderError, SweepStudy
 from prune_gym.support.files import NotWritableError
 from tests.benchmarks import sweep_tasks
+from tests.benchmarks.result_folders import signed_again
 
 IMPORTS = ("tests.benchmarks.sweep_tasks",)
 GRID = {
@@ -265,7 +266,7 @@ def test_an_unwritable_save_dir_is_found_before_anything_runs(tmp_path, capsys):
 def test_a_table_of_another_version_is_refused_and_kept(finished, tmp_path):
     grid = make_sweep(tmp_path)
     grid.save_dir.mkdir()
-    table = (finished.save_dir / "results.csv").read_text().replace(f"\n{SCHEMA_VERSION},", "\n99,")
+    table = signed_again((finished.save_dir / "results.csv").read_text().replace(f"\n{SCHEMA_VERSION},", "\n99,"))
     (grid.save_dir / "results.csv").write_text(table)
     engine = Inline()
     with pytest.raises(ValueError, match=r"results.csv has schema version 99, this version of the project reads \d"):

@@ -6,6 +6,7 @@ from benchmarks import cli
 from benchmarks.sweep import validate
 from benchmarks.sweep.results_table import ResultsError, read_results
 from benchmarks.sweep.runner import run_sweep
+from tests.benchmarks.result_folders import signed_again
 from tests.benchmarks.sweep.test_sweep import Inline, make_sweep
 
 
@@ -30,7 +31,7 @@ def edited(swept):
 
     def edit(old, new):
         assert old in before
-        table.write_text(before.replace(old, new))
+        table.write_text(signed_again(before.replace(old, new)))
 
     yield edit
     table.write_text(before)
@@ -78,7 +79,7 @@ def test_other_budgets_are_a_difference(swept):
         ("final_accuracy", "nan", r"row 1: 'final_accuracy' is nan, not a finite number"),
         ("seed", "one", r"row 1: 'seed' is no int: 'one'"),
         ("seed", "2", r"rows 1 and 2 are both the run \('tiny-cnn', 'hobs-uniform', 0.6, 2\)"),
-        ("schema_version", "2", r"has schema version 2, this version of the project reads 1"),
+        ("schema_version", "1", r"has schema version 1, this version of the project reads 2"),
         ("schema_version", "", r"carries no schema version"),
     ],
 )
@@ -87,7 +88,7 @@ def test_bad_tables_are_refused_and_say_where(swept, tmp_path, column, value, sa
     position = header.split(",").index(column)
     cells = first.split(",", position + 1)
     cells[position] = value
-    (tmp_path / "results.csv").write_text("\n".join([header, ",".join(cells), *others]) + "\n")
+    (tmp_path / "results.csv").write_text(signed_again("\n".join([header, ",".join(cells), *others]) + "\n"))
     with pytest.raises(ResultsError, match=said):
         read_results(tmp_path)
     assert cli.main(["validate", str(tmp_path)]) == 2
