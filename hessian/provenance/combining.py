@@ -173,16 +173,17 @@ def _reduced(facts: Facts, plane: Tensor, dims: Sequence[int], call: Call, activ
 
 
 def along(facts: Facts, call: Call) -> None:
-    """Softmax and its kind: the shape stays, elements are mixed along one dimension."""
+    """Softmax, sorting and the largest few: elements are mixed along one dimension, whose size may become another."""
     source = call.source
     found = facts.map(source)
     dims = wrapped(call.arguments.get("dim", -1), source.ndim)
-    for plane in found.planes:
-        changing = tuple(dim for dim in varying(plane) if dim in dims)
-        facts.classes.unite_along(plane, changing, facts.reason(f"mixed with other channels by {call.name}"))
+    text = f"mixed with other channels by {call.name}"
+    mixed = [mixed_along(facts, plane, dims, text) for plane in found.planes]
     for result in call.results:
-        if result.ndim == source.ndim:
+        if result.shape == source.shape:
             facts.give(result, list(found.planes), found.activation)
+        elif result.ndim == source.ndim:
+            facts.give(result, mixed, found.activation)
 
 
 def spatial(facts: Facts, call: Call) -> None:

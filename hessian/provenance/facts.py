@@ -86,7 +86,7 @@ class Call:
     """One operation.
 
     Attributes:
-        name: its name without namespace, overload and the underscore of writing in place.
+        name: its name without overload and the underscore of writing in place; other libraries' with their namespace.
         arguments: argument name -> value, with defaults.
         result: what it returned.
     """
@@ -102,7 +102,7 @@ class Call:
         bound = {argument.name: argument.default_value for argument in schema.arguments}
         bound.update(zip((argument.name for argument in schema.arguments), args, strict=False))
         bound.update(kwargs)
-        name = schema.name.rpartition("::")[2]
+        name = schema.name.removeprefix("aten::")  # another library's roll may be something else
         return cls(name.rstrip("_") if not name.startswith("__") else name, bound, result)
 
     def __getitem__(self, name: str) -> Any:

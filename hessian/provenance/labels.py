@@ -24,6 +24,10 @@ from hessian.provenance.classes import FIXED
 Planes = list[Tensor]
 
 
+class MisfitError(ValueError):
+    """A map has another shape than the tensor it is given to: the operator did something else than its rule says."""
+
+
 @dataclass
 class _Record:
     """Map of a storage: planes over the geometry of the tensor it was given for."""
@@ -72,7 +76,11 @@ class Labels:
         return Map([compressed(plane) for plane in _viewed(record, tensor)], record.activation)
 
     def set(self, tensor: Tensor, planes: Sequence[Tensor], activation: bool) -> None:
-        """Give a tensor a map; a tensor that shares another one's storage writes into that one's map."""
+        """Give a tensor a map; a tensor that shares another one's storage writes into that one's map.
+
+        Raises:
+            MisfitError: a plane does not broadcast to the tensor's shape; nothing was changed.
+        """
         planes = [_broadcast(plane, tensor) for plane in planes]
         record = self._record(tensor)
         if record is not None and not self._covers(record, tensor):
@@ -149,7 +157,7 @@ def _broadcast(plane: Tensor, tensor: Tensor) -> Tensor:
     if missing < 0 or any(
         size not in (1, whole) for size, whole in zip(plane.shape, tensor.shape[missing:], strict=True)
     ):
-        raise AssertionError(f"a map {tuple(plane.shape)} does not fit a tensor {tuple(tensor.shape)}")
+        raise MisfitError(f"a map {tuple(plane.shape)} does not fit a tensor {tuple(tensor.shape)}")
     return plane.reshape((1,) * missing + tuple(plane.shape))
 
 

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hessian.provenance import combining, movement, weights
 from hessian.provenance.facts import Call, Facts, fixed
+from hessian.provenance.labels import MisfitError
 
 Rule = Callable[[Facts, Call], None]
 
@@ -116,7 +117,19 @@ class Tracker(TorchDispatchMode):
                     self.facts.labels.forget(result)
         if not any(self.facts.map(tensor).planes for tensor in call.tensors):
             return
-        if call.name in MOVING_RULES and not writes:
+        try:
+            self._apply(func, call)
+        except MisfitError:
+            weights.unknown(self.facts, call)
+        self._complete(call)
+
+    def _apply(self, func: Any, call: Call) -> None:
+        """Follow the rule for an operation that computes.
+
+        Raises:
+            MisfitError: its result has another shape than the rule says.
+        """
+        if call.name in MOVING_RULES and not func._schema.is_mutable:
             MOVING_RULES[call.name](self.facts, call, func)
         elif call.name in RULES:
             RULES[call.name](self.facts, call)
@@ -124,7 +137,6 @@ class Tracker(TorchDispatchMode):
             combining.elementwise(self.facts, call)
         else:
             weights.unknown(self.facts, call)
-        self._complete(call)
 
     def _complete(self, call: Call) -> None:
         """Whatever a rule left open is taken to stay: floating-point results of activations are never free."""

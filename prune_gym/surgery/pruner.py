@@ -37,6 +37,7 @@ from prune_gym.surgery.tracing import (
     plain,
     random_image,
     restore_properties,
+    sizes_depend_on_data,
     trainable_copy,
 )
 from prune_gym.training import batchnorm
@@ -245,6 +246,8 @@ class PhysicalPruner:
     def _check_runs(self, pruned: nn.Module) -> None:
         """Check that the network runs, its outputs keep their shapes and gradients flow.
 
+        Where values decide sizes, as many boxes as a detector keeps, outputs keep their numbers of dimensions.
+
         Raises:
             UnsupportedStructureError: one of them fails.
         """
@@ -256,7 +259,8 @@ class PhysicalPruner:
         except (RuntimeError, ValueError, TypeError) as error:
             raise UnsupportedStructureError(surgery_failed(f"the pruned network does not run: {error}")) from error
         shapes = [tuple(output.shape) for output in found]
-        if shapes != self._output_shapes:
+        same_dimensions = [*map(len, shapes)] == [*map(len, self._output_shapes)]
+        if shapes != self._output_shapes and not (same_dimensions and sizes_depend_on_data(pruned, self.example_input)):
             raise UnsupportedStructureError(
                 surgery_failed(f"the output shape changed from {self._output_shapes} to {shapes}")
             )

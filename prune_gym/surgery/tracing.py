@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hessian.support.calling import call_model, tensors_in
 from prune_gym.support.device import module_device
@@ -104,3 +105,27 @@ def output_shapes(model: nn.Module, example_input: Any) -> list[tuple[int, ...]]
             f"{type(model).__name__} does not run on an example input of shape {shapes}: {error}; "
             "pass example_input=<a batch the model accepts>"
         ) from error
+
+
+def sizes_depend_on_data(model: nn.Module, example_input: Any) -> bool:
+    """Return whether values decide how large some tensor is: a detector's boxes, picked by a mask of their scores."""
+    with torch.no_grad(), _SizesFromData() as seen:
+        call_model(model, example_input)
+    return seen.any
+
+
+class _SizesFromData(TorchDispatchMode):
+    """Looks for operators whose results' sizes depend on values."""
+
+    any = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.dynamic_output_shape in func.tags:
+            indices = [leaf for leaf in _pytree.tree_leaves(args) if isinstance(leaf, Tensor)]
+            # an index of numbers has the size of these numbers, only one of truth values has not
+            self.any |= not func._schema.name.startswith("aten::index") or any(_is_mask(index) for index in indices[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_mask(tensor: Tensor) -> bool:
+    return tensor.dtype in (torch.bool, torch.uint8)

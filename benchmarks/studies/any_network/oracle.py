@@ -79,7 +79,7 @@ def zeroing_gap(
         whole = network_outputs(dense, inputs, training=training, watched=watched)
     expected = zeroed_outputs(dense, rows, inputs, training=training, watched=watched)
     actual = network_outputs(pruned, inputs, training=training, watched=watched)
-    return Gap(distance(actual, expected), distance(whole, expected))
+    return Gap(distance(actual, expected), _effect(whole, expected))
 
 
 def network_outputs(
@@ -192,6 +192,12 @@ def distance(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         if math.isnan(worst):
             return worst
     return worst
+
+
+def _effect(whole: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Distance to the whole network's outputs; 1 where values decide how many rows there are, and it has others."""
+    same = [output.shape for output in whole] == [output.shape for output in expected]
+    return distance(whole, expected) if same else 1.0
 
 
 @contextmanager

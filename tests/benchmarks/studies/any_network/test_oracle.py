@@ -187,3 +187,17 @@ def test_dropout_is_off_be_it_a_module_or_a_function():
     images = torch.randn(2, 3, 8, 8).double()
     ((first,), (second,)) = (network_outputs(net, images, training=training) for training in (True, False))
     assert torch.equal(first, second)
+
+
+def test_rows_that_values_pick_are_compared_and_other_rows_than_the_whole_network_has_are_an_effect():
+    pick = Apply(lambda x: x[x[:, 0] > 0])
+    dense = enliven(nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 4), pick))
+    kept = [0, 2, 4]
+    small = copy.deepcopy(dense)
+    small[0].weight.data, small[0].bias.data = dense[0].weight.data[kept], dense[0].bias.data[kept]
+    small[2].weight.data = dense[2].weight.data[:, kept]
+    rows = torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).double()
+    gap = zeroing_gap(dense, small, {"0": [1, 3, 5]}, rows)
+    assert len(dense(rows)) != len(small(rows))
+    assert gap.error < 1e-12
+    assert gap.effect == 1.0
