@@ -218,7 +218,7 @@ def test_an_analysis_of_another_network_or_a_broken_file_is_refused(tmp_path):
     with pytest.raises(ValueError, match="another network"):
         other.load(path)
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(ValueError, match="not a readable"):
+    with pytest.raises(ValueError, match="truncated or not"):
         other.load(path)
     with pytest.raises(FileNotFoundError, match="no analysis"):
         other.load(tmp_path / "absent")

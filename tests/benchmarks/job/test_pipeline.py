@@ -246,7 +246,7 @@ def test_search_never_sees_the_test_split(tmp_path, monkeypatch):
     for stage in ("analyse", "search_budgets", "cut", "reconstruct_network", "tune"):
         monkeypatch.setattr(stages, stage, without_test_split(stage, without))
     run(config_in(tmp_path))
-    assert len(seen) == 4  # the four report stages
+    assert len(seen) == 5  # the four report stages, and the reward images once, beside the dense network's test
     assert without == ["analyse", "search_budgets", "cut", "reconstruct_network", "tune"]
 
 

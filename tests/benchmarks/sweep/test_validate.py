@@ -52,7 +52,8 @@ def test_a_sample_of_either_table_is_enough(swept, capsys, table):
 
 def test_a_changed_number_is_reported_and_the_exit_code_says_so(swept, edited, capsys):
     row = read_results(swept)[0]
-    edited(f",{row['final_accuracy']!r},", f",{row['final_accuracy'] - 0.01!r},")
+    before = f",{row['reconstructed_accuracy']!r},"
+    edited(f"{before}{row['final_accuracy']!r},", f"{before}{row['final_accuracy'] - 0.01!r},")
     assert cli.main(["validate", str(swept)]) == 1
     shown = capsys.readouterr().out
     assert f"final_accuracy: {row['final_accuracy'] - 0.01} in the table, {row['final_accuracy']} this time" in shown

