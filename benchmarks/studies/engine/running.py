@@ -140,7 +140,7 @@ def publish(study: Study[CellT], console: Console, copy_to: Path | None = None) 
             report = study.report(results)
             _write(report, store.folder, study.name, copy_to)
         for table in report.tables:
-            console.print(table.rich())
+            console.print(table)
     failures = {cell.name: error for cell in cells if (error := store.failure(cell)) is not None}
     for name, error in failures.items():
         say(console, f"failed: {name}: {error}", "red")

@@ -198,7 +198,7 @@ def test_batch_norms_need_two_images(name, loader, options, tiny_task):
 
 @pytest.mark.parametrize("name", FAST)
 def test_model_that_is_none(name):
-    with pytest.raises(TypeError, match=r"model is a torch\.nn\.Module"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
         prune(name, "resnet", Batches((IMAGES, LABELS)))
 
 

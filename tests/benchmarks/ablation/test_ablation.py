@@ -23,7 +23,7 @@ from prune_gym.measuring.curvature_cache import analyse
 from prune_gym.measuring.evaluator import Evaluator
 from tests.benchmarks import tiny_task
 
-SMALL = ("pruning.rspar.num_episodes=3", "pruning.target_flops_reduction=0.6")
+SMALL = ("pruning.rspar.num_episodes=3", "pruning.target_flops_reduction=0.6", "pruning.reconstruction.steps=0")
 
 
 def prepare(patch):
@@ -137,7 +137,7 @@ def test_finished_runs_are_not_run_again_and_the_table_is_shown(finished, capsys
     assert launch(finished, "--seeds", "1", "2") == 0
     shown = capsys.readouterr().out
     assert "tiny-cnn: 60 % of the FLOPs removed" in shown
-    assert all(name in shown for name in VARIANTS)
+    assert [name for name in VARIANTS if name not in shown] == []
 
 
 def test_overwrite_runs_again(config, monkeypatch):
