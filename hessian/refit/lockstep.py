@@ -124,7 +124,7 @@ class HaltingNetwork:
 
 @dataclass(eq=False)
 class _Halting:
-    """What stands in for a module's ``forward``; an object and no closure, so that a refit can be sent to a process.
+    """Stand-in for a module's ``forward``; an object and no closure, so that a refit can be sent to a process.
 
     Attributes:
         network: whose passes halt here.
