@@ -24,6 +24,7 @@ MEASURING_CODE = (
     "reconstruction.trials",
     "training.batchnorm",
     "training.one_cycle",
+    "training.strided_pointwise",
     "data.loader_split",
     "data.splits",
     "tasks.outputs",

@@ -18,6 +18,7 @@ from prune_gym.reconstruction.outputs import Matching, call, float_outputs
 from prune_gym.reconstruction.settings import Reconstruction, Setting
 from prune_gym.support.device import autocast_dtype, module_device
 from prune_gym.training.one_cycle import one_cycle
+from prune_gym.training.strided_pointwise import strided_pointwise_avoided
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +99,7 @@ def take_steps(
     dtype = autocast_dtype(device) if course.settings.mixed_precision else None
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     parts = course.order(steps)[first:]
-    with _modes(model, setting), torch.enable_grad():
+    with _modes(model, setting), strided_pointwise_avoided(model), torch.enable_grad():
         for done, (inputs, targets) in enumerate(course.teacher.batches(parts), start=first):
             for group in optimizer.param_groups:
                 group["lr"] = setting.lr * one_cycle(done, steps, course.settings.warmup)

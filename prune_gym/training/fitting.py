@@ -22,6 +22,7 @@ from prune_gym.training.averaging import WeightAverage
 from prune_gym.training.checkpoint import TrainingState
 from prune_gym.training.one_cycle import one_cycle
 from prune_gym.training.stepping import BatchLoss, Stepper
+from prune_gym.training.strided_pointwise import strided_pointwise_avoided
 
 Method: TypeAlias = Literal["sgd", "adam"]
 METHODS = ("sgd", "adam")
@@ -180,7 +181,8 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     stepper = Stepper(model, optimizer, loss_of, workers, loop.accumulation, loop.mixed_precision)
     labels_known = split.labels if isinstance(split, TensorSplit) else None
-    with modes_restored(model), _seeded(seed + workers.rank, device), torch.enable_grad():
+    seeded = _seeded(seed + workers.rank, device)
+    with modes_restored(model), strided_pointwise_avoided(model), seeded, torch.enable_grad():
         model.train()
         about: dict[str, Any] = {
             "training": description,
