@@ -14,10 +14,15 @@ from prune_gym.data.splits import TensorSplit
 from prune_gym.support.device import available_devices
 from prune_gym.tasks import PruningTask, make_task
 from prune_gym.training import train_dense
+from tests.watchdog import watch
 
 # Tests run side by side (pytest-xdist) on networks too small to profit from threads; one thread is also what makes
 # sums come out the same on every machine.
 torch.set_num_threads(1)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    watch(session)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -135,10 +135,13 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """
     path = Path(path)
     paths = [path] if path.suffix in FORMATS else [path.with_name(path.name + suffix) for suffix in (".png", ".svg")]
+    layout = figure.get_layout_engine()
     for file in paths:
         image = io.BytesIO()
         # Without its date, the same figure is the same file.
         options: dict[str, Any] = {"metadata": {"Date": None}} if file.suffix == ".svg" else {}
         figure.savefig(image, format=file.suffix[1:], dpi=160, **options)
         write_atomic(file, image.getvalue())
+        figure.set_layout_engine("none")  # the other file is laid out as the first: that takes half of the drawing
+    figure.set_layout_engine(layout)
     return paths

@@ -6,6 +6,7 @@ itself, or close to it), and the nearest plan that costs little enough.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from hessian.channels.group import ChannelGroup
 
 
-class BudgetedCost:
+class BudgetedCost(ABC):
     """A cost of plans that never falls as units are kept, and that has a quadratic form.
 
     Attributes:
@@ -34,14 +35,14 @@ class BudgetedCost:
     units: IntArray
 
     @property
+    @abstractmethod
     def form(self) -> QuadraticCost:
         """The cost as a quadratic form of the kept counts, exact unless a subclass says otherwise."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def dense(self) -> float:
         """Cost of the dense network."""
-        raise NotImplementedError
 
     def of(self, kept: IntArray) -> FloatArray:
         """Cost of plans: kept int [..., L] -> float64 [...]."""

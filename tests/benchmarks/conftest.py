@@ -1,7 +1,10 @@
 """What several tests of studies stand on."""
 
+import functools
+
 import pytest
 
+from benchmarks.job import pipeline
 from prune_gym.problem import PruningProblem
 from tests.benchmarks import tiny_task
 
@@ -11,3 +14,10 @@ def tiny_problem():
     """The smallest task, loaded."""
     tiny_task.register()
     return PruningProblem("tiny-cnn").load()
+
+
+@pytest.fixture
+def quick_job(monkeypatch):
+    """The main job without pictures and with one measurement a time, for tests that look at neither."""
+    monkeypatch.setattr(pipeline, "save_plots", lambda *_: None)
+    monkeypatch.setattr(pipeline, "measure_networks", functools.partial(pipeline.measure_networks, num_iterations=1))

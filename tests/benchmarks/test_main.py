@@ -18,7 +18,7 @@ ENTRY = Path(benchmarks.main.__file__)
 
 
 @pytest.fixture(autouse=True)
-def surroundings():
+def surroundings(quick_job):
     tiny_task.register()
     threads = torch.get_num_threads()
     yield

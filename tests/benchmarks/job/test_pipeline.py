@@ -9,9 +9,10 @@ import torch
 
 from agents import RSPARAgent
 from benchmarks.files.models import FRACTION, SECONDS
-from benchmarks.job import stages
+from benchmarks.job import pipeline, stages
 from benchmarks.job.pipeline import run_experiment, without_timings
 from benchmarks.job.run_folder import RunState, open_run
+from benchmarks.job.run_plots import save_plots
 from benchmarks.settings.reading import load_config, parse_config
 from benchmarks.settings.source import ConfigError
 from prune_gym.measuring.evaluator import Evaluator
@@ -25,7 +26,7 @@ NUMBERS = {"accuracy", "flops", "parameters", "latency_ms", "throughput_imgs_per
 
 
 @pytest.fixture(autouse=True)
-def surroundings():
+def surroundings(quick_job):
     tiny_task.register()
 
 
@@ -253,13 +254,16 @@ def test_search_never_sees_the_test_split(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "method", ["hobs-uniform", "hobs-knapsack", "hobs-gp", "hobs-cem", "hobs-cmaes", "hobs-annealing", "random"]
 )
-def test_every_method_meets_the_target(tmp_path, method):
+def test_every_method_meets_the_target(tmp_path, monkeypatch, method):
+    drawn = method in ("hobs-uniform", "random")  # one plan; no belief
+    if drawn:
+        monkeypatch.setattr(pipeline, "save_plots", save_plots)
     result, folder = run(config_in(tmp_path, f"pruning.method={method}", "pruning.rspar.num_episodes=3"))
     assert result["method"] == method
     assert 0.6 <= result["flops_reduction"] <= 0.6 + stages.TOLERANCE
     measured = result["search"]["measured_evaluations"]
     assert measured == 1 if method in ("hobs-uniform", "hobs-knapsack") else 2 <= measured <= 4
-    assert (folder.path / "plots" / "training.png").is_file()
+    assert (folder.path / "plots" / "training.png").is_file() == drawn
 
 
 @pytest.mark.filterwarnings("ignore:.*more than 1 % off the target")

@@ -1,7 +1,6 @@
 """Configurations that extend each other, the shipped ones, and their reference page."""
 
 import copy
-import functools
 import re
 import shutil
 from pathlib import Path
@@ -219,9 +218,8 @@ QUICK = ("pruning.hobs.selection=magnitude", "pruning.hobs.refit=none", "pruning
 
 
 @pytest.mark.parametrize("name", IMAGENET)
-def test_an_imagenet_configuration_runs_from_folder_to_result(name, imagenet, downloaded, tmp_path, monkeypatch):
+def test_an_imagenet_configuration_runs_from_folder_to_result(name, imagenet, downloaded, tmp_path, quick_job):
     downloaded(IMAGENET[name])
-    monkeypatch.setattr(pipeline, "measure_networks", functools.partial(pipeline.measure_networks, num_iterations=1))
     config = load_config(config_path(name), small(imagenet, tmp_path / "out", *QUICK))
     folder = open_run(config, 42)
     result = pipeline.run_experiment(config, 42, folder, device=torch.device("cpu"))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from prune_gym.allocation.knapsack import knapsack
+from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.joint import Budget, JointCost, guided
 from prune_gym.cost.latency import LatencyTable, LayerTimes
 from prune_gym.cost.latency_cost import LatencyCost
@@ -114,3 +115,11 @@ def test_a_latency_is_what_may_be_left_and_a_target_what_goes():
     assert Target.of_arguments(None).reduction is None
     with pytest.raises(ValueError, match="did you mean 'latency'"):
         Target("latancy", 0.5)
+
+
+def test_a_cost_says_its_form_and_what_the_dense_network_costs():
+    class Incomplete(BudgetedCost):
+        pass
+
+    with pytest.raises(TypeError, match=r"dense.*form"):
+        Incomplete()

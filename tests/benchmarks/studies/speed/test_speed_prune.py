@@ -6,11 +6,14 @@ import pytest
 
 from benchmarks.common.errors import BAD_INPUT
 from benchmarks.studies.speed import command as speed
+from benchmarks.studies.speed import prune
+from benchmarks.studies.speed.random_networks import ResidualNetwork, enliven
 
 SMALL = ("--network", "resnet18", "--image-size", "32", "--repeats", "1", "--surgery-repeats", "1")
 
 
-def test_every_promised_row_is_measured(tmp_path):
+def test_every_promised_row_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(prune, "random_network", lambda name: enliven(ResidualNetwork(4, 32)))
     path = tmp_path / "rows.json"
     arguments = ("prune", "--threads", "1", "--gpu", "cpu", "--json", str(path), *SMALL, "--batch-sizes", "1", "2")
     assert speed.main(arguments) == 0
