@@ -1,6 +1,7 @@
 """The house plan: how full a room may be, and which way imports point."""
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,10 @@ def _imports(path):
             yield from (alias.name for alias in node.names)
 
 
-GRAPH = {name: {found for found in _imports(path) if found in MODULES} for name, path in MODULES.items()}
+@functools.cache
+def _graph():
+    """Module -> modules it imports; made when it is asked for, because every test process collects this file."""
+    return {name: {found for found in _imports(path) if found in MODULES} for name, path in MODULES.items()}
 
 
 def test_every_folder_with_code_is_a_room_of_the_plan():
@@ -124,7 +128,7 @@ def test_rooms_import_from_those_below_them(floor):
     order = ROOMS[floor]
     up = [
         f"{name} imports {found}"
-        for name, imported in GRAPH.items()
+        for name, imported in _graph().items()
         for found in sorted(imported)
         if _room(name)[0] == floor == _room(found)[0] and order.index(_room(found)[1]) < order.index(_room(name)[1])
     ]
@@ -132,19 +136,19 @@ def test_rooms_import_from_those_below_them(floor):
 
 
 def test_no_import_leads_back_to_where_it_started():
-    finished, path = set(), []
+    graph, finished, path = _graph(), set(), []
 
     def visit(name):
         assert name not in path, " -> ".join([*path[path.index(name) :], name])
         if name in finished:
             return
         path.append(name)
-        for found in sorted(GRAPH[name]):
+        for found in sorted(graph[name]):
             visit(found)
         path.pop()
         finished.add(name)
 
-    for name in GRAPH:
+    for name in graph:
         visit(name)
 
 

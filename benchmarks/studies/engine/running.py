@@ -161,6 +161,11 @@ def _write(report: Report, folder: Path, name: str, copy_to: Path | None) -> Non
             write_result(path, dict(report.content))
     for file, content in report.files.items():
         write_atomic(folder / file, content)
+    draw(report)
+
+
+def draw(report: Report) -> None:
+    """Draw the pictures of a report."""
     for plot in report.plots:
         plot()
 

@@ -34,7 +34,7 @@ def prepare(patch):
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch):
+def surroundings(monkeypatch, undrawn):
     prepare(monkeypatch)
     monkeypatch.setenv("COLUMNS", "200")
     threads = torch.get_num_threads()

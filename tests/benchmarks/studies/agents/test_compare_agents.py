@@ -33,7 +33,7 @@ fronts: {{targets: [0.4, 0.6], evaluations: 8, agents: [rspar, cem], unseen: [0.
 
 
 @pytest.fixture(autouse=True)
-def surroundings():
+def surroundings(undrawn):
     tiny_task.register()
 
 

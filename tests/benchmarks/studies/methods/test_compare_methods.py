@@ -31,7 +31,7 @@ FAST = (
 
 
 @pytest.fixture(autouse=True)
-def surroundings():
+def surroundings(undrawn):
     tiny_task.register()
 
 
@@ -52,7 +52,7 @@ def cell(method, seed, accuracy, target=0.6):
     return {"method": method, "seed": seed, "target": target, "accuracy": stages, "dense_accuracy": 1.0, **numbers}
 
 
-def test_comparison_measures_every_cell_and_reports(tmp_path, capsys):
+def test_comparison_measures_every_cell_and_reports(tmp_path, capsys, drawn):
     assert compare(tmp_path) == 0
     assert len(list((tmp_path / "cells").glob("*.json"))) == 4
     result = json.loads((tmp_path / "comparison.json").read_text())
