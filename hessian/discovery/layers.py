@@ -186,7 +186,7 @@ class _Gathering:
         module = self._places[root].module
         places = [self._places[place] for place in parts[0][1]]
         if not any(place.role is Role.CONSUMER and place.live for place in places):
-            return None, Reason("is read by no convolution or linear layer", module)
+            return None, Reason("is read by no convolution or linear module of PyTorch", module)
         if len(parts) < 2:
             mixed = self._resolved.mixed.get(int(self._resolved.units[parts[0][0]]))
             if mixed is not None:
