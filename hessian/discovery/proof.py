@@ -55,6 +55,7 @@ class _Proof:
         """Layers that stand the trial."""
         with torch.inference_mode(False), torch.no_grad(), state_kept(self._model):
             if self._failure(self._layers.groups) is None:
+                self._reread_idle()
                 return self._layers
             self._reread()
             while failed := self._failing(self._layers.groups):
@@ -78,6 +79,20 @@ class _Proof:
                     break
             else:
                 self._reread_one_by_one(kind)
+
+    def _reread_idle(self) -> None:
+        """Find, for shuffles of which the first reading leaves nothing, the first that leaves layers that stand."""
+        for kind in self._kinds():
+            if any(len(option.loose) for option in self._sites[kind[0]].options) and not self._touching(kind):
+                before = self._layers
+                for option in range(1, len(self._sites[kind[0]].options)):
+                    self._choice.update(dict.fromkeys(kind, option))
+                    self._layers = self._read()
+                    if self._stands(kind):
+                        break
+                else:
+                    self._choice.update(dict.fromkeys(kind, 0))
+                    self._layers = before
 
     def _reread_one_by_one(self, kind: Sequence[int]) -> None:
         for site in kind:

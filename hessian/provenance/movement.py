@@ -37,11 +37,10 @@ def moved(facts: Facts, call: Call, func: Any) -> None:
 def _tie_shuffled(facts: Facts, call: Call, ids: Tensor) -> None:
     """Shuffles count channels in blocks of fixed number, or of fixed size."""
     if call.name.endswith("channel_shuffle"):
-        grid = ids.view(int(call["groups"]), -1)
-        facts.classes.tie(grid[:1].expand_as(grid), grid, "groups")
+        facts.sites.shuffled(facts.context.where, ids.view(int(call["groups"]), -1))
     elif call.name == "pixel_shuffle":
         blocks = ids.view(-1, int(call["upscale_factor"]) ** 2)
-        facts.classes.tie(blocks[:, :1].expand_as(blocks), blocks, "blocks")
+        facts.classes.tie(blocks[:, :1].expand_as(blocks), blocks)
 
 
 def _rolled(facts: Facts, call: Call) -> None:

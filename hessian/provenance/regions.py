@@ -35,5 +35,5 @@ def deformed(facts: Facts, call: Call) -> None:
     parts = int(call["offset_groups"])
     if parts > 1:
         ids = channel_ids(facts, source).view(parts, -1)
-        facts.classes.tie(ids[:1].expand_as(ids), ids, "groups")
+        facts.classes.tie(ids[:1].expand_as(ids), ids)
     convolution(facts, call)

@@ -98,14 +98,14 @@ def _grouped(facts: Facts, read: Tensor, first: Tensor, second: Tensor, groups: 
         _tie_groups(facts, first.view(groups, -1))
         rows = _columns_of(facts, first, groups * len(second))
         _tie_groups(facts, rows.view(groups, -1))
-        facts.classes.tie(rows[: len(second)], second, "groups")
+        facts.classes.tie(rows[: len(second)], second)
         _contract(facts, first, rows)
         return rows
     columns = _columns_of(facts, second, len(read))
     facts.classes.unite(columns, read, reason)
     _tie_groups(facts, columns.view(groups, per_group))
-    facts.classes.tie(columns[:per_group], second, "groups")
-    _tie_groups(facts, first.view(groups, -1))
+    facts.classes.tie(columns[:per_group], second)
+    facts.classes.level(first.view(groups, -1))
     _contract(facts, columns, first)
     return first
 
@@ -127,7 +127,7 @@ def _columns_of(facts: Facts, ids: Tensor, count: int) -> Tensor:
 
 def _tie_groups(facts: Facts, ids: Tensor) -> None:
     """Tie channels at the same place of every group: ids [groups, channels a group]."""
-    facts.classes.tie(ids[:1].expand_as(ids), ids, "groups")
+    facts.classes.tie(ids[:1].expand_as(ids), ids)
 
 
 def _with_bias(facts: Facts, made: Tensor, bias: Any) -> None:
