@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,7 +64,8 @@ class _Gathering:
         self._options = options
         self._order = provenance.order
         self._places = places_of(model, provenance)
-        resolved = provenance.resolve()
+        none = torch.zeros(0, dtype=torch.long)
+        resolved = provenance.resolve(torch.cat([none, *(option.loose for option in options)]))
         self._classes = resolved.classes
         self._class_list: list[int] = resolved.classes.tolist()
         none = torch.zeros(2, 0, dtype=torch.long)
@@ -75,6 +76,7 @@ class _Gathering:
         self._unit_list: list[int] = self._units.tolist()
         self._first_ids = [int(place.ids[0]) for place in self._places]  # ids of a place are consecutive
         self._add_pins([*pins, *self._ignored_pins(ignored), *self._training_pins(), *self._option_pins()])
+        self._add_pins(self._uneven_pins())
         self._stays = self._staying_units()
 
     def _add_pins(self, pins: Iterable[Pin]) -> None:
@@ -99,6 +101,16 @@ class _Gathering:
     def _option_pins(self) -> list[Pin]:
         sites = zip(self._provenance.sites, self._options, strict=True)
         return [(option.pins, Reason(f"stays where code {site.text}", site.where)) for site, option in sites]
+
+    def _uneven_pins(self) -> Iterator[Pin]:
+        """Units with more channels in one group of a convolution than in another."""
+        for ids in self._resolved.level:
+            units = self._units[ids]
+            found, places = units.unique(return_inverse=True)
+            counts = torch.zeros(len(units), len(found), dtype=torch.long)
+            counts.scatter_add_(1, places, torch.ones_like(places))
+            uneven = found[(counts != counts[:1]).any(0)]
+            yield ids[torch.isin(units, uneven)], Reason("would leave a convolution's groups unequal", "")
 
     def _staying_units(self) -> Tensor:
         stays = torch.zeros(len(self._units), dtype=torch.bool)
@@ -186,7 +198,7 @@ class _Gathering:
         module = self._places[root].module
         places = [self._places[place] for place in parts[0][1]]
         if not any(place.role is Role.CONSUMER and place.live for place in places):
-            return None, Reason("is read by no convolution or linear layer", module)
+            return None, Reason("is read by no convolution or linear module of PyTorch", module)
         if len(parts) < 2:
             mixed = self._resolved.mixed.get(int(self._resolved.units[parts[0][0]]))
             if mixed is not None:

@@ -54,13 +54,17 @@ class _Proof:
     def layers(self) -> Layers:
         """Layers that stand the trial."""
         with torch.inference_mode(False), torch.no_grad(), state_kept(self._model):
-            if self._trial.failure(self._layers.groups) is None:
+            if self._failure(self._layers.groups) is None:
+                self._reread_idle()
                 return self._layers
             self._reread()
             while failed := self._failing(self._layers.groups):
                 self._pins += [(self._layers.ids[group.name], problem) for group, problem in failed]
                 self._layers = self._read()
         return self._layers
+
+    def _failure(self, groups: Sequence[ChannelGroup]) -> Reason | None:
+        return self._trial.failure(groups, {group.name for group in self._touching(range(len(self._sites)))})
 
     # ------------------------------------------------------------------ other readings
 
@@ -75,6 +79,20 @@ class _Proof:
                     break
             else:
                 self._reread_one_by_one(kind)
+
+    def _reread_idle(self) -> None:
+        """Find, for shuffles of which the first reading leaves nothing, the first that leaves layers that stand."""
+        for kind in self._kinds():
+            if any(len(option.loose) for option in self._sites[kind[0]].options) and not self._touching(kind):
+                before = self._layers
+                for option in range(1, len(self._sites[kind[0]].options)):
+                    self._choice.update(dict.fromkeys(kind, option))
+                    self._layers = self._read()
+                    if self._stands(kind):
+                        break
+                else:
+                    self._choice.update(dict.fromkeys(kind, 0))
+                    self._layers = before
 
     def _reread_one_by_one(self, kind: Sequence[int]) -> None:
         for site in kind:
@@ -100,18 +118,20 @@ class _Proof:
     def _stands(self, sites: Sequence[int]) -> bool:
         """Return whether a reading leaves layers at these places, and they stand."""
         touching = self._touching(sites)
-        return bool(touching) and self._trial.failure(touching) is None
+        return bool(touching) and self._failure(touching) is None
 
     def _touching(self, sites: Sequence[int]) -> list[ChannelGroup]:
-        ids = torch.cat([self._sites[site].ids for site in sites])
-        return [group for group in self._layers.groups if bool(torch.isin(ids, self._layers.ids[group.name]).any())]
+        there = torch.zeros(self._provenance.classes.count, dtype=torch.bool)
+        for site in sites:
+            there[self._sites[site].ids] = True
+        return [group for group in self._layers.groups if bool(there[self._layers.ids[group.name]].any())]
 
     # ------------------------------------------------------------------ finding the culprits
 
     def _failing(self, groups: Sequence[ChannelGroup]) -> list[tuple[ChannelGroup, Reason]]:
         """Layers that fail, with the reasons; none where all stand together."""
         rest, suspected = list(groups), []
-        while (problem := self._trial.failure(rest)) is not None:
+        while (problem := self._failure(rest)) is not None:
             near = _near(rest, problem.where)
             if not near or len(near) == len(rest):
                 break
@@ -119,7 +139,7 @@ class _Proof:
             rest = [group for group in rest if group not in near]
         found = [] if problem is None else self._halved(rest, problem)
         for near, why in suspected:
-            if self._trial.failure(near) is not None:
+            if self._failure(near) is not None:
                 found += self._halved(near, why)
         if not found and suspected:  # they fail only together: one of them stays
             near, why = suspected[0]
@@ -133,7 +153,7 @@ class _Proof:
         found = []
         middle = len(groups) // 2
         for half in (groups[:middle], groups[middle:]):
-            why = self._trial.failure(half)
+            why = self._failure(half)
             if why is not None:
                 found += self._halved(half, why)
         return found or [(groups[0], problem)]  # they fail only together: one of them stays

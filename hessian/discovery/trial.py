@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hessian.channels.group import ChannelGroup
 from hessian.channels.layer_types import TRANSPOSED_TYPES
 from hessian.channels.slicing import Cut, NetworkSlicer, installed
+from hessian.discovery.decisions import Decisions
 from hessian.discovery.mixing import DerivedWeights, norms_over
 from hessian.provenance.classes import Reason
 from hessian.provenance.run import Provenance
@@ -44,59 +45,64 @@ class Trial:
         self._values = lively(dict(model.state_dict()))
         self._trains = provenance.trains
         self._derived = provenance.derived
-        self._cuts_apart = any(True for _ in provenance.sites)
         self._ranks: dict[str, int] = {}
+        self._apart_ranks: dict[str, int] = {}
 
-    def failure(self, groups: Sequence[ChannelGroup]) -> Reason | None:
+    def failure(self, groups: Sequence[ChannelGroup], apart: Collection[str] = ()) -> Reason | None:
         """Reason of a failure when layers lose some of their units at random, and then all others; None without one.
 
         Every other layer is cut first and then those between: code may take a number of channels from another layer's.
+
+        Args:
+            groups: the layers.
+            apart: names of those whose channels code cuts apart: any two of them are once cut one without the other,
+                and each without those it does not.
         """
         if not groups:
             return None
         slicer = NetworkSlicer(self._model, groups)
         parts = {group.name: _halves(group) for group in groups}
-        for side, chosen in (*((0, some) for some in self._turns(groups)), (1, groups)):
+        for side, chosen in (*((0, some) for some in self._turns(groups, apart)), (1, groups)):
             plan = {group.name: group.channels(parts[group.name][side]) for group in chosen}
             problem = self._failure(slicer.cut(plan))
             if problem is not None:
                 return problem
         return None
 
-    def _turns(self, groups: Sequence[ChannelGroup]) -> list[list[ChannelGroup]]:
-        """Choices of layers that are cut while the others stay whole.
-
-        Every layer is in some choice. Where code cuts channels apart, any two are once cut one without the other.
-        """
-        for group in groups:
-            self._ranks.setdefault(group.name, len(self._ranks))
-        bits = max(1, (len(self._ranks) - 1).bit_length()) if self._cuts_apart else 1
-        turns: dict[tuple[str, ...], list[ChannelGroup]] = {}
-        for bit in range(bits):
-            for value in (0, 1):
-                chosen = [group for group in groups if (self._ranks[group.name] >> bit) % 2 == value]
-                if chosen:
-                    turns.setdefault(tuple(group.name for group in chosen), chosen)
+    def _turns(self, groups: Sequence[ChannelGroup], apart: Collection[str]) -> list[list[ChannelGroup]]:
+        """Choices of layers that are cut while the others stay whole; every layer is in some choice."""
+        inside, outside = ([group for group in groups if (group.name in apart) is side] for side in (True, False))
+        choices = [*_bitwise(groups, self._ranks, 1)]
+        if inside:
+            for group in inside:
+                self._apart_ranks.setdefault(group.name, len(self._apart_ranks))
+            choices += [outside, *_bitwise(inside, self._apart_ranks, (len(self._apart_ranks) - 1).bit_length())]
+        turns = {tuple(group.name for group in chosen): chosen for chosen in choices if chosen}
         return list(turns.values())
 
     def _failure(self, cut: Cut) -> Reason | None:
         self._model.eval()
+        decisions = Decisions()
         with _watched(self._model) as stack:
             try:
                 weights = DerivedWeights(self._model, self._derived & cut.slices.keys(), cut)
                 with installed(self._model, cut.state(self._values), cut.attributes):
-                    with weights.recorded():
+                    with weights.recorded(), decisions.noted():
                         pruned = tensors_in(call_model(self._model, self._example_input))
                     trained = self._trained_shapes()
                     del stack[:]
                 with installed(self._model, self._zeroed(cut), {}), norms_over(self._model, cut):
-                    with weights.replaced():
+                    with weights.replaced(), decisions.followed() as compared:
                         dense = tensors_in(call_model(self._model, self._example_input))
                     expected = self._trained_shapes() if trained is not None else None
             except NETWORK_ERRORS as error:
                 return Reason(f"cannot be cut: {_short(error)}", stack[-1] if stack else "")
         if trained is not None and trained != expected:
             return Reason("cannot be cut: outputs in training mode change their shapes", "")
+        for name, wanted, found in compared:
+            gap = _gap(wanted, found)
+            if gap is not None:
+                return Reason(f"cannot be cut: what {name} decides by differs from the dense network's by {gap}", "")
         return _difference(dense, pruned)
 
     def _trained_shapes(self) -> list[tuple[int, ...]] | None:
@@ -122,6 +128,15 @@ class Trial:
                     values[name] = _only(values[name], axis, kept)
         values.update({alias: values[name] for alias, name in cut.aliases.items() if alias in values})
         return values
+
+
+def _bitwise(groups: Sequence[ChannelGroup], ranks: dict[str, int], bits: int) -> Iterator[list[ChannelGroup]]:
+    """Layers by the last bits of their ranks, for each bit those that have it and those that do not."""
+    for group in groups:
+        ranks.setdefault(group.name, len(ranks))
+    for bit in range(max(1, bits)):
+        for value in (0, 1):
+            yield [group for group in groups if (ranks[group.name] >> bit) % 2 == value]
 
 
 def _halves(group: ChannelGroup) -> tuple[list[int], list[int]]:
@@ -166,16 +181,26 @@ def _difference(dense: Sequence[Tensor], pruned: Sequence[Tensor]) -> Reason | N
     if [tuple(output.shape) for output in dense] != [tuple(output.shape) for output in pruned]:
         return Reason("cannot be cut: outputs change their shapes", "")
     for wanted, found in zip(dense, pruned, strict=True):
-        if not wanted.is_floating_point() or not wanted.numel():
-            continue
-        exact, other = wanted.double(), found.double()
-        spread = float((exact.max() - exact.min()).clamp_min(exact.abs().max() * 1e-3))
-        gap = float((exact - other).abs().nan_to_num(0.0).max())
-        if gap > TOLERANCE.get(wanted.dtype, 1e-4) * spread + 1e-12:
-            return Reason(
-                f"cannot be cut: outputs differ from the dense network's by {gap / spread:.2g} of their range", ""
-            )
+        gap = _gap(wanted, found)
+        if gap is not None:
+            return Reason(f"cannot be cut: outputs differ from the dense network's by {gap}", "")
     return None
+
+
+def _gap(wanted: Tensor, found: Tensor) -> str | None:
+    """Largest difference of two tensors of a shape in words; None where it is nothing but rounding."""
+    if not wanted.is_floating_point() or not wanted.numel():
+        return None
+    exact, other = wanted.double(), found.double()
+    finite = exact.isfinite()
+    if not torch.equal(finite, other.isfinite()):
+        return "what is finite"
+    if not finite.any():
+        return None
+    exact, other = exact[finite], other[finite]
+    spread = float((exact.max() - exact.min()).clamp_min(exact.abs().max() * 1e-3))
+    gap = float((exact - other).abs().max())
+    return f"{gap / spread:.2g} of their range" if gap > TOLERANCE.get(wanted.dtype, 1e-4) * spread + 1e-12 else None
 
 
 def _short(error: BaseException) -> str:

@@ -6,6 +6,8 @@ BatchNorm's bias). What a run of the network shows is written down as three kind
 * two ids are the *same channel* (the column of a convolution that reads a row of another one): they form a class;
 * two classes are *tied*: they leave together though they are different channels (one of each group of a grouped
   convolution); tied classes form a unit;
+* several runs of ids are *level*: as many of each have to leave, which those at the same place do unless a reading of
+  the code says otherwise;
 * an id is *pinned*: it has to stay, for a reason that is kept for the report.
 """
 
@@ -42,7 +44,8 @@ class Classes:
     def __init__(self) -> None:
         self.count = 1
         self._same: list[Tensor] = []
-        self._tied: list[tuple[Tensor, str]] = []
+        self._tied: list[Tensor] = []
+        self._level: list[Tensor] = []
         self._pinned: list[tuple[Tensor, Reason]] = []
         self._mixed: list[tuple[Tensor, Reason]] = []
         self._contracted: list[tuple[Tensor, Tensor, Reason]] = []
@@ -82,12 +85,19 @@ class Classes:
         self.unite(first, lines, reason)
         self._mixed.append((lines[lines > FIXED].unique(), reason))
 
-    def tie(self, one: Tensor, other: Tensor, kind: str) -> None:
+    def tie(self, one: Tensor, other: Tensor) -> None:
         """Say that ids leave together, pair by pair."""
         one, other = one.reshape(-1), other.reshape(-1)
         said = (one > FIXED) & (other > FIXED) & (one != other)
         if said.any():
-            self._tied.append((torch.stack([one[said], other[said]]), kind))
+            self._tied.append(torch.stack([one[said], other[said]]))
+
+    def level(self, ids: Tensor) -> None:
+        """Say that as many ids have to leave of every group: ids int64 [groups, size]."""
+        if bool((ids > FIXED).all()):
+            self._level.append(ids)
+        else:
+            self.tie(ids[:1].expand_as(ids), ids)
 
     def pin(self, ids: Tensor, reason: Reason) -> None:
         """Say that ids have to stay."""
@@ -114,15 +124,25 @@ class Classes:
                 self.pin(ids[both[ids.clamp_min(FIXED)]], reason)
         self._contracted.clear()
 
-    def resolve(self) -> Resolved:
-        """Classes and units that follow from all facts so far."""
+    def resolve(self, loose: Tensor | None = None) -> Resolved:
+        """Classes and units that follow from all facts so far.
+
+        Args:
+            loose: ids of channels that stay level in another way than by their places in the groups.
+        """
         self._pin_both_ways()
         none = torch.zeros(2, 0, dtype=torch.long)
-        same = torch.cat([none, *self._same], dim=1)
-        classes = components(self.count, same)
-        tied = classes[torch.cat([none, *(pairs for pairs, _ in self._tied)], dim=1)]
-        units = components(self.count, tied)[classes]
-        return Resolved(classes, units, _first_reasons(classes, self._pinned), _first_reasons(units, self._mixed))
+        classes = components(self.count, torch.cat([none, *self._same], dim=1))
+        freed = torch.zeros(self.count, dtype=torch.bool)
+        if loose is not None:
+            freed[classes[loose]] = True
+        kept = [bool(freed[classes[ids]].any()) for ids in self._level]
+        places = [_same_places(ids) for ids, free in zip(self._level, kept, strict=True) if not free]
+        units = components(self.count, classes[torch.cat([none, *self._tied, *places], dim=1)])[classes]
+        level = tuple(ids for ids, free in zip(self._level, kept, strict=True) if free)
+        return Resolved(
+            classes, units, _first_reasons(classes, self._pinned), _first_reasons(units, self._mixed), level
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,12 +154,14 @@ class Resolved:
         units: int64 [ids], the smallest id of each id's unit.
         pinned: class -> why it stays.
         mixed: unit -> what mixed its channels, for a layer that turns out to be a single unit.
+        level: ids [groups, size] of which as many have to leave in every group, where units do not see to that.
     """
 
     classes: Tensor
     units: Tensor
     pinned: dict[int, Reason]
     mixed: dict[int, Reason]
+    level: tuple[Tensor, ...]
 
 
 def components(count: int, pairs: Tensor) -> Tensor:
@@ -161,6 +183,11 @@ def components(count: int, pairs: Tensor) -> Tensor:
         roots = roots[roots]
         if torch.equal(roots, before):
             return roots
+
+
+def _same_places(ids: Tensor) -> Tensor:
+    """Pairs of the ids at the same place of every group, int64 [2, pairs]; ids [groups, size]."""
+    return torch.stack([ids[:1].expand_as(ids[1:]).reshape(-1), ids[1:].reshape(-1)])
 
 
 def _distinct(pairs: Tensor) -> Tensor:

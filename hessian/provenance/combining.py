@@ -26,7 +26,7 @@ def combine(facts: Facts, operands: Sequence[Tensor], shape: Sequence[int], name
     Returns:
         Planes of the result, and whether it is an activation.
     """
-    combiner = _Combiner(facts, len(shape), name)
+    combiner = Combiner(facts, len(shape), name)
     maps = [(tensor, facts.map(tensor)) for tensor in operands]
     for tensor, found in maps:
         if found.activation and found.plane is not None:
@@ -38,8 +38,14 @@ def combine(facts: Facts, operands: Sequence[Tensor], shape: Sequence[int], name
     return combiner.planes, combiner.plane is not None
 
 
-class _Combiner:
-    """The map of a result while operands are added."""
+class Combiner:
+    """The map of a result while operands are added.
+
+    Args:
+        facts: everything known.
+        dimensions: of the result.
+        name: of the operation, for reasons.
+    """
 
     def __init__(self, facts: Facts, dimensions: int, name: str) -> None:
         self.facts = facts
@@ -50,6 +56,7 @@ class _Combiner:
 
     @property
     def planes(self) -> Planes:
+        """Planes of the result so far."""
         return self._others if self.plane is None else [self.plane]
 
     def activation(self, plane: Tensor, wide: frozenset[int]) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from hessian.provenance.classes import FIXED, NEUTRAL
-from hessian.provenance.combining import neutral_is
+from hessian.provenance.combining import Combiner, neutral_is
 from hessian.provenance.facts import Call, Facts, fixed, wrapped
 from hessian.provenance.labels import Map, compressed, varying
 
@@ -37,11 +37,10 @@ def moved(facts: Facts, call: Call, func: Any) -> None:
 def _tie_shuffled(facts: Facts, call: Call, ids: Tensor) -> None:
     """Shuffles count channels in blocks of fixed number, or of fixed size."""
     if call.name.endswith("channel_shuffle"):
-        grid = ids.view(int(call["groups"]), -1)
-        facts.classes.tie(grid[:1].expand_as(grid), grid, "groups")
+        facts.sites.shuffled(facts.context.where, ids.view(int(call["groups"]), -1))
     elif call.name == "pixel_shuffle":
         blocks = ids.view(-1, int(call["upscale_factor"]) ** 2)
-        facts.classes.tie(blocks[:, :1].expand_as(blocks), blocks, "blocks")
+        facts.classes.tie(blocks[:, :1].expand_as(blocks), blocks)
 
 
 def _rolled(facts: Facts, call: Call) -> None:
@@ -138,13 +137,75 @@ def copied(facts: Facts, call: Call) -> None:
 
 
 def picked(facts: Facts, call: Call, func: Any) -> None:
-    """Advanced indexing and gathering by positions that are data."""
-    tensors = [tensor for tensor in call.tensors if tensor is not call["self"]]
+    """Advanced indexing and gathering: by positions written in code as in this run, by data as in none."""
     source = facts.map(call["self"])
-    for tensor in tensors:
-        facts.pin(facts.map(tensor), f"decides positions in {call.name}")
-    if source.planes:
-        moved(facts, call, func)
+    by_data = False
+    for tensor in call.tensors:
+        if tensor is not call["self"]:
+            found = facts.map(tensor)
+            facts.pin(found, f"decides positions in {call.name}")
+            by_data = by_data or found.activation
+    if not source.planes:
+        return
+    dims = _dims_picked(call)
+    if by_data and any(set(varying(plane)) & dims for plane in source.planes):
+        facts.pin(source, f"is picked by data in {call.name}")
+    moved(facts, call, func)
+
+
+def _dims_picked(call: Call) -> set[int]:
+    if "indices" in call.arguments:
+        return set(_indexed(call["indices"]))
+    dim = call.arguments.get("dim")
+    return set(range(call["self"].ndim)) if dim is None else {int(dim) % call["self"].ndim}
+
+
+def put(facts: Facts, call: Call) -> None:
+    """A write to places that are data: what is written there and what was there are one channel."""
+    target, values, indices = call["self"], call["values"], call["indices"]
+    before, written = facts.map(target), facts.map(values)
+    for index in indices:
+        facts.pin(facts.map(index), f"decides positions in {call.name}")
+    dims = _indexed(indices)
+    planes = [before.plane] if before.planes else []
+    if written.plane is not None:
+        planes.append(_over_places(written.plane, dims, indices, target.ndim))
+    parameters = any(found.planes and not found.activation for found in (before, written))
+    if parameters or any(plane is None or set(varying(plane)) & set(dims) for plane in planes):
+        for found in (before, written):
+            facts.pin(found, "is written to places that are data")
+        facts.give(call.result, [fixed(target.ndim)])
+        return
+    combiner = Combiner(facts, target.ndim, call.name)
+    for plane in planes:
+        combiner.activation(cast("Tensor", plane), frozenset())
+    facts.give(call.result, combiner.planes)
+
+
+def _indexed(indices: Sequence[Tensor | None]) -> list[int]:
+    """Dimensions that are indexed; a mask covers as many as it has."""
+    dims: list[int] = []
+    at = 0
+    for index in indices:
+        covered = index.ndim if index is not None and index.dtype is torch.bool else 1
+        if index is not None:
+            dims.extend(range(at, at + covered))
+        at += covered
+    return dims
+
+
+def _over_places(
+    plane: Tensor, dims: Sequence[int], indices: Sequence[Tensor | None], dimensions: int
+) -> Tensor | None:
+    """Plane of what is written, over the dimensions of what it is written to; None if that depends on the places."""
+    first, last = dims[0], dims[-1]
+    if list(dims) != list(range(first, last + 1)):
+        return None
+    count = max(1 if index.dtype is torch.bool else index.ndim for index in indices if index is not None)
+    full = plane.reshape((1,) * (dimensions - len(dims) + count - plane.ndim) + tuple(plane.shape))
+    if any(size > 1 for size in full.shape[first : first + count]):
+        return None
+    return full.reshape(*full.shape[:first], *(1,) * len(dims), *full.shape[first + count :])
 
 
 def looked_up(facts: Facts, call: Call) -> None:

@@ -43,9 +43,9 @@ class Provenance:
     trains: bool
     derived: frozenset[str]
 
-    def resolve(self) -> Resolved:
-        """Classes and hard units."""
-        return self.classes.resolve()
+    def resolve(self, loose: Tensor | None = None) -> Resolved:
+        """Classes and hard units; see `Classes.resolve`."""
+        return self.classes.resolve(loose)
 
 
 def trace(model: nn.Module, example_input: Any) -> Provenance:

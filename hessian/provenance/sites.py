@@ -44,11 +44,13 @@ class Option:
         ties: int64 [2, pairs], ids that leave together.
         followers: attributes that change with the number of channels.
         pins: int64 [ids], ids that stay.
+        loose: int64 [ids], ids that stay level over the groups of a convolution by these ties, not by their places.
     """
 
     ties: Tensor
     followers: tuple[Follower, ...] = ()
     pins: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+    loose: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,13 @@ class Sites:
             followers = _followers(where, module, [_line(ids, flexible), ids.flatten()])
             if followers:
                 extra.append(Option(option.ties, followers))
-        self._sites.append(Site(where, "views channels along several dimensions", ids.flatten(), (*plain, *extra)))
+        options = (*plain, *extra, *_windows(ids))
+        self._sites.append(Site(where, "views channels along several dimensions", ids.flatten(), options))
+
+    def shuffled(self, where: str, ids: Tensor) -> None:
+        """Channels of groups are shuffled by PyTorch's own operator: ids int64 [groups, size]."""
+        options = (Option(_tied_across(ids, 1)), *_windows(ids))
+        self._sites.append(Site(where, "shuffles channels", ids.flatten(), options))
 
     def parts(self, where: str, module: nn.Module | None, parts: Sequence[Tensor]) -> None:
         """Channels are split into consecutive parts: ids int64 [size] of each."""
@@ -181,6 +189,24 @@ def _tied_across(ids: Tensor, flexible: int) -> Tensor:
     lines = ids.movedim(flexible, 0).reshape(ids.shape[flexible], -1)
     pairs = torch.stack([lines[:, :1].expand_as(lines).flatten(), lines.flatten()])
     return pairs[:, (pairs > FIXED).all(dim=0) & (pairs[0] != pairs[1])]
+
+
+def _windows(ids: Tensor) -> tuple[Option, ...]:
+    """The reading of a shuffle between grouped convolutions whose groups share no places: ids int64 [groups, size].
+
+    Behind the shuffle, channels come from the groups in turn. They go on to do so where as many neighbours leave
+    together as there are groups, and the next convolution stays level where these leave at the same places of each of
+    its groups. What is left over in each of those stays.
+    """
+    if ids.ndim != 2:
+        return ()
+    groups, size = ids.shape
+    if size % groups == 0 or size < 2 * groups:
+        return ()  # channels at the same places do, or nothing is left to choose
+    whole = size // groups * groups
+    shuffled = ids.T.reshape(groups, size)
+    blocks = shuffled[:, :whole].reshape(-1, groups)
+    return (Option(_tied_across(blocks, 0), (), shuffled[:, whole:].flatten(), ids.flatten()),)
 
 
 def _listed(where: str, module: nn.Module | None, ids: Tensor) -> tuple[Follower, ...]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hessian.provenance import combining, movement, weights
+from hessian.provenance import combining, movement, regions, weights
 from hessian.provenance.facts import Call, Facts, fixed
 from hessian.provenance.labels import MisfitError
 
@@ -66,6 +66,15 @@ def _rules() -> dict[str, Rule]:
         native_layer_norm=weights.layer_norm,
         embedding=movement.looked_up,
         copy=movement.copied,
+        index_put=movement.put,
+    )
+    rules.update(
+        {
+            "torchvision::roi_align": regions.pooled,
+            "torchvision::roi_pool": regions.pooled,
+            "torchvision::nms": regions.chosen,
+            "torchvision::deform_conv2d": regions.deformed,
+        }
     )
     return rules
 

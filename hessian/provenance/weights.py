@@ -44,15 +44,16 @@ def convolution(facts: Facts, call: Call) -> None:
         facts.derived.add(facts.context.where)
     for plane in other_axes(kernel, (0, 1)):
         facts.classes.pin(plane, facts.reason("lies across several axes of a convolution's weight"))
-    read = _channel_ids(facts, inputs, call["input"])
+    read = channel_ids(facts, call["input"])
     first, second = axis_ids(kernel, 0, weight.shape[0]), axis_ids(kernel, 1, weight.shape[1])
     made = _grouped(facts, read, first, second, groups, transposed)
     _with_bias(facts, made, call.arguments.get("bias"))
     facts.give(call.result, [made.reshape(1, -1, *(1,) * (call.result.ndim - 2))])
 
 
-def _channel_ids(facts: Facts, found: Map, tensor: Tensor) -> Tensor:
+def channel_ids(facts: Facts, tensor: Tensor) -> Tensor:
     """One id for each input channel (dimension 1) of a convolution, int64 [C]."""
+    found = facts.map(tensor)
     if found.plane is None:
         return torch.full((tensor.shape[1],), NEUTRAL)
     if not found.activation and len(found.planes) > 1:
@@ -97,14 +98,14 @@ def _grouped(facts: Facts, read: Tensor, first: Tensor, second: Tensor, groups: 
         _tie_groups(facts, first.view(groups, -1))
         rows = _columns_of(facts, first, groups * len(second))
         _tie_groups(facts, rows.view(groups, -1))
-        facts.classes.tie(rows[: len(second)], second, "groups")
+        facts.classes.tie(rows[: len(second)], second)
         _contract(facts, first, rows)
         return rows
     columns = _columns_of(facts, second, len(read))
     facts.classes.unite(columns, read, reason)
     _tie_groups(facts, columns.view(groups, per_group))
-    facts.classes.tie(columns[:per_group], second, "groups")
-    _tie_groups(facts, first.view(groups, -1))
+    facts.classes.tie(columns[:per_group], second)
+    facts.classes.level(first.view(groups, -1))
     _contract(facts, columns, first)
     return first
 
@@ -126,7 +127,7 @@ def _columns_of(facts: Facts, ids: Tensor, count: int) -> Tensor:
 
 def _tie_groups(facts: Facts, ids: Tensor) -> None:
     """Tie channels at the same place of every group: ids [groups, channels a group]."""
-    facts.classes.tie(ids[:1].expand_as(ids), ids, "groups")
+    facts.classes.tie(ids[:1].expand_as(ids), ids)
 
 
 def _with_bias(facts: Facts, made: Tensor, bias: Any) -> None:
@@ -335,8 +336,12 @@ def unknown(facts: Facts, call: Call) -> None:
     maps = [facts.map(tensor) for tensor in call.tensors]
     if not any(found.planes for found in maps):
         return
+    decides = not any(result.is_floating_point() or result.is_complex() for result in call.results)
     for found in maps:
-        facts.pin(found, f"goes through {call.name}, which is not followed")
+        facts.pin(
+            found,
+            f"decides what is picked in {call.name}" if decides else f"goes through {call.name}, which is not followed",
+        )
     activation = any(found.activation for found in maps)
     for result in call.results:
         facts.give(result, [fixed(result.ndim)], activation)

@@ -71,15 +71,19 @@ class PixelShuffle(Block):
 class ShuffleV1(Block):
     """Grouped convolutions with a shuffle between them, in a residual block."""
 
-    def __init__(self):
+    def __init__(self, width=12, groups=3, native=False):
         super().__init__()
-        self.a, self.d = conv(12, 12, 1, groups=3), conv(12, 12, groups=12)
-        self.b, self.e = nn.Conv2d(12, 12, 1, groups=3), conv(12, 12, 1)
+        self.groups, self.native = groups, native
+        self.a, self.d = conv(12, width, 1, groups=groups), conv(width, width, groups=width)
+        self.b, self.e = nn.Conv2d(width, 12, 1, groups=groups), conv(12, 12, 1)
 
     def middle(self, x):
         h = self.a(x)
         n, c, height, width = h.shape
-        h = h.view(n, 3, c // 3, height, width).transpose(1, 2).reshape(n, c, height, width)
+        if self.native:
+            h = F.channel_shuffle(h, self.groups)
+        else:
+            h = h.view(n, self.groups, c // self.groups, height, width).transpose(1, 2).reshape(n, c, height, width)
         return self.e(F.relu(x + self.b(self.d(h))))
 
 
@@ -476,7 +480,14 @@ STRUCTURES = {
     ),
     "SPPF": Structure(SPPF, {"stem.0": 12, "a.0": 6, "b.0": 12}),
     "pixel shuffle": Structure(PixelShuffle, {"stem.0": 12, "up.0": 4, "last.0": 6}),
-    "ShuffleNet v1": Structure(ShuffleV1, {"stem.0": 4, "e.0": 12}, {"a.0": 12}),
+    "ShuffleNet v1": Structure(lambda: ShuffleV1(18), {"stem.0": 4, "a.0": 2, "e.0": 12}),
+    "ShuffleNet v1 whose groups share no places": Structure(
+        lambda: ShuffleV1(24), {"stem.0": 4, "a.0": 2, "e.0": 12}, {"a.0": 6}
+    ),
+    "ShuffleNet v1 with PyTorch's shuffle": Structure(
+        lambda: ShuffleV1(30, native=True), {"stem.0": 4, "a.0": 3, "e.0": 12}, {"a.0": 3}
+    ),
+    "ShuffleNet v1 too narrow to choose": Structure(ShuffleV1, {"stem.0": 4, "e.0": 12}, {"a.0": 12}),
     "ShuffleNet v2": Structure(ShuffleV2, {"stem.0": 6, "a.0": 9, "last.0": 12}),
     "siamese": Structure(Siamese, {"stem.0": 12, "encode.0.0": 8, "encode.1.0": 12}),
     "FPN": Structure(FPN, {"stem.0": 12, "down.0": 16, "top.0": 10, "out.0": 12}),

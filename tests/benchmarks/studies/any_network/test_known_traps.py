@@ -32,20 +32,24 @@ def reordered(function):
 class Shuffled(nn.Module):
     """ShuffleNet's first unit with sizes taken from the input.
 
-    Every group of ``b`` reads one channel of every group of ``a``: without the same place of all groups, other channels
-    would come to lie in them; so ``a`` stays.
+    Every group of ``b`` reads channels of every group of ``a``: only one of each in each can leave together. Where that
+    is one channel altogether, ``a`` stays.
     """
 
-    def __init__(self):
+    def __init__(self, width=16, groups=4):
         super().__init__()
-        self.stem, self.f = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 5)
-        self.a, self.b = nn.Conv2d(16, 16, 1, groups=4), nn.Conv2d(16, 16, 1, groups=4)
+        self.groups = groups
+        self.stem, self.f = nn.Conv2d(3, 4 * width, 3, padding=1), nn.Linear(4 * width, 5)
+        self.a, self.norm = nn.Conv2d(4 * width, width, 1, groups=groups), nn.BatchNorm2d(width)
+        self.d = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.b = nn.Conv2d(width, 4 * width, 1, groups=groups)
 
     def forward(self, x):
-        h = F.relu(self.a(F.relu(self.stem(x))))
+        x = F.relu(self.stem(x))
+        h = F.relu(self.norm(self.a(x)))
         n, c, height, width = h.shape
-        h = h.view(n, 4, c // 4, height, width).transpose(1, 2).reshape(n, c, height, width)
-        return self.f(F.relu(self.b(h)).mean((2, 3)))
+        h = h.view(n, self.groups, c // self.groups, height, width).transpose(1, 2).reshape(n, c, height, width)
+        return self.f(F.relu(x + self.b(self.d(h))).mean((2, 3)))
 
 
 class Auxiliary(nn.Module):
@@ -169,6 +173,8 @@ TRAPS = {
     "roll": (lambda: reordered(lambda x: torch.roll(x, 3, 1)), {"0", "3"}),
     "flip": (lambda: reordered(lambda x: x.flip(1)), {"0", "3"}),
     "shuffle": (Shuffled, {"stem", "b"}),
+    "shuffle of shared places": (lambda: Shuffled(32), {"stem", "b", "a"}),
+    "shuffle of no shared places": (lambda: Shuffled(60, 3), {"stem", "b", "a"}),
     "head in training": (Auxiliary, {"a", "b"}),
     "one slope": (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.PReLU(), nn.Conv2d(8, 5, 3), head(5)), {"0", "2"}),
     "weighted sum": (WeightedSum, {"a", "c"}),
