@@ -1,5 +1,6 @@
 """The parts of the evidence: every result has a command, every command is understood, every result is read."""
 
+import json
 import shlex
 
 import pytest
@@ -49,3 +50,9 @@ def test_every_command_runs_a_module_and_says_where_its_results_go(part, tmp_pat
         if module in ("benchmarks.studies.agents", "benchmarks.studies.transfer"):
             config = StudyConfig if module.endswith("agents") else TransferConfig
             assert config.load(ROOT / arguments[1], arguments[2:]).save_dir == tmp_path / part.results[0]
+
+
+def test_the_last_check_made_ten_numbers_again():
+    numbers = json.loads((RESULTS / "checked.json").read_text())["numbers"]
+    assert len(numbers) >= 10
+    assert all(number["same"] for number in numbers)
