@@ -3,7 +3,8 @@
     python docs/examples/fashion_resnet18.py DIR [--epochs 4]
 
 writes ``DIR/weights.pth``, ``DIR/train/<class>/*.png`` (6,000 of the images it was trained on), ``DIR/val`` (2,000 held
-out) and ``DIR/test`` (the official 10,000). Fashion-MNIST is Debian's package ``dataset-fashion-mnist``.
+out) and ``DIR/test`` (the official 10,000). A stopped training goes on after its last epoch with the same command.
+Fashion-MNIST is Debian's package ``dataset-fashion-mnist``.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from torchvision.models import resnet18
 from prune_gym.data.augmentation import Augmentation
 from prune_gym.data.fashion import DEBIAN_FOLDER, read_idx
 from prune_gym.data.splits import TensorSplit, stratified_partition
-from prune_gym.training import evaluate_model, train_dense
+from prune_gym.training import Loop, evaluate_model, train_dense
 
 MEAN, STD = 0.286, 0.353
 NAMES = ("tshirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
@@ -50,7 +51,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = build().to(memory_format=torch.channels_last)
     split = TensorSplit(_normalised(images[trained]), labels[trained])
-    train_dense(model, split, epochs=arguments.epochs, augment=Augmentation(flip=True), progress=_say)
+    loop = Loop(checkpoint=arguments.folder / "training.safetensors")
+    train_dense(model, split, epochs=arguments.epochs, augment=Augmentation(flip=True), progress=_say, loop=loop)
     torch.save(model.state_dict(), arguments.folder / "weights.pth")
     accuracy = evaluate_model(model, TensorSplit(_normalised(tests[0]), tests[1])).accuracy
     print(f"{accuracy:.2%} of the test images; written to {arguments.folder}")  # noqa: T201

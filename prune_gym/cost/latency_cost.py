@@ -26,15 +26,13 @@ class LatencyCost(PlanwiseCost):
 
     Args:
         table: the measurements.
-        correction: measured over predicted latency of pruned networks near the target, relative to the dense one's; 1
-            trusts the table.
     """
 
     quantity = "latency"
     label = "latency"
 
-    def __init__(self, table: LatencyTable, correction: float = 1.0) -> None:
-        self.table, self.correction = table, correction
+    def __init__(self, table: LatencyTable) -> None:
+        self.table = table
         self.groups, self.units = table.cost.groups, table.cost.units
         self._dense = float(table(self.units)) * NANOSECONDS
 
@@ -55,7 +53,7 @@ class LatencyCost(PlanwiseCost):
 
     def of(self, kept: IntArray) -> FloatArray:
         """Nanoseconds of plans: kept int [..., L] -> float64 [...]."""
-        return self.table(kept) * (NANOSECONDS * self.correction)
+        return self.table(kept) * NANOSECONDS
 
 
 def _fit(times: LayerTimes) -> FloatArray:

@@ -1,13 +1,15 @@
 """Plans that meet the targets: a knapsack on the predicted loss curves under one budget or several.
 
 A latency target is closed by measurement: the plan's network is cut and timed beside the dense one, and where the table
-was wrong about their ratio, the next plan is found with the table put right.
+was wrong about their ratio, the next plan is found where a line through what was timed meets the target.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,7 +26,7 @@ from prune_gym.support.timing import compare_models, time_model
 from prune_gym.surgery.pruner import PhysicalPruner
 
 TIMED_PASSES = 60
-CORRECTIONS = 4
+TIMED_CUTS = 5
 """Cuts timed for a latency target at most."""
 
 SLACK = 0.03
@@ -36,6 +38,21 @@ AIM = 0.985
 LABELS = {"flops": "FLOPs", "params": "parameters", "latency": "latency"}
 
 
+@dataclass(frozen=True)
+class TimedCut:
+    """A plan that was cut and timed.
+
+    Attributes:
+        tabulated: its latency by the table, relative to the dense network's.
+        measured: its latency beside the dense network's.
+        kept: the plan, int64 [L].
+    """
+
+    tabulated: float
+    measured: float
+    kept: IntArray
+
+
 @dataclass
 class Planner:
     """Plans that meet cost targets.
@@ -45,15 +62,14 @@ class Planner:
         targets: what to reach.
         limits: legal counts.
         batch_size: images of the batch whose latency counts.
-        correction: measured over tabulated latency of pruned networks, relative to the dense one.
     """
 
     problem: PruningProblem
     targets: Targets
     limits: CountLimits
     batch_size: int
-    correction: float = 1.0
     _latency_share: float | None = field(default=None, init=False)
+    _tabulated_share: float = field(default=1.0, init=False)
 
     def check(self) -> None:
         """Refuse targets of FLOPs and parameters that no legal network reaches; needs no data.
@@ -85,7 +101,7 @@ class Planner:
                 raise TargetsNotMetError(
                     f"latency: the dense network takes {dense:.3g} ms for {self.batch_size} images, less than {limit}"
                 )
-        self._latency_share = share
+        self._latency_share, self._tabulated_share = share, AIM * share
         self._check_reachable("latency", self._latency_cost(), 1.0 - share)
 
     def _check_reachable(self, quantity: str, cost: BudgetedCost, reduction: float) -> None:
@@ -103,7 +119,7 @@ class Planner:
         if self.targets.params is not None:
             found.append(Budget(self.problem.cost.params_cost, self.targets.params))
         if self._latency_share is not None:
-            found.append(Budget(self._latency_cost(), 1.0 - AIM * self._latency_share))
+            found.append(Budget(self._latency_cost(), 1.0 - self._tabulated_share))
         return found
 
     def plan(self, flops_reduction: float = 0.0) -> IntArray:
@@ -128,23 +144,34 @@ class Planner:
             kept: from :meth:`plan`.
             flops_reduction: as it was given there.
             progress: called with (description, done, total).
+
+        Returns:
+            The slowest plan timed that meets the target; the fastest one where all miss it by less than the slack.
+
+        Raises:
+            TargetsNotMetError: all plans timed are slower.
         """
         share = self._latency_share
         if share is None:
             return kept
-        best: tuple[float, IntArray] | None = None
-        for step in range(CORRECTIONS):
-            measured = self._measured_share(kept)
-            if measured <= share and (best is None or measured > best[0]):
-                best = measured, kept
+        timed: list[TimedCut] = []
+        while len(timed) < TIMED_CUTS and not any(np.array_equal(kept, cut.kept) for cut in timed):
+            timed.append(TimedCut(self._tabulated(kept), self._measured_share(kept), kept))
             if progress is not None:
-                progress("timing cuts", step + 1, CORRECTIONS)
-            if share * (1.0 - SLACK) <= measured <= share:
-                break
-            predicted = float(self._latency_cost().of(kept)) / self._latency_cost().dense
-            self.correction *= measured / predicted
+                progress("timing cuts", len(timed), TIMED_CUTS)
+            if share * (1.0 - SLACK) <= timed[-1].measured <= share:
+                return kept
+            fastest = 1.0 - self._latency_cost().largest_reduction(self.limits)
+            self._tabulated_share = min(max(aimed_share(timed, AIM * share), fastest), 1.0)
             kept = self.plan(flops_reduction)
-        return kept if best is None else best[1]
+        met = [cut for cut in timed if cut.measured <= share]
+        found = max(met, key=_measured) if met else min(timed, key=_measured)
+        if found.measured > share * (1.0 + SLACK):
+            raise TargetsNotMetError(
+                f"latency: the fastest of {len(timed)} networks cut and timed takes {found.measured:.3f}x the "
+                f"dense one's time, more than {share:.3g}x; ask for more time, or measure on a quiet machine"
+            )
+        return found.kept
 
     def meets_latency(self, kept: IntArray) -> bool:
         """Return whether a plan's network measures as fast as asked for; true without a latency target."""
@@ -159,9 +186,38 @@ class Planner:
         times = compare_models(networks, self._batch(), num_iterations=TIMED_PASSES, num_warmup=5)
         return undisturbed_ms(times["pruned"]) / undisturbed_ms(times["dense"])
 
-    def _latency_cost(self) -> LatencyCost:
-        return LatencyCost(self.problem.latency_of_batches(self.batch_size), self.correction)
+    def _tabulated(self, kept: IntArray) -> float:
+        cost = self._latency_cost()
+        return float(cost.of(kept)) / cost.dense
+
+    def _latency_cost(self) -> BudgetedCost:
+        return LatencyCost(self.problem.latency_of_batches(self.batch_size))
 
     def _batch(self) -> torch.Tensor:
         image = self.problem.task.example_input[:1]
         return image.expand(self.batch_size, *image.shape[1:]).contiguous()
+
+
+def aimed_share(timed: Sequence[TimedCut], goal: float) -> float:
+    """The latency by the table at which a machine should measure the goal, both relative to the dense network's.
+
+    Args:
+        timed: at least one plan.
+        goal: to be measured.
+
+    Returns:
+        Where the line through the plans measured nearest above and below the goal meets it, or through the two nearest
+        where all lie on one side; in proportion to the last one where there is no rising line.
+    """
+    near = sorted(timed, key=lambda cut: abs(cut.measured - goal))
+    below = next((cut for cut in near if cut.measured <= goal), None)
+    above = next((cut for cut in near if cut.measured > goal), None)
+    first, second = (below, above) if below and above else (near[0], near[min(1, len(near) - 1)])
+    run, rise = second.tabulated - first.tabulated, second.measured - first.measured
+    if run * rise <= 0.0:
+        return goal * timed[-1].tabulated / timed[-1].measured
+    return first.tabulated + (goal - first.measured) * run / rise
+
+
+def _measured(cut: TimedCut) -> float:
+    return cut.measured

@@ -48,6 +48,7 @@ ROOMS = {
         "report",
         "studies",
         "studies.evidence",
+        "studies.manifest",
         "studies.transfer",
         "studies.agents",
         "studies.methods",

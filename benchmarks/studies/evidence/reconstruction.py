@@ -5,7 +5,7 @@ repairs them by least squares (plain, and minding ReLUs) and reconstructs them o
 draw the images, the held-out part and the order. ``--networks`` does the same, once each, to six small networks trained
 on digits here, at two ratios: is the reconstructed network ever worse than the refit? Accuracy is on the test split,
 seconds are those of the processor (one thread), from the cut to the reconstructed network. Every cell is a row of
-``benchmarks/results/reconstruction.json``, written as it is done; the same command goes on with the next.
+``--json``, written as it is done; the same command goes on with the next.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import describe_machine, write_result
 from benchmarks.common.signed import read_signed
 from benchmarks.common.table import Table
+from benchmarks.visualization.seeds import plot_accuracy_flops
 from hessian.refit.sequential import SequentialRefitter
 from prune_gym.data.splits import TensorSplit, load_digits_splits
 from prune_gym.problem.problem import PruningProblem
@@ -40,7 +41,7 @@ from prune_gym.surgery.pruner import PhysicalPruner
 from prune_gym.tasks.models import build_model
 from prune_gym.training.training import train_dense
 
-RESULTS = Path(__file__).parents[2] / "results" / "reconstruction.json"
+RESULTS = Path("results")
 CUTS = (
     *(("fashion-resnet20", target) for target in (0.76, 0.84, 0.91)),
     *(("fashion-vgg11", target) for target in (0.76, 0.94)),
@@ -264,6 +265,18 @@ def table(cells: Sequence[Cell]) -> Table:
     return Table("", columns, rows, "test accuracy, %; seconds of one processor core, from the cut on")
 
 
+def draw(cells: Sequence[Cell], path: Path, network: str = "fashion-resnet20") -> None:
+    """Draw the test accuracy of a network by FLOPs reduction, a line a stage."""
+    stages = {"refit, ReLUs ignored": "plain_refit", "refit": "refit", "reconstructed, no labels": "reconstructed"}
+    chosen = [cell for cell in cells if cell["network"] == network]
+    fronts: dict[str, dict[float, list[float]]] = {name: {} for name in stages}
+    for cell in chosen:
+        for name, stage in stages.items():
+            fronts[name].setdefault(cell["removed"], []).append(cell["accuracy"][stage])
+    dense = chosen[0]["accuracy"]["dense"]
+    plot_accuracy_flops(fronts, path, dense_accuracy=dense, title=f"{network}: before and after reconstruction")
+
+
 @reports_errors(OSError, ValueError, interrupted="interrupted: the same command goes on with the next cell")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run what is left of the study and print its table.
@@ -276,14 +289,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N")
     parser.add_argument("--networks", action="store_true", help="small networks, one seed, instead of Fashion-MNIST")
-    parser.add_argument("--json", type=writable, default=RESULTS, metavar="FILE", help="default: %(default)s")
+    parser.add_argument("--json", type=writable, metavar="FILE", help="default: results/reconstruction[_networks].json")
+    parser.add_argument("--plot", type=writable, metavar="FILE", help="draw the ResNet-20")
     options = parser.parse_args(argv)
+    path = options.json or RESULTS / f"reconstruction{'_networks' * options.networks}.json"
     check_distinct("--seeds", options.seeds)
     torch.set_num_threads(1)
     console, settings = Console(), Reconstruction()
     cells: list[Cell] = []
-    if options.json.is_file():
-        cells = read_signed(options.json, "delete it to start again", unsigned=True)["cells"]
+    if path.is_file():
+        cells = read_signed(path, "delete it to start again", unsigned=True)["cells"]
     todo = (
         [(name, ratio, 0) for name in NETWORKS for ratio in RATIOS]
         if options.networks
@@ -299,9 +314,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             prepared[name, removed] = subject, refitted(subject)
         cell = measure(*prepared[name, removed], seed, settings)
         cells.append({"network": name, "removed": removed, **cell})
-        write_result(options.json, {"images": IMAGES, "machine": describe_machine(), "cells": cells})
+        write_result(path, {"images": IMAGES, "machine": describe_machine(), "cells": cells})
         console.print(f"{name}, {100 * removed:g} %, seed {seed}: {cell['accuracy']}", highlight=False)
     console.print(table(cells))
+    if options.plot is not None:
+        draw(cells, options.plot)
     return 0
 
 
