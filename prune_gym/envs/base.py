@@ -20,13 +20,13 @@ from prune_gym.envs.render import RENDER_MODES, PlanPicture, caption_of
 from prune_gym.envs.reward import make_reward
 from prune_gym.envs.scoring import PlanState, Scorer
 from prune_gym.envs.settings import EnvSettings
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.problem.features import BOUND, FeatureSet
-from prune_gym.problem.problem import PruningProblem
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from prune_gym.problem.problem import PruningProblem
     from prune_gym.tasks.task import PruningTask
 
 Observation = NDArray[np.float32]

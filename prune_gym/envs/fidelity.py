@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from hessian.support.names import unknown
 from prune_gym.cost.limits import FloatArray, IntArray
-from prune_gym.measuring.evaluator import Evaluation
-from prune_gym.problem.problem import PruningProblem
+from prune_gym.measuring.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from prune_gym.problem.problem import PruningProblem
 
 Archive = dict[tuple[int, ...], Evaluation]
 """Plans measured so far: kept units -> what they score."""

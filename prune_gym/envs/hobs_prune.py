@@ -12,9 +12,9 @@ from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.envs.base import Info, Observation, PruningEnv
 from prune_gym.envs.constraint import make_constraint
 from prune_gym.envs.settings import MoveSettings
-from prune_gym.problem.problem import PruningProblem
 
 if TYPE_CHECKING:
+    from prune_gym.problem.problem import PruningProblem
     from prune_gym.tasks.task import PruningTask
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from prune_gym.cost.limits import IntArray
 from prune_gym.envs.base import Info, Observation, PruningEnv
-from prune_gym.problem.problem import PruningProblem
 
 if TYPE_CHECKING:
+    from prune_gym.problem.problem import PruningProblem
     from prune_gym.tasks.task import PruningTask
 
 

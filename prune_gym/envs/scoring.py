@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.envs.reward import Reward, violation
-from prune_gym.measuring.evaluator import Evaluation
-from prune_gym.problem.problem import PruningProblem
+from prune_gym.measuring.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from prune_gym.problem.problem import PruningProblem
 
 
 @dataclass(frozen=True)

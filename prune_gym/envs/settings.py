@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from hessian.support.names import suggest, unknown
+from prune_gym.allocation.start import START_NAMES
 from prune_gym.cost.target import ARGUMENTS, Target
 from prune_gym.envs.constraint import Constraint
 from prune_gym.envs.fidelity import Fidelity
 from prune_gym.envs.render import RENDER_MODES
 from prune_gym.envs.reward import LAMBDA_0, TAU, Reward
 from prune_gym.problem.features import FeatureSet
-from prune_gym.problem.problem import START_NAMES, Judge, PruningProblem
 
 if TYPE_CHECKING:
+    from prune_gym.problem.problem import Judge, PruningProblem
     from prune_gym.tasks.task import PruningTask
 
 TARGETS = ("target", *ARGUMENTS.values())
@@ -142,6 +143,8 @@ class EnvSettings:
 
     def make_problem(self) -> PruningProblem:
         """The problem these settings describe; its data are not loaded yet."""
+        from prune_gym.problem.problem import PruningProblem  # here: a problem of the bench needs no PyTorch
+
         return PruningProblem(
             self.task,
             device=self.device,

@@ -26,6 +26,7 @@ ROOMS = {
         "",
         "envs",
         "pruning",
+        "bench",
         "problem",
         "measuring",
         "saving",
