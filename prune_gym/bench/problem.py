@@ -114,7 +114,7 @@ class BenchProblem:
         if quantity not in QUANTITIES:
             raise ValueError(unknown("quantity", quantity, QUANTITIES))
         if quantity == "latency":
-            self._refuse("measure latency")
+            self.refuse("measure latency")
         return self.cost if quantity == "flops" else self.cost.params_cost
 
     # ------------------------------------------------------------------ predictions
@@ -187,7 +187,7 @@ class BenchProblem:
         Raises:
             NoNetworkError: always.
         """
-        self._refuse("name channels")
+        self.refuse("name channels")
 
     @property
     def evaluator(self) -> NoReturn:
@@ -196,12 +196,20 @@ class BenchProblem:
         Raises:
             NoNetworkError: always.
         """
-        self._refuse("measure or export plans")
+        self.refuse("measure or export plans")
 
-    def _refuse(self, what: str) -> NoReturn:
-        raise NoNetworkError(
-            f"{self.name} is a table and has no network to {what}; task 'family/{self.network.name}' trains it and does"
-        )
+    def refuse(self, what: str, instead: str = "") -> NoReturn:
+        """Say that only a real network can do something, and which task has it.
+
+        Args:
+            what: that cannot be done, a verb first.
+            instead: what can be done here.
+
+        Raises:
+            NoNetworkError: always.
+        """
+        family = f"task 'family/{self.network.name}' trains it and does"
+        raise NoNetworkError(f"{self.name} is a table and has no network to {what}{instead}; {family}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BenchProblem:
         """Itself: nothing of it ever changes."""

@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from prune_gym.cost.limits import FloatArray, IntArray
-from prune_gym.envs.fidelity import make_fidelity
+from prune_gym.envs.fidelity import COUNTED, make_fidelity
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.envs.observation import Observer
 from prune_gym.envs.render import PlanPicture, caption_of
@@ -195,7 +195,7 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         metrics = np.zeros((self.num_envs, len(METRICS))) if self._plans is None else self._plans.metrics.copy()
         if changed.any():
             metrics[changed] = self._fidelity.metrics(single.problem, kept[changed])
-        if single.fidelity == "measured":
+        if single.fidelity in COUNTED:
             for index in np.flatnonzero(changed):
                 self._visited[index].add(kept[index].tobytes())
         reductions = single.cost.reduction(kept)

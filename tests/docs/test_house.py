@@ -24,6 +24,7 @@ ROOMS = {
     ),
     "prune_gym": (
         "",
+        "suite",
         "envs",
         "pruning",
         "bench",
