@@ -31,7 +31,6 @@ class LossCurves:
         self.log_curves = [np.log(curve + self._floor) for curve in self.curves]
         # One table for all layers: the entry at offset + kept is the loss of a layer that keeps so many units.
         self._table = np.concatenate([np.append(np.nan, curve[::-1]) for curve in self.curves])
-        self._log_table = np.log(self._table + self._floor)
         self._offsets = np.cumsum([0, *(len(curve) + 1 for curve in self.curves[:-1])])
 
     @classmethod
@@ -42,10 +41,6 @@ class LossCurves:
     def of_layers(self, kept: IntArray) -> FloatArray:
         """Predicted loss increase of every layer, nats: kept int [..., L] -> float64 [..., L]."""
         return self._table[self._offsets + kept]
-
-    def log_of_layers(self, kept: IntArray) -> FloatArray:
-        """Finite logarithm of :meth:`of_layers`: kept int [..., L] -> float64 [..., L]."""
-        return self._log_table[self._offsets + kept]
 
     def of_plans(self, kept: IntArray) -> FloatArray:
         """Predicted loss increase of plans, nats, summed over layers: kept int [..., L] -> float64 [...]."""

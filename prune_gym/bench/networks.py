@@ -184,7 +184,7 @@ def write_networks(path: str | os.PathLike[str], networks: Iterable[BenchNetwork
     names = [network.name for network in ordered]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"a file holds at least one network, each under a name of its own; got {names}")
-    arrays = {key: np.ascontiguousarray(array) for network in ordered for key, array in network.arrays().items()}
+    arrays = {key: np.array(array, order="C") for network in ordered for key, array in network.arrays().items()}
     text = json.dumps([network.description.model_dump(mode="json") for network in ordered], sort_keys=True)
     metadata = {"format": FORMAT, "networks": text}
     metadata[CHECKSUM_KEY] = digest(arrays, metadata)

@@ -141,6 +141,14 @@ class BenchProblem:
         """Finite logarithm of :meth:`predicted_loss`, float64 [...]."""
         return self._losses.log_of_plans(kept)
 
+    def predicted_metrics(self, kept: IntArray) -> FloatArray:
+        """Accuracy, soft accuracy and loss by the predicted losses alone: kept int [..., L] -> float64 [..., 3]."""
+        return self.surrogate.predicted(self.log_predicted_loss(kept))
+
+    def predicted_score(self, kept: IntArray) -> FloatArray:
+        """Soft accuracy by the predicted losses alone: kept int [..., L] -> float64 [...]."""
+        return self.predicted_metrics(kept)[..., 1]
+
     @property
     def surrogate(self) -> Surrogate:
         """The fitted map from plans to what they are expected to measure.

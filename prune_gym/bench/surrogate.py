@@ -1,7 +1,14 @@
-"""A surrogate: what a plan of one network is expected to measure, fitted to the plans of the table."""
+"""A surrogate: what a plan of one network is expected to measure, in a few small matrix products.
+
+Inputs are the logarithms of every layer's predicted loss, and of their sum, softened so that differences between small
+losses do not matter. The latent metrics (log-odds of accuracies, logarithm of the loss) are a linear function of them
+plus bumps: the mean of a Gaussian process with a linear and a squared exponential kernel, kept at a few inducing plans
+(:mod:`prune_gym.bench.fitting`). Far from all measured plans the bumps vanish and the line, within bounds, remains.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,37 +17,72 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hessian.audit.rank_correlation import spearman
-from prune_gym.allocation.loss_curves import LossCurves
 from prune_gym.cost.limits import FloatArray, IntArray
+from prune_gym.measuring.monotone import PredictedMetrics
 
-FOLDS = 5
-FEWEST_PLANS = 40
+SOFTENING = 10.0
+"""Added to predicted losses before the logarithm, in units of the median layer's loss at half its units removed."""
+
+CHUNK = 512
+"""Plans predicted together, few enough for their bumps to stay in the processor's cache."""
+
 _EDGE = 1e-4
 """Accuracies are kept this far from 0 and 1 before their log-odds are taken."""
 
 
-@dataclass(frozen=True, eq=False)
-class Surrogate:
-    """Ridge regression of log-odds on log predicted losses of the layers, with their squares and products.
+class LayerInputs:
+    """Inputs of a surrogate, looked up by kept counts.
 
-    Attributes:
-        losses: predicted losses of plans.
-        centre: float64 [L], mean log predicted loss of the layers over the fitted plans.
-        spread: float64 [L], its standard deviation.
-        weights: float64 [1 + L + L * L, 3], of the constant, the layers and their products, to the latent metrics.
-        bounds: float64 [2, 3], range of the latent metrics.
-        spearman: float64 [3], rank correlation with the metrics of plans left out of the fit, by cross-validation.
-        noise: float64 [3], standard deviation of what left-out plans differ by, in latent metrics.
+    Args:
+        curves: predicted loss curves of the layers.
     """
 
-    losses: LossCurves
+    def __init__(self, curves: Sequence[FloatArray]) -> None:
+        middle = float(np.median([curve[len(curve) // 2] for curve in curves]))
+        floor = SOFTENING * max(middle, 1e-9)
+        tables = [np.append(curve[0], curve[::-1] / floor) for curve in curves]
+        # One table for all layers: the entry at offset + kept is the loss of a layer that keeps so many units.
+        self._losses = np.concatenate(tables)
+        self._logs = np.log1p(self._losses)
+        self._offsets = np.cumsum([0, *(len(table) for table in tables[:-1])])
+
+    def __call__(self, kept: IntArray) -> FloatArray:
+        """Inputs of plans: kept int [..., L] -> float64 [..., L + 1], the last one of the summed loss."""
+        places = self._offsets + kept
+        inputs = np.empty((*places.shape[:-1], places.shape[-1] + 1))
+        inputs[..., :-1] = self._logs[places]
+        inputs[..., -1] = np.log1p(np.add.reduce(self._losses[places], axis=-1))
+        return inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """The fitted map from plans to metrics; see the module.
+
+    Attributes:
+        inputs: what it sees of a plan.
+        centre: float64 [L + 1], subtracted from the inputs.
+        scale: float64 [], the inputs' common scale, in which the bumps have width 1.
+        places: float64 [M, L + 1], scaled inputs of the inducing plans.
+        heights: float64 [M, 3], of their bumps.
+        line: float64 [L + 2, 3], weights of the scaled inputs, the constant last.
+        bounds: float64 [2, 3], range of the latent metrics.
+        noise: float64 [2, 3]; plans that were left out of the fit scatter around their latent metric ``z`` with the
+            standard deviation ``exp(noise[0] + noise[1] * z)``.
+        spearman: float64 [3], rank correlation with the metrics of plans left out of the fit.
+        predicted: the map from log predicted losses alone, fitted to the same plans.
+    """
+
+    inputs: LayerInputs
     centre: FloatArray
-    spread: FloatArray
-    weights: FloatArray
+    scale: FloatArray
+    places: FloatArray
+    heights: FloatArray
+    line: FloatArray
     bounds: FloatArray
-    spearman: FloatArray
     noise: FloatArray
+    spearman: FloatArray
+    predicted: PredictedMetrics
 
     def predict(self, kept: IntArray) -> FloatArray:
         """Accuracy, soft accuracy and loss of plans on the reward split: kept int [..., L] -> float64 [..., 3]."""
@@ -48,68 +90,56 @@ class Surrogate:
 
     def latent(self, kept: IntArray) -> FloatArray:
         """Log-odds of accuracy and soft accuracy, logarithm of the loss: kept int [..., L] -> float64 [..., 3]."""
-        x = (self._layers(kept) - self.centre) / self.spread
-        outputs = [((x @ pairs) * x).sum(axis=-1) + x @ line for line, pairs in self._forms]
-        return np.clip(np.stack(outputs, axis=-1) + self.weights[0], *self.bounds)
+        kept = np.asarray(kept)
+        if kept.ndim == 1:
+            return self._latent(kept)
+        plans = kept.reshape(-1, kept.shape[-1])
+        parts = [self._latent(plans[start : start + CHUNK]) for start in range(0, len(plans), CHUNK)]
+        return np.concatenate(parts or [np.empty((0, 3))]).reshape(*kept.shape[:-1], 3)
 
-    @cached_property
-    def _forms(self) -> list[tuple[FloatArray, FloatArray]]:
-        layers = len(self.centre)
-        return [(w[1 : 1 + layers], w[1 + layers :].reshape(layers, layers)) for w in self.weights.T]
-
-    def _layers(self, kept: IntArray) -> FloatArray:
-        return self.losses.log_of_layers(kept)
+    def noise_of(self, latent: FloatArray) -> FloatArray:
+        """Standard deviation of measurements around latent metrics: [..., 3] -> [..., 3]."""
+        return np.exp(self.noise[0] + self.noise[1] * np.clip(latent, *self.bounds))
 
     @classmethod
-    def fit(cls, curves: Sequence[FloatArray], kept: IntArray, metrics: FloatArray, seed: int = 0) -> Surrogate:
-        """Fit to measured plans.
+    def fit(
+        cls,
+        curves: Sequence[FloatArray],
+        kept: IntArray,
+        metrics: FloatArray,
+        dense: FloatArray | None = None,
+        seed: int = 0,
+    ) -> Surrogate:
+        """Fit to measured plans; see :func:`prune_gym.bench.fitting.fit_surrogate`."""
+        from prune_gym.bench.fitting import fit_surrogate  # here: who only predicts needs no SciPy
 
-        Args:
-            curves: predicted loss curves of the layers.
-            kept: int [N, L], the plans; N at least 40.
-            metrics: float64 [N, 3], what they measured: accuracy, soft accuracy, loss.
-            seed: of the cross-validation's folds.
+        return fit_surrogate(curves, kept, metrics, dense, seed)
 
-        Raises:
-            ValueError: too few plans, or numbers that are not finite.
-        """
-        kept, metrics = np.asarray(kept), np.asarray(metrics, dtype=np.float64)
-        if len(kept) < FEWEST_PLANS or metrics.shape != (len(kept), 3) or not np.isfinite(metrics).all():
-            raise ValueError(
-                f"a surrogate needs {FEWEST_PLANS} plans with three finite metrics each; got {metrics.shape}"
-            )
-        losses = LossCurves(curves)
-        x, y = losses.log_of_layers(kept), latent_of(metrics)
-        centre, spread = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-3)
-        design = _products((x - centre) / spread)
-        fold = np.random.default_rng(seed).permutation(len(y)) % FOLDS
-        best = None
-        for strength in np.geomspace(1e-2, 1e3, 11):
-            left_out = np.empty_like(y)
-            for part in range(FOLDS):
-                inside = fold != part
-                left_out[~inside] = design[~inside] @ _ridge(design[inside], y[inside], strength)
-            error = float(((left_out - y) ** 2)[:, 1].mean())
-            if best is None or error < best[0]:
-                best = error, strength, left_out
-        assert best is not None
-        _, strength, left_out = best
-        ranks = [spearman(np.stack([left_out[:, column], y[:, column]], axis=-1)) for column in range(3)]
-        margin = 0.5 * y.std(axis=0)
-        return cls(
-            losses,
-            centre,
-            spread,
-            _ridge(design, y, strength),
-            np.stack([y.min(axis=0) - margin, y.max(axis=0) + margin]),
-            np.nan_to_num(np.array(ranks)),
-            (left_out - y).std(axis=0),
-        )
+    def _latent(self, kept: IntArray) -> FloatArray:
+        x = (self.inputs(kept) - self.centre) / self.scale
+        exponents = x @ self._products
+        exponents += self._lengths
+        exponents -= 0.5 * np.einsum("...i,...i->...", x, x)[..., None]
+        bumps = np.exp(exponents, out=exponents)
+        latent = bumps @ self.heights + x @ self.line[:-1] + self.line[-1]
+        return np.minimum(np.maximum(latent, self.bounds[0]), self.bounds[1])
+
+    @cached_property
+    def _products(self) -> FloatArray:
+        return np.ascontiguousarray(self.places.T)
+
+    @cached_property
+    def _lengths(self) -> FloatArray:
+        return -0.5 * (self.places**2).sum(axis=1)
+
+    # ------------------------------------------------------------------ files
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The fit as arrays, for a file; the curves are not among them."""
-        names = ("centre", "spread", "weights", "bounds", "spearman", "noise")
-        return {name: np.asarray(getattr(self, name)) for name in names}
+        known = self.predicted
+        fitted = np.array([known.rank_correlation, known.num_measured])
+        of_map = {"knots": known.knots, "values": known.values, "fitted": fitted}
+        return {name: of_map[name] if name in of_map else getattr(self, name) for name in _shapes(1, 1, 1)}
 
     @classmethod
     def restore(cls, curves: Sequence[FloatArray], arrays: Mapping[str, NDArray[Any]]) -> Surrogate:
@@ -119,19 +149,32 @@ class Surrogate:
             KeyError: an array is missing.
             ValueError: arrays of shapes that do not fit, or numbers that are not finite.
         """
-        layers = len(curves)
-        shapes = {
-            "centre": (layers,),
-            "spread": (layers,),
-            "weights": (1 + layers + layers * layers, 3),
-            "bounds": (2, 3),
-            "spearman": (3,),
-            "noise": (3,),
-        }
+        shapes = _shapes(len(curves), len(arrays["places"]), len(arrays["knots"]))
         for name, shape in shapes.items():
             if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
                 raise ValueError(f"surrogate/{name} is finite and of shape {shape}; got shape {arrays[name].shape}")
-        return cls(LossCurves(curves), **{name: arrays[name] for name in shapes})
+        if not float(arrays["scale"]) > 0.0 or (np.diff(arrays["knots"]) <= 0.0).any():
+            raise ValueError("surrogate/scale is positive, and surrogate/knots ascend")
+        correlation, count = arrays["fitted"].tolist()
+        known = PredictedMetrics(arrays["knots"], arrays["values"], correlation, int(count))
+        own = {name: arrays[name] for name in shapes if name not in ("knots", "values", "fitted")}
+        return cls(LayerInputs(curves), predicted=known, **own)
+
+
+def _shapes(layers: int, places: int, knots: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "centre": (layers + 1,),
+        "scale": (),
+        "places": (places, layers + 1),
+        "heights": (places, 3),
+        "line": (layers + 2, 3),
+        "bounds": (2, 3),
+        "noise": (2, 3),
+        "spearman": (3,),
+        "knots": (knots,),
+        "values": (knots, 3),
+        "fitted": (2,),
+    }
 
 
 def latent_of(metrics: FloatArray) -> FloatArray:
@@ -142,21 +185,9 @@ def latent_of(metrics: FloatArray) -> FloatArray:
 
 def metrics_of(latent: FloatArray) -> FloatArray:
     """Accuracy, soft accuracy and loss back from :func:`latent_of`, [..., 3]."""
+    if latent.ndim == 1:
+        top1, soft, loss = latent.tolist()
+        return np.array([1.0 / (1.0 + math.exp(-top1)), 1.0 / (1.0 + math.exp(-soft)), math.exp(loss)])
     metrics = np.exp(latent)
     metrics[..., :2] /= 1.0 + metrics[..., :2]
     return metrics
-
-
-def _products(x: FloatArray) -> FloatArray:
-    layers = x.shape[1]
-    pairs = (x[:, :, None] * x[:, None, :]).reshape(len(x), layers * layers)
-    return np.concatenate([np.ones((len(x), 1)), x, pairs], axis=1)
-
-
-def _ridge(design: FloatArray, y: FloatArray, strength: float) -> FloatArray:
-    """Weights of least squares with a penalty on all but the constant, by the dual where that is smaller."""
-    centre, mean = design[:, 1:].mean(axis=0), y.mean(axis=0)
-    inside = design[:, 1:] - centre
-    gram = inside @ inside.T + strength * np.eye(len(y))
-    weights = inside.T @ np.linalg.solve(gram, y - mean)
-    return np.concatenate([(mean - centre @ weights)[None], weights])

@@ -54,7 +54,7 @@ def network(index: int, surrogate: bool = True) -> BenchNetwork:
     if not surrogate:
         return built
     measured = plans(built, 120)
-    fitted = Surrogate.fit(built.curves, measured.kept, measured.metrics)
+    fitted = Surrogate.fit(built.curves, measured.kept, measured.metrics, built.dense[:3])
     return BenchNetwork(**{**vars(built), "surrogate": fitted})
 
 
