@@ -107,6 +107,7 @@ __getattr__, __dir__ = lazy_names(
 _ENVIRONMENTS = {
     "HOBSPrune-v0": ("prune_gym.prune_gym:HOBSPruneEnv", "prune_gym.prune_gym:HOBSPruneVectorEnv"),
     "HOBSPruneLayerwise-v0": ("prune_gym.prune_gym:HOBSPruneLayerwiseEnv", None),
+    "HOBSPruneFamily-v0": ("prune_gym.prune_gym:HOBSPruneFamilyEnv", None),
 }
 
 

@@ -141,7 +141,7 @@ def _rows(arrow: Any, plans: NetworkPlans) -> pyarrow.Table:
         columns[name] = arrow.array(getattr(plans, name), single)
     for names, values in ((METRIC_COLUMNS, plans.metrics), (TEST_COLUMNS, plans.test_metrics)):
         columns |= {name: arrow.array(values[:, i], single) for i, name in enumerate(names)}
-    known = (~np.isnan(plans.layer_errors).all(axis=1)).tolist()
+    known = [bool(np.isfinite(row).any()) for row in plans.layer_errors]
     errors = [row.astype(np.float32) if has else None for row, has in zip(plans.layer_errors, known, strict=True)]
     columns["layer_errors"] = arrow.array(errors, lists)
     after = plans.reconstructed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any, NoReturn
 
@@ -62,7 +63,16 @@ class BenchProblem:
         Raises:
             KeyError: no such network.
         """
-        return cls(bench_network(task.removeprefix(PREFIX), path))
+        return cls.shared(task.removeprefix(PREFIX), path)
+
+    @staticmethod
+    def shared(name: str, path: str | os.PathLike[str] | None = None) -> BenchProblem:
+        """The problem of a network, one object for all who ask: start plans are computed once a process.
+
+        Raises:
+            KeyError: no such network.
+        """
+        return _problem(bench_network(name, path))
 
     @property
     def layer_names(self) -> list[str]:
@@ -164,6 +174,15 @@ class BenchProblem:
         """Accuracy, soft accuracy and loss by the surrogate: kept int [..., L] -> float64 [..., 3]."""
         return self.surrogate.predict(kept)
 
+    @property
+    def latency_table(self) -> NoReturn:
+        """Refused: no table of the bench has latencies.
+
+        Raises:
+            NoNetworkError: always.
+        """
+        self.refuse("measure latency")
+
     # ------------------------------------------------------------------ start plans
 
     def start_plan(
@@ -232,3 +251,8 @@ class BenchProblem:
     def network_key(self) -> str:
         """Digest of the network's arrays and description."""
         return digest(self.network.arrays(), {"description": self.network.description.model_dump_json()})
+
+
+@functools.lru_cache(maxsize=1024)
+def _problem(network: BenchNetwork) -> BenchProblem:
+    return BenchProblem(network)

@@ -3,7 +3,7 @@
 Inputs are the logarithms of every layer's predicted loss, and of their sum, softened so that differences between small
 losses do not matter. The latent metrics (log-odds of accuracies, logarithm of the loss) are a linear function of them
 plus bumps: the mean of a Gaussian process with a linear and a squared exponential kernel, kept at a few inducing plans
-(:mod:`prune_gym.bench.fitting`). Far from all measured plans the bumps vanish and the line, within bounds, remains.
+(:mod:`prune_gym.bench.regression`). Far from all measured plans the bumps vanish and the line, within bounds, remains.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hessian.audit.rank_correlation import spearman
+from prune_gym.allocation.loss_curves import LossCurves
+from prune_gym.bench.regression import Regression, best_kernel, left_out, scatter
 from prune_gym.cost.limits import FloatArray, IntArray
-from prune_gym.measuring.monotone import PredictedMetrics
+from prune_gym.measuring.monotone import PredictedMetrics, fit
 
 SOFTENING = 10.0
 """Added to predicted losses before the logarithm, in units of the median layer's loss at half its units removed."""
+
+FEWEST_PLANS = 40
+"""Plans without which nothing is fitted."""
 
 CHUNK = 512
 """Plans predicted together, few enough for their bumps to stay in the processor's cache."""
@@ -35,15 +41,20 @@ class LayerInputs:
 
     Args:
         curves: predicted loss curves of the layers.
+        centre: float64 [L + 1], subtracted from the inputs.
+        scale: the inputs are divided by.
     """
 
-    def __init__(self, curves: Sequence[FloatArray]) -> None:
+    def __init__(self, curves: Sequence[FloatArray], centre: FloatArray | float = 0.0, scale: float = 1.0) -> None:
+        centre = np.broadcast_to(centre, len(curves) + 1)
         middle = float(np.median([curve[len(curve) // 2] for curve in curves]))
         floor = SOFTENING * max(middle, 1e-9)
         tables = [np.append(curve[0], curve[::-1] / floor) for curve in curves]
         # One table for all layers: the entry at offset + kept is the loss of a layer that keeps so many units.
         self._losses = np.concatenate(tables)
-        self._logs = np.log1p(self._losses)
+        shifts = np.repeat(centre[:-1], [len(table) for table in tables])
+        self._logs = (np.log1p(self._losses) - shifts) / scale
+        self._centre, self._scale = float(centre[-1]), float(scale)
         self._offsets = np.cumsum([0, *(len(table) for table in tables[:-1])])
 
     def __call__(self, kept: IntArray) -> FloatArray:
@@ -51,7 +62,10 @@ class LayerInputs:
         places = self._offsets + kept
         inputs = np.empty((*places.shape[:-1], places.shape[-1] + 1))
         inputs[..., :-1] = self._logs[places]
-        inputs[..., -1] = np.log1p(np.add.reduce(self._losses[places], axis=-1))
+        if places.ndim == 1:
+            inputs[-1] = (math.log1p(np.add.reduce(self._losses[places])) - self._centre) / self._scale
+        else:
+            inputs[..., -1] = (np.log1p(np.add.reduce(self._losses[places], axis=-1)) - self._centre) / self._scale
         return inputs
 
 
@@ -60,7 +74,7 @@ class Surrogate:
     """The fitted map from plans to metrics; see the module.
 
     Attributes:
-        inputs: what it sees of a plan.
+        inputs: what it sees of a plan, centred and scaled.
         centre: float64 [L + 1], subtracted from the inputs.
         scale: float64 [], the inputs' common scale, in which the bumps have width 1.
         places: float64 [M, L + 1], scaled inputs of the inducing plans.
@@ -110,16 +124,54 @@ class Surrogate:
         dense: FloatArray | None = None,
         seed: int = 0,
     ) -> Surrogate:
-        """Fit to measured plans; see :func:`prune_gym.bench.fitting.fit_surrogate`."""
-        from prune_gym.bench.fitting import fit_surrogate  # here: who only predicts needs no SciPy
+        """Fit to the measured plans of a network.
 
-        return fit_surrogate(curves, kept, metrics, dense, seed)
+        Args:
+            curves: predicted loss curves of the layers.
+            kept: int [N, L], the plans; N at least 40.
+            metrics: float64 [N, 3], what they measured: accuracy, soft accuracy, loss.
+            dense: float64 [3], the same of the unpruned network, which then counts as a plan.
+            seed: of the folds that left-out plans are in.
+
+        Raises:
+            ValueError: too few plans, or metrics that are not finite.
+        """
+        kept, metrics = np.asarray(kept), np.asarray(metrics, dtype=np.float64)
+        if len(kept) < FEWEST_PLANS or metrics.shape != (len(kept), 3) or not np.isfinite(metrics).all():
+            raise ValueError(f"a surrogate needs {FEWEST_PLANS} plans with three finite scores; got {metrics.shape}")
+        if dense is not None:
+            kept = np.concatenate([kept, [[len(curve) for curve in curves]]])
+            metrics = np.concatenate([metrics, dense[None]])
+        raw, y = LayerInputs(curves)(kept), latent_of(metrics)
+        centre, mean, deviation = raw.mean(axis=0), y.mean(axis=0), np.maximum(y.std(axis=0), 1e-6)
+        spread = max(float((raw - centre).std()), 1e-6)
+        x, standard = (raw - centre) / spread, (y - mean) / deviation
+        kernel = best_kernel(x, standard)
+        final = Regression(x, standard, kernel)
+        line = final.line * deviation
+        line[-1] += mean
+        line[:-1] *= kernel.width
+        margin = 0.25 * (y.max(axis=0) - y.min(axis=0))
+        bounds = np.stack([y.min(axis=0) - margin, y.max(axis=0) + margin])
+        others = np.clip(mean + deviation * left_out(x, standard, kernel, seed), *bounds)
+        return cls(
+            inputs=LayerInputs(curves, centre, spread * kernel.width),
+            centre=centre,
+            scale=np.asarray(spread * kernel.width),
+            places=final.places / kernel.width,
+            heights=final.heights * deviation,
+            line=line,
+            bounds=bounds,
+            noise=scatter(others, y - others),
+            spearman=np.nan_to_num([spearman(np.stack(pair, axis=-1)) for pair in zip(others.T, y.T, strict=True)]),
+            predicted=fit(LossCurves(curves).log_of_plans(kept), metrics),
+        )
 
     def _latent(self, kept: IntArray) -> FloatArray:
-        x = (self.inputs(kept) - self.centre) / self.scale
+        x = self.inputs(kept)
         exponents = x @ self._products
         exponents += self._lengths
-        exponents -= 0.5 * np.einsum("...i,...i->...", x, x)[..., None]
+        exponents -= 0.5 * (x.dot(x) if x.ndim == 1 else np.einsum("ij,ij->i", x, x)[:, None])
         bumps = np.exp(exponents, out=exponents)
         latent = bumps @ self.heights + x @ self.line[:-1] + self.line[-1]
         return np.minimum(np.maximum(latent, self.bounds[0]), self.bounds[1])
@@ -158,7 +210,7 @@ class Surrogate:
         correlation, count = arrays["fitted"].tolist()
         known = PredictedMetrics(arrays["knots"], arrays["values"], correlation, int(count))
         own = {name: arrays[name] for name in shapes if name not in ("knots", "values", "fitted")}
-        return cls(LayerInputs(curves), predicted=known, **own)
+        return cls(LayerInputs(curves, own["centre"], float(own["scale"])), predicted=known, **own)
 
 
 def _shapes(layers: int, places: int, knots: int) -> dict[str, tuple[int, ...]]:

@@ -97,6 +97,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self._target = self.targets.low
         self._steps = 0
         self._state: PlanState | None = None
+        self._starts: dict[float, PlanState] = {}
         self._past: list[tuple[PlanState, IntArray]] = []
         self._start_score = 0.0
 
@@ -133,10 +134,9 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self._target = self.next_target(options or {}, self.np_random)
         self._steps = 0
         self._past = []
-        start = self.start_plan()
-        self._state = self._visit(start)
-        self._start_score = self._state.score
-        return self._look_at(start), self._info({"accuracy": 0.0, "violation": 0.0})
+        self._state = state = self._start()
+        self._start_score = state.score
+        return self._look_at(state.kept), self._info({"accuracy": 0.0, "violation": 0.0})
 
     # ------------------------------------------------------------------ plans
 
@@ -297,6 +297,16 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
     @property
     def _accuracy_drop(self) -> float:
         return float(self._scorer.drop(getattr(self._current.evaluation, self.reward.metric)))
+
+    def _start(self) -> PlanState:
+        """The start plan of the current target; what lambda does not change is computed once a target."""
+        known = self._starts.get(self._target)
+        if known is None:
+            self._starts[self._target] = known = self._visit(self.start_plan())
+            return known
+        evaluation = self._fidelity.evaluate(self.problem, self.archive, known.kept)
+        score = known.value - self._lambda * known.violation
+        return PlanState(known.kept, evaluation, known.reduction, known.violation, known.value, score)
 
     def _visit(self, kept: IntArray) -> PlanState:
         evaluation = self._fidelity.evaluate(self.problem, self.archive, kept)

@@ -132,7 +132,7 @@ class FeatureSet:
         """Columns that follow the plan, with their names."""
         return tuple((column, name) for column, name in enumerate(self.names) if name in PLAN_FEATURES)
 
-    def of_plans(self, kept: IntArray, cost: CostModel) -> list[tuple[int, FloatArray]]:
+    def of_plans(self, kept: IntArray, cost: Any) -> list[tuple[int, FloatArray]]:
         """Columns that follow the plan: kept int [..., L] -> (column, float64 [..., L]) each."""
         if not self.plan_columns:
             return []

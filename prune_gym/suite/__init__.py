@@ -8,8 +8,7 @@ from hessian.support.lazy import lazy_names
 
 if TYPE_CHECKING:
     from prune_gym.suite.family import HOBSPruneFamilyEnv
-    from prune_gym.suite.minari import to_minari
 
-__all__ = ["HOBSPruneFamilyEnv", "to_minari"]
+__all__ = ["HOBSPruneFamilyEnv"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"HOBSPruneFamilyEnv": "family", "to_minari": "minari"})
+__getattr__, __dir__ = lazy_names(__name__, {"HOBSPruneFamilyEnv": "family"})

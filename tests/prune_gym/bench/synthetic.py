@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from prune_gym.allocation.loss_curves import LossCurves
@@ -9,6 +11,8 @@ from prune_gym.bench.cost import BenchCost
 from prune_gym.bench.description import Description
 from prune_gym.bench.networks import BenchNetwork
 from prune_gym.bench.plans import NetworkPlans
+from prune_gym.bench.problem import BenchProblem
+from prune_gym.bench.protocol import best_known, reachable
 from prune_gym.bench.surrogate import Surrogate, metrics_of
 from prune_gym.cost.quadratic import FormBuilder
 from prune_gym.problem.features import FEATURES
@@ -17,6 +21,7 @@ NAMES = ("plain-00", "plain-01", "plain-02", "residual-00", "dense-00")
 SPLITS = ("train", "train", "validation", "test", "test")
 
 
+@functools.cache
 def network(index: int, surrogate: bool = True) -> BenchNetwork:
     """The network of this index: a chain of layers of 3 to 7 layers, two of the kinds held out."""
     rng = np.random.default_rng(100 + index)
@@ -55,7 +60,10 @@ def network(index: int, surrogate: bool = True) -> BenchNetwork:
         return built
     measured = plans(built, 120)
     fitted = Surrogate.fit(built.curves, measured.kept, measured.metrics, built.dense[:3])
-    return BenchNetwork(**{**vars(built), "surrogate": fitted})
+    built = BenchNetwork(**{**vars(built), "surrogate": fitted})
+    problem = BenchProblem(built)
+    references = {target: best_known(problem, target) for target in reachable(built)}
+    return BenchNetwork(**{**vars(built), "references": references})
 
 
 def _curve(rng: np.random.Generator, units: int) -> np.ndarray:

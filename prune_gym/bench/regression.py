@@ -1,28 +1,22 @@
-"""Fit of a surrogate to measured plans: a Gaussian process, kept at a few inducing plans.
+"""Gaussian process regression, kept at a few inducing points: what surrogates are fitted by.
 
 Hyperparameters (width of the bumps, weights of bumps and line, noise) maximise the marginal likelihood of the three
 latent metrics together (Rasmussen and Williams, *Gaussian Processes for Machine Learning*, 2006, section 5.4). Inducing
-plans are chosen greedily by pivoted Cholesky, and the mean is the subset-of-regressors one (section 8.3.1). Plans left
-out in five folds say how well plans are ranked and how measurements scatter; the folds share the hyperparameters.
+points are chosen greedily by pivoted Cholesky, and the mean is the subset-of-regressors one (section 8.3.1). Rows left
+out in five folds say how good predictions are; the folds share the hyperparameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from hessian.audit.rank_correlation import spearman
-from prune_gym.allocation.loss_curves import LossCurves
-from prune_gym.bench.surrogate import LayerInputs, Surrogate, latent_of
-from prune_gym.cost.limits import FloatArray, IntArray
-from prune_gym.measuring.monotone import fit as fit_monotone
+from prune_gym.cost.limits import FloatArray
 
 FOLDS = 5
-FEWEST_PLANS = 40
 INDUCING = 96
-"""Inducing plans at most."""
+"""Inducing points at most."""
 
 _CONSTANT = 4.0
 """Prior variance of the constant, of standardised metrics."""
@@ -50,60 +44,21 @@ class Kernel:
     noise: float
 
 
-def fit_surrogate(
-    curves: Sequence[FloatArray], kept: IntArray, metrics: FloatArray, dense: FloatArray | None = None, seed: int = 0
-) -> Surrogate:
-    """Fit a surrogate to the measured plans of a network.
+def left_out(x: FloatArray, y: FloatArray, kernel: Kernel, seed: int) -> FloatArray:
+    """Predictions for every row by a regression on the other folds, float64 [N, C].
 
     Args:
-        curves: predicted loss curves of the layers.
-        kept: int [N, L], the plans; N at least 40.
-        metrics: float64 [N, 3], what they measured: accuracy, soft accuracy, loss.
-        dense: float64 [3], the same of the unpruned network, which then counts as a plan.
+        x: float64 [N, D], scaled inputs.
+        y: float64 [N, C], standardised outputs.
+        kernel: of all folds.
         seed: of the folds.
-
-    Raises:
-        ValueError: too few plans, or metrics that are not finite.
     """
-    kept, metrics = np.asarray(kept), np.asarray(metrics, dtype=np.float64)
-    if len(kept) < FEWEST_PLANS or metrics.shape != (len(kept), 3) or not np.isfinite(metrics).all():
-        raise ValueError(f"a surrogate needs {FEWEST_PLANS} plans with three finite scores; got {metrics.shape}")
-    if dense is not None:
-        kept = np.concatenate([kept, [[len(curve) for curve in curves]]])
-        metrics = np.concatenate([metrics, dense[None]])
-    inputs = LayerInputs(curves)
-    raw, y = inputs(kept), latent_of(metrics)
-    centre = raw.mean(axis=0)
-    spread = max(float((raw - centre).std()), 1e-6)
-    x = (raw - centre) / spread
-    mean, deviation = y.mean(axis=0), np.maximum(y.std(axis=0), 1e-6)
-    standard = (y - mean) / deviation
-    kernel = best_kernel(x, standard)
     fold = np.random.default_rng(seed).permutation(len(x)) % FOLDS
-    left_out = np.empty_like(y)
+    predicted = np.empty_like(y)
     for part in range(FOLDS):
         inside = fold != part
-        regression = _Regression(x[inside], standard[inside], kernel)
-        left_out[~inside] = mean + deviation * regression(x[~inside])
-    final = _Regression(x, standard, kernel)
-    margin = 0.25 * (y.max(axis=0) - y.min(axis=0))
-    bounds = np.stack([y.min(axis=0) - margin, y.max(axis=0) + margin])
-    left_out = np.clip(left_out, *bounds)
-    line = final.line * deviation
-    line[-1] += mean
-    line[:-1] *= kernel.width
-    return Surrogate(
-        inputs=inputs,
-        centre=centre,
-        scale=np.asarray(spread * kernel.width),
-        places=final.places / kernel.width,
-        heights=final.heights * deviation,
-        line=line,
-        bounds=bounds,
-        noise=scatter(left_out, y - left_out),
-        spearman=np.nan_to_num([spearman(np.stack(pair, axis=-1)) for pair in zip(left_out.T, y.T, strict=True)]),
-        predicted=fit_monotone(LossCurves(curves).log_of_plans(kept), metrics),
-    )
+        predicted[~inside] = Regression(x[inside], y[inside], kernel)(x[~inside])
+    return predicted
 
 
 def best_kernel(x: FloatArray, y: FloatArray) -> Kernel:
@@ -113,7 +68,7 @@ def best_kernel(x: FloatArray, y: FloatArray) -> Kernel:
         x: float64 [N, D], scaled inputs.
         y: float64 [N, C], standardised outputs, which share the kernel.
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize  # here: who only predicts needs no SciPy
 
     squares = (x * x).sum(axis=1)
     inner = x @ x.T
@@ -150,11 +105,11 @@ def _cost(
     return cost + 0.5 * float(away @ away), gradient + away / _PRIOR
 
 
-class _Regression:
-    """Bayesian linear regression on the bumps at inducing plans, the inputs and a constant.
+class Regression:
+    """Bayesian linear regression on the bumps at inducing points, the inputs and a constant.
 
     Attributes:
-        places: float64 [M, D], the inducing plans' inputs.
+        places: float64 [M, D], the inducing points.
         heights: float64 [M, C], of their bumps.
         line: float64 [D + 1, C], of the inputs; the constant last.
     """
@@ -177,6 +132,7 @@ class _Regression:
         self.line = np.concatenate([kernel.slope * weights[count:-1], _CONSTANT**0.5 * weights[-1:]])
 
     def __call__(self, x: FloatArray) -> FloatArray:
+        """Predicted outputs of rows: float64 [B, D] -> [B, C]."""
         return self._bumps(x, self.places) @ self.heights + x @ self.line[:-1] + self.line[-1]
 
     def _bumps(self, x: FloatArray, y: FloatArray) -> FloatArray:
