@@ -105,8 +105,9 @@ __getattr__, __dir__ = lazy_names(
 )
 
 _ENVIRONMENTS = {
-    "HOBSPrune-v0": ("prune_gym.envs.hobs_prune:HOBSPruneEnv", "prune_gym.envs.vector:HOBSPruneVectorEnv"),
-    "HOBSPruneLayerwise-v0": ("prune_gym.envs.layerwise:HOBSPruneLayerwiseEnv", None),
+    "HOBSPrune-v0": ("prune_gym.prune_gym:HOBSPruneEnv", "prune_gym.prune_gym:HOBSPruneVectorEnv"),
+    "HOBSPruneLayerwise-v0": ("prune_gym.prune_gym:HOBSPruneLayerwiseEnv", None),
+    "HOBSPruneFamily-v0": ("prune_gym.prune_gym:HOBSPruneFamilyEnv", None),
 }
 
 

@@ -54,7 +54,7 @@ class PlannableEnv(Protocol):
     Attributes:
         archive: every plan measured so far: kept units -> :class:`prune_gym.measuring.evaluator.Evaluation`. Plans in
             it are not measured again.
-        fidelity: ``"measured"`` where steps measure plans (and are worth imagining).
+        fidelity: ``"measured"`` or ``"surrogate"`` where plans count as measured (and are worth imagining).
     """
 
     archive: dict[tuple[int, ...], Any]

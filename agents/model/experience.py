@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.interface.protocol import PlannableEnv, Problem
 from agents.model.reward_model import RewardModel
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 
 Plan = tuple[int, ...]
 

@@ -10,7 +10,7 @@ import numpy as np
 from agents.interface.protocol import TOLERANCE, PlannableEnv
 from agents.model.experience import Experience, Move, as_plan, damage
 from agents.model.reward_model import from_log_odds
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 
 
 @dataclass(frozen=True)

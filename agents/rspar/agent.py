@@ -182,7 +182,7 @@ class RSPARAgent(LearnerState, Learner):
 
 
 def _can_be_imagined(env: Environment) -> TypeGuard[gym.Env]:
-    """Return whether this is a single pruning environment whose steps measure plans."""
+    """Return whether this is a single pruning environment whose steps measure plans, or stand for measuring them."""
     if isinstance(env, gym.vector.VectorEnv) or not isinstance(env.unwrapped, PlannableEnv):
         return False
-    return env.unwrapped.fidelity == "measured"
+    return env.unwrapped.fidelity in ("measured", "surrogate")

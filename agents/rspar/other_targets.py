@@ -16,7 +16,7 @@ from agents.interface.protocol import PlannableEnv
 from agents.model.experience import Experience, damage
 from agents.model.imagination import Imagination
 from agents.model.reward_model import from_log_odds
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 
 GRID = 32
 """Targets are drawn from so many equal steps of the range met, so that their start plans are computed once."""

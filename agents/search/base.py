@@ -23,7 +23,7 @@ from agents.model.experience import Experience, Move, Plan, as_plan, fingerprint
 from agents.model.imagination import Imagination
 from agents.model.reward_model import RewardModel
 from agents.search.plan_chooser import PlanChooser
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 
 logger = logging.getLogger(__name__)
 

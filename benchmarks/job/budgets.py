@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.saving.checkpoint import load_pruned, save_pruned
 from prune_gym.tasks.task import PruningTask

@@ -139,10 +139,10 @@ def tensor_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str
     metadata[CHECKSUM_KEY] = sha256_of(stored, metadata)
     import safetensors.torch  # here: whoever writes text must not wait for PyTorch
 
-    return _sorted_header(safetensors.torch.save(stored, metadata))
+    return sorted_header(safetensors.torch.save(stored, metadata))
 
 
-def _sorted_header(data: bytes) -> bytes:
+def sorted_header(data: bytes) -> bytes:
     """The same file with its header in one order: the library writes metadata in that of a hash table."""
     header, tensors = _split(data)
     text = json.dumps(json.loads(header), sort_keys=True, separators=(",", ":")).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,8 +69,12 @@ class CountLimits:
         Returns:
             int64 [..., L].
         """
-        steps = np.rint(np.asarray(counts, dtype=np.float64) / self.step)
-        return np.minimum(np.maximum(steps.astype(np.int64) * self.step, self.minimum), self.units)
+        bounds = self._bounds
+        if bounds.step is None:
+            nearest = np.rint(counts)
+        else:
+            nearest = np.rint(np.asarray(counts, dtype=np.float64) / bounds.step) * bounds.step
+        return np.minimum(np.maximum(nearest, bounds.minimum), bounds.units).astype(np.int64)
 
     def one_more(self, kept: IntArray) -> IntArray:
         """The next larger legal count of every layer (``units`` stays), int64 [..., L]."""
@@ -97,17 +102,39 @@ class CountLimits:
         They are finite: an unpruned layer counts as a quarter of a unit removed, which rounding takes back, so the
         logits of a legal plan always round to that plan.
         """
-        edge = 0.25 / self.units
-        ratio = np.minimum(np.maximum(1.0 - kept / self.units, edge), 1.0 - edge)
+        bounds = self._bounds
+        ratio = np.minimum(np.maximum(1.0 - kept / bounds.units, bounds.edge), 1.0 - bounds.edge)
         return np.log(ratio / (1.0 - ratio))
 
     def from_logits(self, logits: FloatArray) -> IntArray:
         """Legal counts nearest to pruning ratios given in logit space, int64 [..., L]."""
-        return self.round(self.units / (1.0 + np.exp(np.minimum(logits, _LOGIT_LIMIT))))
+        return self.round(self._bounds.units / (1.0 + np.exp(np.minimum(logits, _LOGIT_LIMIT))))
+
+    @cached_property
+    def _bounds(self) -> _Bounds:
+        units, step = self.units.astype(np.float64), self.step.astype(np.float64)
+        return _Bounds(units, self.minimum.astype(np.float64), None if (step == 1.0).all() else step, 0.25 / units)
 
     def __post_init__(self) -> None:
         if not (len(self.units) == len(self.minimum) == len(self.step)) or math.prod(self.units.shape) == 0:
             raise ValueError("limits need one entry a layer and at least one layer")
+
+
+@dataclass(frozen=True, eq=False)
+class _Bounds:
+    """Limits as floating-point numbers, made once: conversions cost as much as the arithmetic on one plan.
+
+    Attributes:
+        units: float64 [L].
+        minimum: float64 [L].
+        step: float64 [L]; None where all steps are 1.
+        edge: float64 [L], a quarter of a unit as a ratio.
+    """
+
+    units: FloatArray
+    minimum: FloatArray
+    step: FloatArray | None
+    edge: FloatArray
 
 
 _LOGIT_LIMIT = 700.0

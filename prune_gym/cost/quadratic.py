@@ -26,7 +26,10 @@ class QuadraticCost:
     def __call__(self, kept: IntArray | FloatArray) -> FloatArray:
         """Cost of plans: kept [..., L] -> float64 [...], whole numbers."""
         kept = np.asarray(kept, dtype=np.float64)
-        return ((kept @ self.pairwise + self.linear) * kept).sum(axis=-1) + self.constant
+        slope = kept @ self.pairwise + self.linear
+        if kept.ndim == 1:
+            return slope.dot(kept) + self.constant
+        return (slope * kept).sum(axis=-1) + self.constant
 
     def change(self, kept: IntArray, other: IntArray) -> FloatArray:
         """Difference in cost from changing one layer at a time.

@@ -14,15 +14,14 @@ from numpy.typing import NDArray
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.envs.constraint import TargetRange
-from prune_gym.envs.fidelity import Archive, MeasuredFidelity, make_fidelity
+from prune_gym.envs.fidelity import Archive, Problem, check_fidelity, counted_fidelity, make_fidelity
 from prune_gym.envs.observation import ObservationLayout, Observer
 from prune_gym.envs.render import RENDER_MODES, PlanPicture, caption_of
 from prune_gym.envs.reward import make_reward
 from prune_gym.envs.scoring import PlanState, Scorer
 from prune_gym.envs.settings import EnvSettings
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.problem.features import BOUND, FeatureSet
-from prune_gym.problem.problem import PruningProblem
 
 if TYPE_CHECKING:
     from torch import nn
@@ -67,7 +66,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         task: str | PruningTask = "digits-resnet20",
         target_flops_reduction: float | Sequence[float] | None = None,
         *,
-        problem: PruningProblem | None = None,
+        problem: Problem | None = None,
         **settings: Any,
     ) -> None:
         given = {"task": task, "target_flops_reduction": target_flops_reduction, **settings}
@@ -82,14 +81,15 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         )
         asked = self.settings.one_target()
         self.limited = asked.quantity
+        self._scorer = Scorer(problem, self.reward, self.limited)
         self.targets = TargetRange.of(asked.reduction, problem.default_target)
         if self.limited != "latency":  # which is measured at the first reset
             self._check_range()
         self._fidelity = make_fidelity(self.settings.fidelity)
+        check_fidelity(self._fidelity, problem)
         self.render_mode = self.settings.render_mode
         self.layout = ObservationLayout(problem.num_layers, (*self.features.names, *self.OWN_FEATURES))
         self._observer = Observer(self.layout, self.features, problem)
-        self._scorer = Scorer(problem, self.reward, self.limited)
         self.observation_space = spaces.Box(-BOUND, BOUND, (self.layout.size,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (self._action_entries(),), np.float32)
         self.archive: Archive = {}
@@ -97,13 +97,14 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self._target = self.targets.low
         self._steps = 0
         self._state: PlanState | None = None
+        self._starts: dict[float, PlanState] = {}
         self._past: list[tuple[PlanState, IntArray]] = []
         self._start_score = 0.0
 
     @property
     def cost(self) -> BudgetedCost:
         """Cost that the target limits; latency is measured when first asked for."""
-        return self.problem.cost_of(self.limited)
+        return self._scorer.cost
 
     def _check_range(self) -> None:
         self.cost.check_target(np.array([self.targets.low, self.targets.high]), self.limits)
@@ -133,16 +134,15 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         self._target = self.next_target(options or {}, self.np_random)
         self._steps = 0
         self._past = []
-        start = self.start_plan()
-        self._state = self._visit(start)
-        self._start_score = self._state.score
-        return self._look_at(start.copy()), self._info({"accuracy": 0.0, "violation": 0.0})
+        self._state = state = self._start()
+        self._start_score = state.score
+        return self._look_at(state.kept), self._info({"accuracy": 0.0, "violation": 0.0})
 
     # ------------------------------------------------------------------ plans
 
     @property
     def fidelity(self) -> str:
-        """``"measured"`` or ``"predicted"``."""
+        """``"measured"``, ``"surrogate"`` or ``"predicted"``."""
         return self._fidelity.name
 
     @property
@@ -199,7 +199,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
         """
         self.problem.load()
         start = self.start_plan()
-        MeasuredFidelity().evaluate(self.problem, self.archive, start)
+        counted_fidelity(self.problem).evaluate(self.problem, self.archive, start)
         plans = np.array(list(self.archive))
         reductions = self.cost.reduction(plans)
         meets = (reductions >= self._target) & (reductions <= self._target + tolerance)
@@ -260,7 +260,7 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
 
     @abstractmethod
     def _look_at(self, draft: IntArray) -> Observation:
-        """The observation at these counts after the steps made so far; the environment may keep the array."""
+        """The observation at these counts after the steps made so far; the array stays as it is."""
 
     @property
     def _current(self) -> PlanState:
@@ -298,13 +298,24 @@ class PruningEnv(gym.Env[Observation, NDArray[np.float32]], ABC):
     def _accuracy_drop(self) -> float:
         return float(self._scorer.drop(getattr(self._current.evaluation, self.reward.metric)))
 
+    def _start(self) -> PlanState:
+        """The start plan of the current target; what lambda does not change is computed once a target."""
+        known = self._starts.get(self._target)
+        if known is None:
+            self._starts[self._target] = known = self._visit(self.start_plan())
+            return known
+        evaluation = self._fidelity.evaluate(self.problem, self.archive, known.kept)
+        score = known.value - self._lambda * known.violation
+        return PlanState(known.kept, evaluation, known.reduction, known.violation, known.value, score)
+
     def _visit(self, kept: IntArray) -> PlanState:
         evaluation = self._fidelity.evaluate(self.problem, self.archive, kept)
         return self._scorer.state(kept, evaluation, self._target, self._lambda)
 
     def _observation(self, kept: IntArray, progress: float) -> Observation:
         """The observation of a plan, a fresh array."""
-        reduction = self.cost.reduction(kept)
+        state = self._current
+        reduction = state.reduction if kept is state.kept else float(self.cost.reduction(kept))
         return self._observer(kept, self._accuracy_drop, reduction, self._target, self._lambda, progress)
 
     def _gains(self, before: PlanState, after: PlanState) -> dict[str, float]:

@@ -1,16 +1,21 @@
-"""Fidelities: plans are scored by running the small network, or from the predicted loss curves."""
+"""Fidelities: plans are scored by running the small network, by a fitted surrogate, or from predicted loss curves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
 from hessian.support.names import unknown
+from prune_gym.bench.problem import BenchProblem
 from prune_gym.cost.limits import FloatArray, IntArray
-from prune_gym.measuring.evaluator import Evaluation
-from prune_gym.problem.problem import PruningProblem
+from prune_gym.measuring.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from prune_gym.problem.problem import PruningProblem
+
+Problem: TypeAlias = "PruningProblem | BenchProblem"
 
 Archive = dict[tuple[int, ...], Evaluation]
 """Plans measured so far: kept units -> what they score."""
@@ -22,14 +27,14 @@ class MeasuredFidelity:
 
     name = "measured"
 
-    def evaluate(self, problem: PruningProblem, archive: Archive, kept: IntArray) -> Evaluation:
+    def evaluate(self, problem: Problem, archive: Archive, kept: IntArray) -> Evaluation:
         """Measure the scores of one plan [L]; adds them to the archive."""
         key = tuple(kept.tolist())
         if key not in archive:
             archive[key] = problem.evaluator.evaluate(key)
         return archive[key]
 
-    def metrics(self, problem: PruningProblem, kept: IntArray) -> FloatArray:
+    def metrics(self, problem: Problem, kept: IntArray) -> FloatArray:
         """Accuracy, soft accuracy and loss of plans: kept int [B, L] -> float64 [B, 3]; equal plans are run once."""
         problem.prefetch(kept.tolist())
         evaluations = problem.evaluator.evaluate_many(kept.tolist())
@@ -42,13 +47,31 @@ class PredictedFidelity:
 
     name = "predicted"
 
-    def evaluate(self, problem: PruningProblem, archive: Archive, kept: IntArray) -> Evaluation:
+    def evaluate(self, problem: Problem, archive: Archive, kept: IntArray) -> Evaluation:
         """Predict the score of one plan [L]; the archive stays as it is."""
         return Evaluation(*problem.predicted_metrics(kept).tolist())
 
-    def metrics(self, problem: PruningProblem, kept: IntArray) -> FloatArray:
+    def metrics(self, problem: Problem, kept: IntArray) -> FloatArray:
         """Expected accuracy, soft accuracy and loss of plans: kept int [B, L] -> float64 [B, 3]."""
         return problem.predicted_metrics(kept)
+
+
+@dataclass(frozen=True)
+class SurrogateFidelity:
+    """Plans score what the surrogate of the bench expects (:mod:`prune_gym.bench`); they count as measured ones do."""
+
+    name = "surrogate"
+
+    def evaluate(self, problem: Problem, archive: Archive, kept: IntArray) -> Evaluation:
+        """Score one plan [L]; adds it to the archive."""
+        key = tuple(kept.tolist())
+        if key not in archive:
+            archive[key] = Evaluation(*_of_the_bench(problem).surrogate_metrics(kept).tolist())
+        return archive[key]
+
+    def metrics(self, problem: Problem, kept: IntArray) -> FloatArray:
+        """Expected accuracy, soft accuracy and loss of plans: kept int [B, L] -> float64 [B, 3]."""
+        return _of_the_bench(problem).surrogate_metrics(kept)
 
 
 @runtime_checkable
@@ -60,17 +83,24 @@ class Fidelity(Protocol):
         """Name, as the environment's ``fidelity`` says it."""
         ...
 
-    def evaluate(self, problem: PruningProblem, archive: Archive, kept: IntArray) -> Evaluation:
+    def evaluate(self, problem: Problem, archive: Archive, kept: IntArray) -> Evaluation:
         """Score one plan [L], by measuring or predicting."""
         ...
 
-    def metrics(self, problem: PruningProblem, kept: IntArray) -> FloatArray:
+    def metrics(self, problem: Problem, kept: IntArray) -> FloatArray:
         """Accuracy, soft accuracy and loss of plans: kept int [B, L] -> float64 [B, 3]."""
         ...
 
 
-FIDELITY_NAMES = ("measured", "predicted")
+FIDELITIES: dict[str, Fidelity] = {
+    "measured": MeasuredFidelity(),
+    "surrogate": SurrogateFidelity(),
+    "predicted": PredictedFidelity(),
+}
 """Fidelities :func:`make_fidelity` knows by name."""
+
+COUNTED = ("measured", "surrogate")
+"""Fidelities whose plans count as measured evaluations, and are remembered in the archive."""
 
 
 def make_fidelity(name: str | Fidelity) -> Fidelity:
@@ -81,6 +111,29 @@ def make_fidelity(name: str | Fidelity) -> Fidelity:
     """
     if isinstance(name, Fidelity):
         return name
-    if name not in FIDELITY_NAMES:
-        raise ValueError(unknown("fidelity", name, FIDELITY_NAMES))
-    return MeasuredFidelity() if name == "measured" else PredictedFidelity()
+    if name not in FIDELITIES:
+        raise ValueError(unknown("fidelity", name, tuple(FIDELITIES)))
+    return FIDELITIES[name]
+
+
+def check_fidelity(fidelity: Fidelity, problem: Problem) -> None:
+    """Check that a problem's plans can be scored so.
+
+    Raises:
+        ValueError: plans of the bench at measured fidelity, or others by a surrogate.
+    """
+    if fidelity.name == "surrogate":
+        _of_the_bench(problem)
+    elif fidelity.name == "measured" and isinstance(problem, BenchProblem):
+        problem.refuse("measure plans", "; its plans are scored with fidelity='surrogate'")
+
+
+def counted_fidelity(problem: Problem) -> Fidelity:
+    """The fidelity whose plans count: measured, or on the bench the surrogate."""
+    return FIDELITIES["surrogate" if isinstance(problem, BenchProblem) else "measured"]
+
+
+def _of_the_bench(problem: Problem) -> BenchProblem:
+    if not isinstance(problem, BenchProblem):
+        raise ValueError(f"only tasks 'bench/NAME' have a surrogate; {problem.name!r} is measured or predicted")
+    return problem

@@ -12,9 +12,9 @@ from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.envs.base import Info, Observation, PruningEnv
 from prune_gym.envs.constraint import make_constraint
 from prune_gym.envs.settings import MoveSettings
-from prune_gym.problem.problem import PruningProblem
 
 if TYPE_CHECKING:
+    from prune_gym.envs.fidelity import Problem
     from prune_gym.tasks.task import PruningTask
 
 
@@ -124,7 +124,7 @@ class HOBSPruneEnv(PruningEnv):
         task: str | PruningTask = "digits-resnet20",
         target_flops_reduction: float | Sequence[float] | None = None,
         *,
-        problem: PruningProblem | None = None,
+        problem: Problem | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(task, target_flops_reduction, problem=problem, **settings)

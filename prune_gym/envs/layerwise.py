@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from prune_gym.cost.limits import IntArray
 from prune_gym.envs.base import Info, Observation, PruningEnv
-from prune_gym.problem.problem import PruningProblem
 
 if TYPE_CHECKING:
+    from prune_gym.envs.fidelity import Problem
     from prune_gym.tasks.task import PruningTask
 
 
@@ -73,7 +73,7 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         task: str | PruningTask = "digits-resnet20",
         target_flops_reduction: float | Sequence[float] | None = None,
         *,
-        problem: PruningProblem | None = None,
+        problem: Problem | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(task, target_flops_reduction, problem=problem, **settings)
@@ -129,8 +129,9 @@ class HOBSPruneLayerwiseEnv(PruningEnv):
         return choices[reductions >= target]
 
     def _look_at(self, draft: IntArray) -> Observation:
-        self._draft = draft
         observation = self._observation(draft, self._steps / self.problem.num_layers)
+        if draft is not self._draft:
+            self._draft = draft.copy()
         marker = self.layout.column(self.layout.feature_dim - 1)
         observation[marker] = np.arange(self.problem.num_layers) == self._steps
         return observation

@@ -15,7 +15,7 @@ from prune_gym.cost.limits import IntArray
 from prune_gym.problem.features import BOUND, FEATURES, FeatureSet
 
 if TYPE_CHECKING:
-    from prune_gym.problem.problem import PruningProblem
+    from prune_gym.envs.fidelity import Problem
 
 __all__ = ["BOUND", "FEATURES", "GLOBALS", "ObservationLayout", "Observer"]
 
@@ -82,11 +82,14 @@ class Observer:
         problem: what is pruned.
     """
 
-    def __init__(self, layout: ObservationLayout, features: FeatureSet, problem: PruningProblem) -> None:
+    def __init__(self, layout: ObservationLayout, features: FeatureSet, problem: Problem) -> None:
         self.layout = layout
         self.features = features
         self._problem = problem
         self._template: NDArray[np.float32] | None = None
+        self._follows_plan = bool(features.plan_columns)
+        self._units = problem.cost.units.astype(np.float64)
+        self._tail = layout.size - len(GLOBALS)
 
     def __call__(
         self, kept: IntArray, drop: Any, reduction: Any, target: Any, weight: Any, progress: Any
@@ -101,13 +104,15 @@ class Observer:
             weight: [...], lambda.
             progress: [...], share of the episode that is over.
         """
-        template = self._fixed()
-        layers = kept.shape[-1]
+        template, tail = self._fixed(), self._tail
         observations = np.tile(template, (*kept.shape[:-1], 1)) if kept.ndim > 1 else template.copy()
-        tail = self.layout.size - len(GLOBALS)
-        observations[..., tail - layers : tail] = 1.0 - kept / self._problem.cost.units
-        for index, values in self.features.of_plans(kept, self._problem.cost):
-            observations[..., self.layout.column(index)] = values
+        observations[..., tail - kept.shape[-1] : tail] = 1.0 - kept / self._units
+        if self._follows_plan:
+            for index, values in self.features.of_plans(kept, self._problem.cost):
+                observations[..., self.layout.column(index)] = values
+        if kept.ndim == 1:
+            observations[tail:] = (drop, reduction, target, min(weight, BOUND), progress)
+            return observations
         for offset, values in enumerate((drop, reduction, target, np.minimum(weight, BOUND), progress)):
             observations[..., tail + offset] = values
         return observations

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hessian.support.names import unknown
-from prune_gym.measuring.evaluator import Metric
+from prune_gym.measuring.evaluation import Metric
 
 FloatOrArray = float | NDArray[np.float64]
 Cost = Literal["flops", "latency"]

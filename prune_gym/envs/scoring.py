@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.envs.reward import Reward, violation
-from prune_gym.measuring.evaluator import Evaluation
-from prune_gym.problem.problem import PruningProblem
+from prune_gym.measuring.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from prune_gym.envs.fidelity import Problem
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,22 @@ class Scorer:
         limited: what the target limits, see :meth:`prune_gym.problem.problem.PruningProblem.cost_of`.
     """
 
-    def __init__(self, problem: PruningProblem, reward: Reward, limited: str | BudgetedCost = "flops") -> None:
+    def __init__(self, problem: Problem, reward: Reward, limited: str | BudgetedCost = "flops") -> None:
         self._problem = problem
         self._reward = reward
         self._limited = limited
+        self._cost: BudgetedCost | None = None
+
+    @property
+    def cost(self) -> BudgetedCost:
+        """Cost that the target limits; latency is measured when first asked for."""
+        if self._cost is None:
+            self._cost = self._problem.cost_of(self._limited)
+        return self._cost
 
     def state(self, kept: IntArray, evaluation: Evaluation, target: float, weight: float) -> PlanState:
         """A plan [L] with its score, where ``weight`` is lambda."""
-        reduction = float(self._problem.cost_of(self._limited).reduction(kept))
+        reduction = float(self.cost.reduction(kept))
         short = float(violation(reduction, target))
         value = float(self.values(getattr(evaluation, self._reward.metric), reduction, kept))
         return PlanState(kept, evaluation, reduction, short, value, value - weight * short)

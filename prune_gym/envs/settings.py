@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from hessian.support.names import suggest, unknown
+from prune_gym.allocation.start import START_NAMES
+from prune_gym.bench.problem import PREFIX, BenchProblem
 from prune_gym.cost.target import ARGUMENTS, Target
 from prune_gym.envs.constraint import Constraint
-from prune_gym.envs.fidelity import Fidelity
+from prune_gym.envs.fidelity import Fidelity, Problem
 from prune_gym.envs.render import RENDER_MODES
 from prune_gym.envs.reward import LAMBDA_0, TAU, Reward
 from prune_gym.problem.features import FeatureSet
-from prune_gym.problem.problem import START_NAMES, Judge, PruningProblem
 
 if TYPE_CHECKING:
+    from prune_gym.problem.problem import Judge
     from prune_gym.tasks.task import PruningTask
 
 TARGETS = ("target", *ARGUMENTS.values())
@@ -35,7 +37,7 @@ class EnvSettings:
     """Settings of every pruning environment.
 
     Attributes:
-        task: what is pruned, a registered name or an object; names survive ``spec.to_json()``.
+        task: what is pruned, a registered name, ``"bench/NAME"`` or an object; names survive ``spec.to_json()``.
         target_flops_reduction: required reduction, or a range sampled at reset; None means the task's default.
         target_params_reduction: the same for parameters, instead.
         target_latency: what may be left of the dense network's latency, a share or a range, instead.
@@ -53,7 +55,7 @@ class EnvSettings:
         tau: rate of its adaptation.
         device: where plans are measured; None means the only GPU, else the CPU.
         cache_dir: folder of the computed curvature; None means the user's cache.
-        task_options: arguments of :func:`prune_gym.tasks.make_task`.
+        task_options: arguments of :func:`prune_gym.tasks.make_task`; of the bench ``{"path": file}``.
         render_mode: ``"ansi"``, ``"rgb_array"`` or None.
 
     Raises:
@@ -140,8 +142,17 @@ class EnvSettings:
             own.update(dict.fromkeys(TARGETS))
         return {**own, **overrides}
 
-    def make_problem(self) -> PruningProblem:
-        """The problem these settings describe; its data are not loaded yet."""
+    def make_problem(self) -> Problem:
+        """The problem these settings describe; its data are not loaded yet.
+
+        Raises:
+            KeyError: an unknown task.
+            ValueError: a network of the bench, with settings that only a real one can have.
+        """
+        if isinstance(self.task, str) and self.task.startswith(PREFIX):
+            return self._bench_problem(self.task)
+        from prune_gym.problem.problem import PruningProblem  # here: a problem of the bench needs no PyTorch
+
         return PruningProblem(
             self.task,
             device=self.device,
@@ -150,6 +161,13 @@ class EnvSettings:
             judge=self.judge,
             task_options=self.task_options,
         )
+
+    def _bench_problem(self, task: str) -> BenchProblem:
+        plain = EnvSettings()
+        for name in ("repair", "judge", "device"):
+            if getattr(self, name) != getattr(plain, name):
+                raise ValueError(f"{task} is a table: its plans were measured already, so it has no {name!r} to choose")
+        return BenchProblem.named(task, **dict(self.task_options or {}))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

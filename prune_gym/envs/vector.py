@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from prune_gym.cost.limits import FloatArray, IntArray
-from prune_gym.envs.fidelity import make_fidelity
+from prune_gym.envs.fidelity import COUNTED, make_fidelity
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.envs.observation import Observer
 from prune_gym.envs.render import PlanPicture, caption_of
@@ -195,9 +195,9 @@ class HOBSPruneVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         metrics = np.zeros((self.num_envs, len(METRICS))) if self._plans is None else self._plans.metrics.copy()
         if changed.any():
             metrics[changed] = self._fidelity.metrics(single.problem, kept[changed])
-        if single.fidelity == "measured":
-            for index in np.flatnonzero(changed):
-                self._visited[index].add(kept[index].tobytes())
+        if single.fidelity in COUNTED:
+            for index, plan in zip(np.flatnonzero(changed).tolist(), _as_bytes(kept[changed]), strict=True):
+                self._visited[index].add(plan)
         reductions = single.cost.reduction(kept)
         violations = np.asarray(violation(reductions, self._targets))
         qualities = metrics[:, METRICS.index(single.reward.metric)]
@@ -254,6 +254,12 @@ class _Plans:
     violations: FloatArray
     values: FloatArray
     scores: FloatArray
+
+
+def _as_bytes(kept: IntArray) -> list[bytes]:
+    """Every plan [B, L] as bytes, much faster than one by one."""
+    rows = np.ascontiguousarray(kept)
+    return rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel().tolist()
 
 
 def _masked(info: Mapping[str, Any], mask: NDArray[np.bool_]) -> dict[str, Any]:

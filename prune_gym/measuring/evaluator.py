@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,14 @@ from hessian.channels.slicing import NetworkSlicer, Plan, installed
 from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.support.layout import layout_for
 from prune_gym.data.splits import equal_parts
+from prune_gym.measuring.evaluation import Evaluation, Metric
 from prune_gym.measuring.folding import FoldedNetwork
-from prune_gym.measuring.grading import Evaluation, evaluation_of, make_grader
+from prune_gym.measuring.grading import evaluation_of, make_grader
 from prune_gym.measuring.repair import make_repair
 from prune_gym.support.device import module_device
 
 if TYPE_CHECKING:
     from prune_gym.tasks.task import PruningTask
-
-Metric = Literal["soft_accuracy", "accuracy"]
-"""Number read off a measured plan: the mean probability of the true class, or top-1 accuracy."""
 
 CPU_BATCH_SIZE = 128
 """Images a forward pass on a CPU: few enough for a layer's maps to stay in its cache."""

@@ -8,33 +8,15 @@ dense outputs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prune_gym.data.splits import TensorSplit, equal_parts
+from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.tasks.outputs import outputs_of, scores_classes, tensors_of
 from prune_gym.tasks.task import AGREEMENT, Metric, PruningTask
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of a plan on the reward split.
-
-    Attributes:
-        accuracy: top-1, fraction in [0, 1]; of tasks with a metric, its value (agreement included).
-        soft_accuracy: mean probability of the true class, in [0, 1]; of agreement, how much of the dense network's
-            probabilities is shared; of other metrics, their value.
-        loss: mean cross-entropy (nats); of agreement, the divergence from the dense network's probabilities (nats) or
-            the share of its outputs' variance that is missed; of other metrics, 1 - value.
-    """
-
-    accuracy: float
-    soft_accuracy: float
-    loss: float
-
 
 Grader = Callable[[nn.Module], Evaluation]
 """Scores a network, given in evaluation mode on the images' device."""

@@ -12,9 +12,11 @@ from prune_gym.support.fingerprint import fingerprint_of
 from prune_gym.tasks.task import PruningTask
 
 MEASURING_CODE = (
+    "measuring.evaluation",
     "measuring.evaluator",
     "measuring.folding",
     "measuring.grading",
+    "measuring.monotone",
     "measuring.repair",
     "measuring.predicted",
     "measuring.short_reconstruction",
@@ -30,6 +32,7 @@ MEASURING_CODE = (
     "tasks.outputs",
     "allocation.knapsack",
     "allocation.exchange",
+    "allocation.loss_curves",
     "cost.budgeted",
     "cost.model",
     "cost.quadratic",

@@ -9,11 +9,13 @@ from torch import nn
 
 from hessian import HOBSSensitivityAnalyzer
 from hessian.support.progress import Progress
+from prune_gym.allocation.loss_curves import LossCurves
 from prune_gym.cost.limits import FloatArray
 from prune_gym.cost.model import CostModel
 from prune_gym.measuring import predicted
-from prune_gym.measuring.evaluator import Evaluation, Evaluator
-from prune_gym.measuring.predicted import LossTable
+from prune_gym.measuring.evaluation import Evaluation
+from prune_gym.measuring.evaluator import Evaluator
+from prune_gym.measuring.monotone import PredictedMetrics
 from prune_gym.problem.features import FeatureSet
 from prune_gym.surgery.pruner import PhysicalPruner, Refit
 from prune_gym.tasks.task import PruningTask, network_digest
@@ -40,7 +42,7 @@ class AnalysedTask:
         self.task = task
         self.hobs = hobs
         self.evaluator = Evaluator(task, hobs, repair)
-        self.losses = LossTable.of_analysis(hobs)
+        self.losses = LossCurves.of_analysis(hobs)
         self._cost = cost
         self._repair = repair
         self._features: dict[FeatureSet, FloatArray] = {}
@@ -67,7 +69,7 @@ class AnalysedTask:
         calibration = None if refit == "none" else task.calibration
         return pruner.prune(self.hobs.plan(kept), refit=refit, calibration=calibration, analyzer=analyzer)
 
-    def fit_predictor(self, progress: Progress | None) -> predicted.PredictedMetrics:
+    def fit_predictor(self, progress: Progress | None) -> PredictedMetrics:
         """The map from predicted losses to metrics, fitted with an evaluator of its own: no archive hears of it."""
         evaluator = Evaluator(self.task, self.hobs, self._repair)
         return predicted.fit_to_measurements(evaluator, self.losses, self._cost, progress)

@@ -17,13 +17,13 @@ import numpy as np
 
 from hessian.support.names import unknown
 from prune_gym.cost.limits import FloatArray, IntArray
-from prune_gym.cost.model import CostModel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from hessian import HOBSSensitivityAnalyzer
     from hessian.channels.group import ChannelGroup
+    from prune_gym.cost.model import CostModel
 
 BOUND = 10.0
 """Observations are clipped to [-BOUND, BOUND]."""
@@ -132,7 +132,7 @@ class FeatureSet:
         """Columns that follow the plan, with their names."""
         return tuple((column, name) for column, name in enumerate(self.names) if name in PLAN_FEATURES)
 
-    def of_plans(self, kept: IntArray, cost: CostModel) -> list[tuple[int, FloatArray]]:
+    def of_plans(self, kept: IntArray, cost: Any) -> list[tuple[int, FloatArray]]:
         """Columns that follow the plan: kept int [..., L] -> (column, float64 [..., L]) each."""
         if not self.plan_columns:
             return []
@@ -167,7 +167,14 @@ def layer_features(hobs: HOBSSensitivityAnalyzer, cost: CostModel, names: Sequen
         columns |= curvature_features(hobs)
     if not set(names) <= set(FEATURES):
         columns |= amc_features(hobs, cost)
-    table = np.stack([columns[name] for name in names], axis=-1)
+    return standardised(np.stack([columns[name] for name in names], axis=-1))
+
+
+def standardised(table: FloatArray) -> FloatArray:
+    """Columns of mean 0 and variance 1 across layers, clipped to [-10, 10]: float64 [L, F] -> [L, F].
+
+    A column in which the layers do not differ is 0.
+    """
     spread = table.std(axis=0)
     constant = spread <= 1e-9 * np.maximum(1.0, np.abs(table).max(axis=0))
     standard = (table - table.mean(axis=0)) / np.where(constant, 1.0, spread)

@@ -22,7 +22,8 @@ import torch
 from prune_gym.support.child_process import end_with_parent
 
 if TYPE_CHECKING:
-    from prune_gym.measuring.evaluator import Evaluation, Evaluator
+    from prune_gym.measuring.evaluation import Evaluation
+    from prune_gym.measuring.evaluator import Evaluator
     from prune_gym.problem.problem import PruningProblem
 
 Plan = tuple[int, ...]

@@ -7,13 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-import numpy as np
 import torch
 
 from hessian.channels.group import ChannelGroup, PinnedChannels
 from hessian.discovery.discover import discover, layers_found
 from hessian.support.names import unknown
-from prune_gym.allocation.knapsack import knapsack
+from prune_gym.allocation.start import StartPlans
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.latency import BATCH_SIZE as LATENCY_BATCH
 from prune_gym.cost.latency import LatencyTable, latency_table
@@ -21,10 +20,12 @@ from prune_gym.cost.latency_cost import LatencyCost
 from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
 from prune_gym.cost.model import CostModel
 from prune_gym.cost.target import QUANTITIES
-from prune_gym.measuring import magnitude, predicted
+from prune_gym.measuring import magnitude
 from prune_gym.measuring.curvature_cache import CurvatureSettings, analyse
-from prune_gym.measuring.evaluator import Evaluation, Evaluator
+from prune_gym.measuring.evaluation import Evaluation
+from prune_gym.measuring.evaluator import Evaluator
 from prune_gym.measuring.measurement_key import measurement_key
+from prune_gym.measuring.monotone import PredictedMetrics
 from prune_gym.measuring.repair import REPAIRS
 from prune_gym.problem.analysed import AnalysedTask
 from prune_gym.problem.features import FeatureSet
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
     from hessian import HOBSSensitivityAnalyzer
     from prune_gym.surgery.pruner import Refit
-
-START_NAMES = ("knapsack", "uniform")
-"""Start plans :meth:`PruningProblem.start_plan` knows."""
 
 Judge: TypeAlias = Literal["labels", "dense"]
 JUDGES = ("labels", "dense")
@@ -138,10 +136,10 @@ class PruningProblem:
         self._task_options = dict(task_options or {})
         self._cache_dir = Path(cache_dir) if cache_dir is not None else None
         self._loaded: AnalysedTask | None = None
-        self._predictor: predicted.PredictedMetrics | None = None
+        self._predictor: PredictedMetrics | None = None
         self._latencies: dict[int, LatencyTable] = {}
         self._latency_cost: LatencyCost | None = None
-        self._starts: dict[tuple[Any, ...], IntArray] = {}
+        self._starts = StartPlans()
 
     # ------------------------------------------------------------------ structure
 
@@ -329,7 +327,7 @@ class PruningProblem:
         return self._parts.network_key
 
     @property
-    def predictor(self) -> predicted.PredictedMetrics:
+    def predictor(self) -> PredictedMetrics:
         """The fitted map from log predicted losses to metrics; fitting measures about 20 plans, once a task.
 
         These measurements are kept apart from :attr:`evaluator`: they are in no archive and in no agent's count.
@@ -337,7 +335,7 @@ class PruningProblem:
         if self._predictor is None:
             path = cache_path(self._folder, self.name, "predictor", self.measurement_key)
             self._predictor = remember(
-                path, lambda: self._parts.fit_predictor(self.progress).tensors(), predicted.PredictedMetrics.restore
+                path, lambda: self._parts.fit_predictor(self.progress).tensors(), PredictedMetrics.restore
             )
         return self._predictor
 
@@ -367,17 +365,8 @@ class PruningProblem:
         Raises:
             ValueError: unknown start, or a target out of reach.
         """
-        if start not in START_NAMES:
-            raise ValueError(unknown("start", start, START_NAMES))
         limits = self.cost.limits(max_ratio) if limits is None else limits
-        limited = self.cost if cost is None else cost
-        key = (start, float(target), limits.minimum.tobytes(), limits.step.tobytes(), limited)
-        if key not in self._starts:
-            if start == "knapsack":
-                self._starts[key] = knapsack(self.curves, limited, target, limits=limits)
-            else:
-                self._starts[key] = limited.project(np.full(self.num_layers, 0.5), target, limits=limits)
-        return self._starts[key].copy()
+        return self._starts.plan(start, self.curves, self.cost if cost is None else cost, target, limits)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
         """Itself: what it computes never changes, so copies of an environment go on sharing one loaded problem."""

@@ -10,7 +10,7 @@ from torch import nn
 from hessian.support.progress import Progress
 from prune_gym.cost.limits import IntArray
 from prune_gym.data.splits import TensorSplit
-from prune_gym.measuring.grading import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.numbers import evaluation_on, in_memory
 from prune_gym.reconstruction.images import FEWEST

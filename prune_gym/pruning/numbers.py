@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from prune_gym.data.splits import ImageSplit, TensorSplit
-from prune_gym.measuring.grading import Evaluation, make_grader
+from prune_gym.measuring.evaluation import Evaluation
+from prune_gym.measuring.grading import make_grader
 from prune_gym.support.device import module_device
 from prune_gym.support.timing import Timing, compare_models, inference
 from prune_gym.tasks.task import AGREEMENT, PruningTask

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import gymnasium as gym
 import numpy as np
 
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 
 GLOBALS = 5
 FEATURES = 2

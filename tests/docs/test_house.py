@@ -25,8 +25,10 @@ ROOMS = {
     ),
     "prune_gym": (
         "",
+        "suite",
         "envs",
         "pruning",
+        "bench",
         "problem",
         "measuring",
         "saving",

@@ -22,7 +22,7 @@ from benchmarks.studies.agents.policies import policy_rows
 from benchmarks.studies.engine.config import EnvironmentConfig
 from benchmarks.studies.engine.plan_store import Plan, PlanStore
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.surgery.pruner import PhysicalPruner
 from prune_gym.training.training import evaluate_model

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.common.columns import Columns, Value, percent_column
 from benchmarks.common.table import Table
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.problem.problem import PruningProblem
 
 Row = dict[str, Any]

@@ -17,7 +17,7 @@ from benchmarks.common.signed import FileError, parse_json
 from benchmarks.common.signed_table import DIGITS
 from benchmarks.files.models import STORED_PLAN, check
 from hessian.support.files import CHECKSUM_KEY, sha256_of
-from prune_gym.measuring.evaluator import Evaluation
+from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.problem.problem import PruningProblem
 
 logger = logging.getLogger(__name__)

@@ -4,14 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from prune_gym.measuring import predicted
+from prune_gym.measuring import monotone
 
 
 @settings(max_examples=50, deadline=None)
 @given(y=st.lists(st.floats(-5, 5), min_size=1, max_size=30))
 def test_isotonic_fit_equals_scikit_learns(y):
     x = np.arange(len(y), dtype=float)
-    centres, means = predicted.isotonic(x, np.array(y))
+    centres, means = monotone.isotonic(x, np.array(y))
     blocks = np.repeat(means, np.diff(np.append(np.searchsorted(x, _starts(centres)), len(x))))
     np.testing.assert_allclose(blocks, IsotonicRegression().fit_transform(x, y), atol=1e-9)
     assert (np.diff(means) > 0).all()
@@ -27,15 +27,15 @@ def _starts(centres: np.ndarray) -> np.ndarray:
 
 
 def test_measurements_that_are_all_alike_have_no_rank_correlation():
-    assert predicted.fit(np.arange(5.0), np.ones((5, 3))).rank_correlation == 0.0
+    assert monotone.fit(np.arange(5.0), np.ones((5, 3))).rank_correlation == 0.0
 
 
-def fitted(noise: float = 0.0) -> tuple[np.ndarray, np.ndarray, predicted.PredictedMetrics]:
+def fitted(noise: float = 0.0) -> tuple[np.ndarray, np.ndarray, monotone.PredictedMetrics]:
     rng = np.random.default_rng(1)
     x = rng.uniform(-8, 0, 25)
     accuracy = 1 / (1 + np.exp(x + 3)) + noise * rng.normal(size=25)
     measured = np.stack([accuracy, 0.9 * accuracy, 2 - accuracy], axis=-1)
-    return x, measured, predicted.fit(x, measured)
+    return x, measured, monotone.fit(x, measured)
 
 
 def test_without_noise_the_map_reproduces_what_was_measured():
@@ -61,7 +61,7 @@ def test_one_prediction_equals_its_row_in_a_batch():
 
 def test_the_map_survives_its_file():
     x, _, metrics = fitted(noise=0.05)
-    restored = predicted.PredictedMetrics.restore(*metrics.tensors())
+    restored = monotone.PredictedMetrics.restore(*metrics.tensors())
     np.testing.assert_array_equal(restored(x), metrics(x))
     assert restored.rank_correlation == metrics.rank_correlation
     assert restored.num_measured == metrics.num_measured
@@ -70,4 +70,4 @@ def test_the_map_survives_its_file():
 @pytest.mark.parametrize("losses", [[0.0], [0.0, float("nan")]])
 def test_a_map_needs_two_finite_plans(losses):
     with pytest.raises(ValueError, match="at least two plans with finite"):
-        predicted.fit(np.array(losses), np.zeros((len(losses), 3)))
+        monotone.fit(np.array(losses), np.zeros((len(losses), 3)))

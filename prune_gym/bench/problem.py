@@ -1,0 +1,258 @@
+"""A network of the bench as a pruning problem: what environments and agents ask, answered from arrays."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any, NoReturn
+
+from hessian.support.names import unknown
+from prune_gym.allocation.loss_curves import LossCurves
+from prune_gym.allocation.start import StartPlans
+from prune_gym.bench.cost import BenchCost
+from prune_gym.bench.networks import BenchNetwork, bench_network, digest
+from prune_gym.bench.surrogate import Surrogate
+from prune_gym.cost.budgeted import BudgetedCost
+from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
+from prune_gym.cost.target import QUANTITIES
+from prune_gym.measuring.evaluation import Evaluation
+from prune_gym.problem.features import FEATURES, FeatureSet, standardised
+
+PREFIX = "bench/"
+"""Beginning of the names of tasks that are networks of the bench."""
+
+
+class NoNetworkError(ValueError):
+    """A network of the bench was asked for what only a real network can do."""
+
+
+class BenchProblem:
+    """A network of the bench with its costs, predicted losses and surrogate; there is no network, and no data.
+
+    It answers as :class:`prune_gym.problem.problem.PruningProblem` does, but for what needs weights or images.
+
+    Args:
+        network: of the bench.
+
+    Attributes:
+        network: as given.
+        name: ``"bench/NAME"``.
+        cost: FLOPs and parameters.
+        default_target: FLOPs reduction asked for where no other is.
+        dense: scores of the unpruned network on the reward split.
+    """
+
+    def __init__(self, network: BenchNetwork) -> None:
+        self.network = network
+        self.name = PREFIX + network.name
+        self.default_target = network.description.default_target
+        self.cost = BenchCost(network.description.layer_names, network.units, network.flops_form, network.params_form)
+        self.dense = Evaluation(*network.dense[:3].tolist())
+        self._losses = LossCurves(network.curves)
+        self._starts = StartPlans()
+        self._features: dict[FeatureSet, FloatArray] = {}
+
+    @classmethod
+    def named(cls, task: str, path: str | os.PathLike[str] | None = None) -> BenchProblem:
+        """The problem of a task ``"bench/NAME"``.
+
+        Args:
+            task: its name.
+            path: file of the networks, see :func:`prune_gym.bench.networks.load_networks`.
+
+        Raises:
+            KeyError: no such network.
+        """
+        return cls.shared(task.removeprefix(PREFIX), path)
+
+    @staticmethod
+    def shared(name: str, path: str | os.PathLike[str] | None = None) -> BenchProblem:
+        """The problem of a network, one object for all who ask: start plans are computed once a process.
+
+        Raises:
+            KeyError: no such network.
+        """
+        return _problem(bench_network(name, path))
+
+    @property
+    def layer_names(self) -> list[str]:
+        """Names of the layers, in execution order."""
+        return list(self.network.description.layer_names)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of prunable layers L."""
+        return self.network.num_layers
+
+    def load(self) -> BenchProblem:
+        """Itself: everything is there."""
+        return self
+
+    @property
+    def is_loaded(self) -> bool:
+        """True: everything is there."""
+        return True
+
+    @property
+    def features(self) -> FloatArray:
+        """The default features of the layers, standardised, float64 [L, F]."""
+        return self.features_of(FeatureSet())
+
+    def features_of(self, features: FeatureSet) -> FloatArray:
+        """Features of the layers, float64 [L, F]; not to be modified.
+
+        Raises:
+            NoNetworkError: features beyond the default ones.
+        """
+        for name in features.names:
+            if name not in FEATURES:
+                raise NoNetworkError(f"the bench has no feature {name!r} of {self.name}; it has {', '.join(FEATURES)}")
+        if features not in self._features:
+            columns = [FEATURES.index(name) for name in features.names]
+            self._features[features] = standardised(self.network.features[:, columns])
+        return self._features[features]
+
+    def cost_of(self, quantity: str | BudgetedCost) -> BudgetedCost:
+        """Cost that a target limits: ``"flops"`` or ``"params"``.
+
+        Raises:
+            ValueError: another quantity.
+            NoNetworkError: latency, which no table of the bench has.
+        """
+        if isinstance(quantity, BudgetedCost):
+            return quantity
+        if quantity not in QUANTITIES:
+            raise ValueError(unknown("quantity", quantity, QUANTITIES))
+        if quantity == "latency":
+            self.refuse("measure latency")
+        return self.cost if quantity == "flops" else self.cost.params_cost
+
+    # ------------------------------------------------------------------ predictions
+
+    @property
+    def curves(self) -> list[FloatArray]:
+        """Predicted loss curves: a float64 array [num_units] a layer, nats, non-decreasing."""
+        return self._losses.curves
+
+    @property
+    def log_curves(self) -> list[FloatArray]:
+        """Logarithms of :attr:`curves`, finite."""
+        return self._losses.log_curves
+
+    def layer_losses(self, kept: IntArray) -> FloatArray:
+        """Predicted loss increase of every layer, nats: kept int [..., L] -> float64 [..., L]."""
+        return self._losses.of_layers(kept)
+
+    def predicted_loss(self, kept: IntArray) -> FloatArray:
+        """Predicted loss increase of plans, nats, summed over layers: kept int [..., L] -> float64 [...]."""
+        return self._losses.of_plans(kept)
+
+    def log_predicted_loss(self, kept: IntArray) -> FloatArray:
+        """Finite logarithm of :meth:`predicted_loss`, float64 [...]."""
+        return self._losses.log_of_plans(kept)
+
+    def predicted_metrics(self, kept: IntArray) -> FloatArray:
+        """Accuracy, soft accuracy and loss by the predicted losses alone: kept int [..., L] -> float64 [..., 3]."""
+        return self.surrogate.predicted(self.log_predicted_loss(kept))
+
+    def predicted_score(self, kept: IntArray) -> FloatArray:
+        """Soft accuracy by the predicted losses alone: kept int [..., L] -> float64 [...]."""
+        return self.predicted_metrics(kept)[..., 1]
+
+    @property
+    def surrogate(self) -> Surrogate:
+        """The fitted map from plans to what they are expected to measure.
+
+        Raises:
+            ValueError: the file has none for this network.
+        """
+        if self.network.surrogate is None:
+            raise ValueError(f"the bench has no surrogate for {self.name}: too few of its plans were measured")
+        return self.network.surrogate
+
+    def surrogate_metrics(self, kept: IntArray) -> FloatArray:
+        """Accuracy, soft accuracy and loss by the surrogate: kept int [..., L] -> float64 [..., 3]."""
+        return self.surrogate.predict(kept)
+
+    @property
+    def latency_table(self) -> NoReturn:
+        """Refused: no table of the bench has latencies.
+
+        Raises:
+            NoNetworkError: always.
+        """
+        self.refuse("measure latency")
+
+    # ------------------------------------------------------------------ start plans
+
+    def start_plan(
+        self,
+        start: str,
+        target: float,
+        max_ratio: float = 0.95,
+        *,
+        limits: CountLimits | None = None,
+        cost: BudgetedCost | None = None,
+    ) -> IntArray:
+        """Plan on the target that a search begins from; see :meth:`prune_gym.PruningProblem.start_plan`.
+
+        Raises:
+            ValueError: unknown start, or a target out of reach.
+        """
+        limits = self.cost.limits(max_ratio) if limits is None else limits
+        return self._starts.plan(start, self.curves, self.cost if cost is None else cost, target, limits)
+
+    # ------------------------------------------------------------------ what a table cannot do
+
+    def prefetch(self, plans: Any) -> None:
+        """Nothing: no plan is measured."""
+
+    @property
+    def hobs(self) -> NoReturn:
+        """Refused: there is no network to name channels of.
+
+        Raises:
+            NoNetworkError: always.
+        """
+        self.refuse("name channels")
+
+    @property
+    def evaluator(self) -> NoReturn:
+        """Refused: there is no network to measure or export.
+
+        Raises:
+            NoNetworkError: always.
+        """
+        self.refuse("measure or export plans")
+
+    def refuse(self, what: str, instead: str = "") -> NoReturn:
+        """Say that only a real network can do something, and which task has it.
+
+        Args:
+            what: that cannot be done, a verb first.
+            instead: what can be done here.
+
+        Raises:
+            NoNetworkError: always.
+        """
+        family = f"task 'family/{self.network.name}' trains it and does"
+        raise NoNetworkError(f"{self.name} is a table and has no network to {what}{instead}; {family}")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BenchProblem:
+        """Itself: nothing of it ever changes."""
+        return self
+
+    @property
+    def measurement_key(self) -> str:
+        """Digest of what decides what plans score here."""
+        return self.network_key
+
+    @property
+    def network_key(self) -> str:
+        """Digest of the network's arrays and description."""
+        return digest(self.network.arrays(), {"description": self.network.description.model_dump_json()})
+
+
+@functools.lru_cache(maxsize=1024)
+def _problem(network: BenchNetwork) -> BenchProblem:
+    return BenchProblem(network)
