@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,20 @@ from hessian.patches.products import outer_sum
 from hessian.refit.relu_aware import ROUNDS, ReluTargets
 
 
+@dataclass(frozen=True, eq=False)
+class Refitted:
+    """A layer's solution.
+
+    Attributes:
+        matrix: [groups, d_out, d_in (+ 1 with a constant)] in float64.
+        error: share of the targets' variance (over positions, summed over outputs) that the solution misses, at least
+            0; before a ReLU, what the ReLU lets through of the miss. It falls out of the normal equations.
+    """
+
+    matrix: Tensor
+    error: float
+
+
 def ridge_refit(
     module: Any,
     shift: Tensor | None,
@@ -28,7 +43,7 @@ def ridge_refit(
     targets: Sequence[Tensor],
     damping: float,
     relu: Sequence[ReluTargets] | None = None,
-) -> Tensor:
+) -> Refitted:
     """Ridge regression of targets on a layer's inputs, centred at its current weights.
 
     Args:
@@ -42,16 +57,18 @@ def ridge_refit(
             are.
 
     Returns:
-        Matrices [groups, d_out, d_in (+ 1 with a shift)] in float64.
+        The solution, with or without a constant as ``shift`` is given or not, and its error.
     """
     weight = to_matrix(module, module.weight, shift).double()
     columns = _Patches(module, inputs)
     gram = _gram(columns, shift is not None, weight)
     solve = _solution(weight, gram, damping, shift is not None)
-    matrix = solve(_cross(columns, targets, weight))
+    asked = wanted = _cross(columns, targets, weight)
+    matrix = solve(wanted.cross)
     for _ in range(ROUNDS if relu else 0):
-        matrix = solve(_cross(columns, relu or (), weight, matrix))
-    return matrix
+        wanted = _cross(columns, relu or (), weight, matrix)
+        matrix = solve(wanted.cross)
+    return Refitted(matrix, wanted.missed(matrix, gram, asked.variance))
 
 
 class NormalEquations:
@@ -66,19 +83,22 @@ class NormalEquations:
         self._weight = weight.double()
         self._constant = constant
         self._gram: Tensor | None = None
-        self._cross = torch.zeros_like(self._weight)
+        self._wanted: _Wanted | None = None
 
     def add(self, module: Any, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
         """Add a call, batch by batch."""
         columns = _Patches(module, inputs)
         gram = _gram(columns, self._constant, self._weight)
         self._gram = gram if self._gram is None else self._gram + gram
-        self._cross += _cross(columns, targets, self._weight)
+        wanted = _cross(columns, targets, self._weight)
+        self._wanted = wanted if self._wanted is None else self._wanted.plus(wanted)
 
-    def solve(self, damping: float) -> Tensor:
-        """Matrices of the weight's shape, float64, for all calls so far (at least one)."""
+    def solve(self, damping: float) -> Refitted:
+        """The solution for all calls so far (at least one)."""
         assert self._gram is not None
-        return _solution(self._weight, self._gram, damping, self._constant)(self._cross)
+        assert self._wanted is not None
+        matrix = _solution(self._weight, self._gram, damping, self._constant)(self._wanted.cross)
+        return Refitted(matrix, self._wanted.missed(matrix, self._gram, self._wanted.variance))
 
 
 def _solution(weight: Tensor, gram: Tensor, damping: float, constant: bool) -> Callable[[Tensor], Tensor]:
@@ -137,14 +157,52 @@ def _ridge(gram: Tensor, damping: float, constant: bool) -> Tensor:
     return ridge
 
 
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """Sums over all positions of what a layer should give.
+
+    Attributes:
+        cross: ``Y X^T`` [groups, d_out, d_in (+ 1)].
+        squares: summed squares of Y, a scalar.
+        sums: of Y, [groups, d_out].
+        count: positions.
+    """
+
+    cross: Tensor
+    squares: Tensor
+    sums: Tensor
+    count: int
+
+    @property
+    def variance(self) -> Tensor:
+        """Summed squares of Y around its means."""
+        return self.squares - self.sums.square().sum() / self.count
+
+    def missed(self, matrix: Tensor, gram: Tensor, variance: Tensor) -> float:
+        """Share of a variance that ``|Y - W X|^2`` is, from sums alone."""
+        residual = self.squares - ((2 * self.cross - matrix @ gram) * matrix).sum()
+        share: float = (residual.clamp_min(0.0) / variance).item()
+        return share if math.isfinite(share) and share > 0.0 else 0.0
+
+    def plus(self, other: _Wanted) -> _Wanted:
+        """The sums over both."""
+        return _Wanted(
+            self.cross + other.cross,
+            self.squares + other.squares,
+            self.sums + other.sums,
+            self.count + other.count,
+        )
+
+
 def _cross(
     columns: _Patches,
     targets: Sequence[Tensor] | Sequence[ReluTargets],
     weight: Tensor,
     matrix: Tensor | None = None,
-) -> Tensor:
-    """``Y X^T`` over all batches, [groups, d_out, d_in (+ 1)]; with a matrix, Y is what its outputs should become."""
-    cross = torch.zeros_like(weight)
+) -> _Wanted:
+    """Sums over all batches; with a matrix, Y is what its outputs should become."""
+    cross, sums = torch.zeros_like(weight), weight.new_zeros(weight.shape[:2])
+    squares, count = weight.new_zeros(()), 0
     for batch, part, X in columns:
         wanted, width = targets[batch], X.shape[2]
         if isinstance(wanted, ReluTargets):
@@ -155,8 +213,11 @@ def _cross(
             target = wanted[part]
         Y = output_columns(columns.module, target)
         cross[:, :, :width] += outer_sum(Y, X)
-        cross[:, :, width:] += Y.sum(dim=(0, 3))[:, :, None]
-    return cross
+        sums = sums + Y.sum(dim=(0, 3))
+        squares = squares + Y.square().sum()
+        count += Y.shape[0] * Y.shape[3]
+    cross[:, :, width:] += sums[:, :, None]
+    return _Wanted(cross, squares, sums, count)
 
 
 def _outputs(module: Any, matrix: Tensor, X: Tensor, like: Tensor) -> Tensor:

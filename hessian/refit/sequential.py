@@ -71,6 +71,8 @@ class SequentialRefitter:
 
     Attributes:
         left_out: layers that keep their sliced weights -> why: those that compute their weight from parameters.
+        errors: of the last refit, layer -> share of its targets' variance that it misses
+            (:class:`hessian.refit.ridge.Refitted`), in execution order; layers before the first cut are not in it.
 
     Raises:
         TypeError: the model is no module that can be reached (:func:`hessian.support.door.plain_model`).
@@ -111,6 +113,7 @@ class SequentialRefitter:
             self._store = self._dense_values(store_bytes)
         self._layers = layers
         self._shared = shared_names(model)
+        self.errors: dict[str, float] = {}
 
     @property
     def left_out(self) -> Mapping[str, str]:
@@ -134,6 +137,7 @@ class SequentialRefitter:
 
     def refit(self, cut: Cut, *, progress: Progress | None = None) -> dict[str, Tensor]:
         """:meth:`state` of a plan that was applied to this network before."""
+        self.errors = {}
         with plain_execution():
             state = cut.state()
             if not cut.slices:
@@ -281,12 +285,13 @@ class _Walk:
             if place.call > 0:  # a loop that runs longer than it did for the example
                 return
             shift = torch.zeros_like(norm.running_mean) if norm is not None else module.bias
-            matrix = ridge_refit(solved, shift, inputs, targets, owner.damping, relu)
-            _install(module, norm, matrix, shift is not None)
+            found = ridge_refit(solved, shift, inputs, targets, owner.damping, relu)
+            _install(module, norm, found.matrix, shift is not None)
+            owner.errors[name] = found.error
             return
         known = self._equations.setdefault(name, _Solved(module, norm))
         known.add(solved, inputs, targets)
-        known.install(owner.damping)
+        owner.errors[name] = known.install(owner.damping)
 
     def _closing_targets(
         self,
@@ -346,11 +351,13 @@ class _Solved:
         """Add one call."""
         self._equations.add(solved, inputs, targets)
 
-    def install(self, damping: float) -> None:
-        """Solve what there is so far."""
+    def install(self, damping: float) -> float:
+        """Solve what there is so far; returns the error."""
         if self._mean is not None:
             self._norm.running_mean.copy_(self._mean)
-        _install(self._module, self._norm, self._equations.solve(damping), self._constant)
+        found = self._equations.solve(damping)
+        _install(self._module, self._norm, found.matrix, self._constant)
+        return found.error
 
 
 def _install(module: Any, norm: Any, matrix: Tensor, constant: bool) -> None:

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hessian.channels.slicing import NetworkSlicer, Plan, installed
+from hessian.channels.slicing import NetworkSlicer, installed
 from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.support.layout import layout_for
+from prune_gym.cost.limits import FloatArray
 from prune_gym.data.splits import equal_parts
 from prune_gym.measuring.evaluation import Evaluation, Metric
 from prune_gym.measuring.folding import FoldedNetwork
@@ -111,10 +113,9 @@ class Evaluator:
         key = tuple(int(count) for count in kept)
         if key in self.archive or self.task.metric is not None:  # half a split says nothing about other metrics
             return self.evaluate(key)
-        plan = self.hobs.plan(key)
         outputs: list[Tensor] = []
         seen, total, images = 0, 0.0, len(self._reward)
-        with self._candidate(plan) as model:
+        with self.candidate(key) as model:
             for part, labels in self._reward.batches(RACE_BLOCK):
                 outputs.append(model(part))
                 seen += len(part)
@@ -129,7 +130,7 @@ class Evaluator:
         """Outputs of the pruned and repaired network, [N, classes]."""
         # Parts of one size: every size of a batch has kernels of its own, made at a plan's first pass.
         parts = equal_parts(images.to(self.device), self.batch_size)
-        with self._candidate(self.hobs.plan(kept)) as model:
+        with self.candidate(kept) as model:
             return torch.cat([model(part) for part in parts])
 
     def export(self, kept: Sequence[int]) -> nn.Module:
@@ -144,15 +145,34 @@ class Evaluator:
         return small.eval()
 
     @contextmanager
-    def _candidate(self, plan: Plan) -> Iterator[nn.Module]:
-        """The pruned and repaired network, ready to run: batch norms folded, laid out as the device likes it."""
-        cut = self._slicer.cut(plan)
+    def candidate(self, kept: Sequence[int]) -> Iterator[nn.Module]:
+        """The pruned and repaired network, ready to run: batch norms folded, laid out as the device likes it.
+
+        It is a loan: the next plan is installed on the same network.
+
+        Args:
+            kept: kept units a layer.
+        """
+        cut = self._slicer.cut(self.hobs.plan(kept))
         state = self._folded.fold(self._repair.state(cut))
         state = {name: self._layout(tensor) for name, tensor in state.items()}
         with installed(self._folded.model, state, cut.attributes):
             yield self._folded.model
 
+    @property
+    def layer_errors(self) -> FloatArray | None:
+        """Of the plan repaired last, float64 [L]: the error that the repair left behind every layer.
+
+        The share of the variance missed in the outputs of the modules that read the layer, averaged over them; 0 where
+        the repair had nothing to do. None where the repair reports none.
+        """
+        errors = getattr(self._repair, "errors", None)
+        if errors is None:
+            return None
+        readers = [{member.module for member in group.consumers} for group in self.hobs.groups]
+        return np.array([np.mean([errors.get(name, 0.0) for name in sorted(names)]) for names in readers])
+
     @torch.no_grad()
     def _measure(self, kept: tuple[int, ...]) -> Evaluation:
-        with self._candidate(self.hobs.plan(kept)) as model:
+        with self.candidate(kept) as model:
             return self._grade(model)

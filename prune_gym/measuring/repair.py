@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -88,6 +88,11 @@ class SequentialRepair:
     def state(self, cut: Cut) -> dict[str, Tensor]:
         """Repaired state dict at the pruned shapes."""
         return self._refitter.refit(cut)
+
+    @property
+    def errors(self) -> Mapping[str, float]:
+        """Errors of the last repair: :attr:`hessian.refit.sequential.SequentialRefitter.errors`."""
+        return self._refitter.errors
 
 
 class ClosedFormRepair:

@@ -52,7 +52,7 @@ def test_every_round_lowers_the_error_behind_the_relu(kind, ceiling, monkeypatch
     errors = []
     for rounds in range(5):
         monkeypatch.setattr("hessian.refit.ridge.ROUNDS", rounds)
-        matrix = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-9, [targets])
+        matrix = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-9, [targets]).matrix
         errors.append(error_of(layer, inputs, targets, matrix))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.95 * errors[0]
@@ -62,8 +62,8 @@ def test_every_round_lowers_the_error_behind_the_relu(kind, ceiling, monkeypatch
 @torch.no_grad()
 def test_where_the_relu_shuts_nothing_off_the_solution_is_the_plain_one(kind):
     layer, inputs, targets = problem(kind, offset=100.0)
-    plain = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-3)
-    aware = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-3, [targets])
+    plain = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-3).matrix
+    aware = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-3, [targets]).matrix
     torch.testing.assert_close(aware, plain)
 
 
@@ -71,7 +71,7 @@ def test_where_the_relu_shuts_nothing_off_the_solution_is_the_plain_one(kind):
 def test_many_rounds_reach_what_gradient_descent_on_the_error_reaches(monkeypatch):
     layer, inputs, targets = problem("linear")
     monkeypatch.setattr("hessian.refit.ridge.ROUNDS", 400)
-    matrix = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-9, [targets])
+    matrix = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-9, [targets]).matrix
     trained = nn.Linear(5, 4)
     trained.load_state_dict(layer.state_dict())
     optimizer = torch.optim.LBFGS(trained.parameters(), max_iter=500, line_search_fn="strong_wolfe")
@@ -89,12 +89,12 @@ def test_many_rounds_reach_what_gradient_descent_on_the_error_reaches(monkeypatc
 
 def test_chunks_and_batches_do_not_matter(monkeypatch):
     layer, inputs, targets = problem("conv")
-    whole = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-3, [targets])
+    whole = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-3, [targets]).matrix
     monkeypatch.setattr("hessian.refit.ridge.CHUNK_ELEMENTS", 1000)
     parts = [slice(0, 3), slice(3, 8)]
     pieces = [targets.at(part) for part in parts]
     wanted = [targets.wanted[part] for part in parts]
-    in_parts = ridge_refit(layer, layer.bias, [inputs[part] for part in parts], wanted, 1e-3, pieces)
+    in_parts = ridge_refit(layer, layer.bias, [inputs[part] for part in parts], wanted, 1e-3, pieces).matrix
     torch.testing.assert_close(in_parts, whole, atol=1e-5, rtol=1e-5)
 
 
@@ -157,3 +157,29 @@ def test_networks_of_relus_come_closer_to_the_dense_one_than_without_minding_the
             for choice in (True, False)
         )
         assert aware < plain
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@torch.no_grad()
+def test_the_error_of_a_solution_is_what_it_misses_of_the_variance(kind):
+    layer, inputs, targets = problem(kind)
+    found = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-3)
+    weight, bias = found.matrix[..., :-1].reshape(layer.weight.shape), found.matrix[..., -1].reshape(-1)
+    outputs = torch.func.functional_call(layer, {"weight": weight.float(), "bias": bias.float()}, (inputs,))
+    axis = -1 if isinstance(layer, nn.Linear) else 1
+    rows = targets.wanted.movedim(axis, -1).flatten(0, -2)
+    missed = (outputs - targets.wanted).square().sum() / (rows - rows.mean(dim=0)).square().sum()
+    assert found.error == pytest.approx(missed.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@torch.no_grad()
+def test_before_a_relu_the_error_bounds_what_gets_through(kind):
+    layer, inputs, targets = problem(kind)
+    targets = ReluTargets(targets.wanted, targets.wanted, torch.ones(()))
+    found = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-9, [targets])
+    axis = -1 if isinstance(layer, nn.Linear) else 1
+    rows = targets.wanted.movedim(axis, -1).flatten(0, -2)
+    through = error_of(layer, inputs, targets, found.matrix) / (rows - rows.mean(dim=0)).square().sum().item()
+    plain = ridge_refit(layer, layer.bias, [inputs], [targets.wanted], 1e-9).error
+    assert through <= found.error * (1 + 1e-5) < plain

@@ -210,3 +210,28 @@ def test_no_batches_is_an_error():
     hobs, _, _ = pruned()
     with pytest.raises(ValueError, match="no images"):
         SequentialRefitter(hobs.model, hobs.groups, [])
+
+
+@pytest.mark.parametrize("kind", networks.ALL)
+def test_errors_are_those_of_the_layers_from_the_first_cut_on(kind):
+    hobs, plan, batch = pruned(kind)
+    refitter = SequentialRefitter(hobs.model, hobs.groups, [batch])
+    refitter.state(plan)
+    errors = dict(refitter.errors)
+    assert errors
+    assert all(0.0 <= error < 2.0 for error in errors.values())
+    last = hobs.groups[-1].name
+    refitter.state({last: plan[last]})
+    assert set(refitter.errors) <= set(errors)
+    refitter.state({})
+    assert refitter.errors == {}
+
+
+def test_deeper_cuts_leave_larger_errors():
+    hobs, _, batch = pruned()
+    refitter = SequentialRefitter(hobs.model, hobs.groups, [batch])
+    sums = []
+    for share in (0.9, 0.6, 0.3):
+        refitter.state(hobs.plan([max(1, round(group.num_units * share)) for group in hobs.groups]))
+        sums.append(sum(refitter.errors.values()))
+    assert sums == sorted(sums)

@@ -217,3 +217,21 @@ def test_closed_form_refits_are_made_once_for_what_a_layer_keeps(monkeypatch):
     assert len(solved) == once
     evaluator.evaluate([*kept[:-1], kept[-1] - 1])
     assert set(solved[once:]) == {member.module for member in last.consumers}
+
+
+@pytest.mark.parametrize("kind", networks.ALL)
+def test_the_sequential_repair_leaves_an_error_behind_every_layer(kind):
+    evaluator = evaluator_of(kind, "sequential")
+    with evaluator.candidate(half(evaluator)):
+        errors = evaluator.layer_errors
+    assert errors.shape == (len(evaluator.hobs.groups),)
+    assert (errors >= 0.0).all()
+    assert errors.max() > 0.0
+    with evaluator.candidate([group.num_units for group in evaluator.hobs.groups]):
+        assert evaluator.layer_errors.tolist() == [0.0] * len(errors)
+
+
+def test_other_repairs_report_no_errors():
+    evaluator = evaluator_of(networks.Residual, "none")
+    with evaluator.candidate(half(evaluator)):
+        assert evaluator.layer_errors is None
