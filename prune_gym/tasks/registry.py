@@ -7,6 +7,7 @@ to know its spaces long before it needs images or weights.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -250,7 +251,17 @@ def structure_of(task: str | PruningTask) -> TaskStructure:
     return TaskStructure(task.model, task.example_input, tuple(task.ignored_layers), task.default_target)
 
 
+_FAMILIES = {"family": "prune_gym.tasks.family.tasks"}
+"""Names with a slash: what comes before it -> the module whose ``task_entry`` makes entries of what comes after it.
+
+They are as many as a family has networks, so none is listed, and none is made before it is asked for.
+"""
+
+
 def _entry(name: str) -> TaskEntry:
-    if name not in _REGISTRY:
-        raise KeyError(unknown("task", name, task_names(), "registered"))
-    return _REGISTRY[name]
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    family, _, member = name.partition("/")
+    if member and family in _FAMILIES:
+        return TaskEntry(**importlib.import_module(_FAMILIES[family]).task_entry(member))
+    raise KeyError(unknown("task", name, task_names(), "registered"))

@@ -1,0 +1,1 @@
+"""PruneBench, made anew: the family's networks trained and analysed, their plans measured, surrogates fitted."""
