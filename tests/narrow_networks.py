@@ -17,12 +17,32 @@ from torchvision.models import (
     vgg,
 )
 from torchvision.models.googlenet import GoogLeNet, Inception
+from torchvision.ops import Conv2dNormActivation
 
 CLASSES = 5
 
 
-def narrow_resnet(block, **options):
-    return resnet.ResNet(block, [1, 1, 1, 1], num_classes=CLASSES, **options)
+class NarrowResNet(resnet.ResNet):
+    """A ResNet of one block a stage, with a quarter of the channels."""
+
+    def __init__(self, block, **options):
+        super().__init__(block, [1, 1, 1, 1], num_classes=CLASSES, **options)
+        self.conv1, self.bn1 = nn.Conv2d(3, 16, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(16)
+        self.fc = nn.Linear(128 * block.expansion, CLASSES)
+
+    def _make_layer(self, block, planes, *args, **options):
+        if planes == 64:
+            self.inplanes = 16
+        return super()._make_layer(block, planes // 4, *args, **options)
+
+
+def narrow_mobilenet_v2():
+    model = mobilenetv2.MobileNetV2(CLASSES, 0.25, [[1, 16, 1, 1], [6, 24, 2, 2]])
+    model.features[-1] = Conv2dNormActivation(
+        model.features[-1][0].in_channels, 40, kernel_size=1, activation_layer=nn.ReLU6
+    )
+    model.classifier[1] = nn.Linear(40, CLASSES)
+    return model
 
 
 def narrow_vgg():
@@ -70,14 +90,12 @@ def narrow_googlenet():
 
 
 NARROW = {
-    "resnet18": partial(narrow_resnet, resnet.BasicBlock),
-    "resnet50": partial(narrow_resnet, resnet.Bottleneck, width_per_group=8),
-    "resnext50_32x4d": partial(narrow_resnet, resnet.Bottleneck, groups=4, width_per_group=4),
-    "wide_resnet50_2": partial(narrow_resnet, resnet.Bottleneck, width_per_group=16),
+    "resnet18": partial(NarrowResNet, resnet.BasicBlock),
+    "resnet50": partial(NarrowResNet, resnet.Bottleneck, width_per_group=32),
+    "resnext50_32x4d": partial(NarrowResNet, resnet.Bottleneck, groups=4, width_per_group=16),
+    "wide_resnet50_2": partial(NarrowResNet, resnet.Bottleneck, width_per_group=64),
     "vgg16_bn": narrow_vgg,
-    "mobilenet_v2": partial(
-        mobilenetv2.MobileNetV2, CLASSES, width_mult=0.25, inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2]]
-    ),
+    "mobilenet_v2": narrow_mobilenet_v2,
     "mobilenet_v3_small": narrow_mobilenet_v3,
     "efficientnet_b0": narrow_efficientnet,
     "densenet121": partial(densenet.DenseNet, 8, (2, 2), 16, num_classes=CLASSES),

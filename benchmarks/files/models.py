@@ -103,7 +103,6 @@ FINE_TUNING = TypeAdapter(dict[str, Any])
 SECONDS = TypeAdapter(dict[str, NotNegative])
 VERSIONS = TypeAdapter(dict[str, str])
 FRACTION = TypeAdapter(Fraction)
-OBJECT = TypeAdapter(dict[str, Any])
 
 
 def check(content: Any, model: TypeAdapter[Any], path: Path, remedy: str) -> Any:

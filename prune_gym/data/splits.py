@@ -131,20 +131,6 @@ def equal_parts(items: torch.Tensor, batch_size: int) -> tuple[torch.Tensor, ...
     return torch.tensor_split(items, math.ceil(len(items) / batch_size))
 
 
-def stack_dataset(dataset: Any) -> TensorSplit:
-    """Read a map-style dataset of (image, label) pairs into memory.
-
-    Args:
-        dataset: Has ``len`` and integer indexing, such as ``torch.utils.data.Dataset`` or a list of pairs; images are
-            tensors of one shape, labels integers.
-
-    Raises:
-        TypeError: If an item is not a pair of a tensor and a class index.
-        ValueError: If the dataset is empty, or its images differ in shape.
-    """
-    return TensorSplit(*stack_pairs([dataset[index] for index in range(len(dataset))]))
-
-
 def stack_pairs(pairs: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """Make one batch of (image, label) pairs: images ``[N, ...]``, labels long ``[N]``.
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prune_gym.data.fashion import load_fashion_splits, read_idx
-from prune_gym.data.splits import TensorSplit, equal_parts, load_digits_splits, stack_dataset, stratified_partition
+from prune_gym.data.splits import TensorSplit, equal_parts, load_digits_splits, stack_pairs, stratified_partition
 
 
 @pytest.fixture(scope="module")
@@ -135,12 +135,12 @@ def test_digits_are_the_originals_enlarged(digits):
     assert (torch.tensor(raw.target)[nearest] == digits.test.labels).float().mean() > 0.99
 
 
-def test_a_dataset_of_pairs_is_stacked():
-    split = stack_dataset([(torch.full((1, 2, 2), float(index)), index) for index in range(3)])
-    assert split.images.shape == (3, 1, 2, 2)
-    assert split.labels.tolist() == [0, 1, 2]
+def test_pairs_are_stacked():
+    images, labels = stack_pairs([(torch.full((1, 2, 2), float(index)), index) for index in range(3)])
+    assert images.shape == (3, 1, 2, 2)
+    assert labels.tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="empty"):
-        stack_dataset([])
+        stack_pairs([])
 
 
 def write_idx(path, values):
