@@ -52,6 +52,7 @@ ROOMS = {
         "studies.evidence",
         "studies.manifest",
         "studies.transfer",
+        "studies.ladder",
         "studies.agents",
         "studies.methods",
         "studies.audit",
