@@ -84,8 +84,13 @@ def sweep(argv: Sequence[str]) -> int:
 
 
 def validate(argv: Sequence[str]) -> int:
-    """Run rows of a table of results again and compare."""
+    """Run rows of a table of results again and compare, or check submissions to the leaderboard."""
+    from benchmarks.studies.ladder.validate import is_submission
+    from benchmarks.studies.ladder.validate import main as submission_main
     from benchmarks.sweep.validate import main as validate_main
+
+    if any(is_submission(argument) for argument in argv):
+        return submission_main(argv, prog="prune-gym validate")
 
     return validate_main(argv, prog="prune-gym validate")
 
@@ -128,7 +133,7 @@ COMMANDS: dict[str, tuple[str, Callable[[Sequence[str]], int]]] = {
     "prune": ("make a network of your own smaller", prune),
     "run": ("run a configuration: prune a task's network and report what it cost", run),
     "sweep": ("run a grid of methods, tasks, targets and seeds", sweep),
-    "validate": ("run rows of a sweep's results again and compare", validate),
+    "validate": ("run rows of a sweep's results again and compare, or check submissions", validate),
     "report": ("write one HTML page about results", report),
     "tasks": ("list the named tasks", tasks),
     "layers": ("list what can be pruned of a task's network, what stays and why", layers),

@@ -1,12 +1,12 @@
 """Structured pruning of neural networks as a Gymnasium problem.
 
-Importing this package registers ``HOBSPrune-v0`` and ``HOBSPruneLayerwise-v0``; nothing heavy is imported until a name
-is used.
+Importing this package registers ``HOBSPrune-v0``, ``HOBSPruneLayerwise-v0`` and ``HOBSPruneFamily-v0``; nothing heavy
+is imported until a name is used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 
@@ -104,18 +104,20 @@ __getattr__, __dir__ = lazy_names(
     },
 )
 
-_ENVIRONMENTS = {
-    "HOBSPrune-v0": ("prune_gym.prune_gym:HOBSPruneEnv", "prune_gym.prune_gym:HOBSPruneVectorEnv"),
-    "HOBSPruneLayerwise-v0": ("prune_gym.prune_gym:HOBSPruneLayerwiseEnv", None),
-    "HOBSPruneFamily-v0": ("prune_gym.prune_gym:HOBSPruneFamilyEnv", None),
+_ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "HOBSPrune-v0": {"entry_point": "HOBSPruneEnv", "vector_entry_point": "HOBSPruneVectorEnv"},
+    "HOBSPruneLayerwise-v0": {"entry_point": "HOBSPruneLayerwiseEnv"},
+    # A normalised score, see THRESHOLDS of prune_gym.bench.protocol.
+    "HOBSPruneFamily-v0": {"entry_point": "HOBSPruneFamilyEnv", "reward_threshold": 0.6},
 }
 
 
 def register_envs() -> None:
     """Register the environments with Gymnasium; a second call changes nothing."""
-    for name, (entry_point, vector_entry_point) in _ENVIRONMENTS.items():
+    for name, about in _ENVIRONMENTS.items():
         if name not in gymnasium.registry:
-            gymnasium.register(id=name, entry_point=entry_point, vector_entry_point=vector_entry_point)
+            places = {key: f"prune_gym.prune_gym:{value}" for key, value in about.items() if "entry_point" in key}
+            gymnasium.register(id=name, **{**about, **places})
 
 
 register_envs()

@@ -18,7 +18,7 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-PACKAGES = ("prune_gym", "agents", "hessian", "baselines")
+PACKAGES = ("prune_gym", "prune_gym.bench", "prune_gym.suite", "agents", "hessian", "baselines")
 _LINK = re.compile(r"(?<=\]\()([^)\s]+)(?=\))")
 
 
@@ -86,7 +86,7 @@ def _published(path: Path) -> str:
 
 def _reference(package: str) -> str:
     """One entry for every name that the package's face lists."""
-    face = ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))
+    face = ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
     homes, names = {}, []
     for node in ast.walk(face):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package):

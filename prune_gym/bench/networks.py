@@ -215,8 +215,8 @@ def _load(path: str) -> Mapping[str, BenchNetwork]:
             networks[description.name] = BenchNetwork.of_arrays(description, own)
         except KeyError as error:
             raise ValueError(f"{path}: network {description.name!r} has no array {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        except (ValueError, TypeError, IndexError, OverflowError) as error:
+            raise ValueError(f"{path}: the arrays of network {description.name!r} do not fit ({error})") from error
     return networks
 
 

@@ -90,11 +90,11 @@ class HOBSPruneEnv(PruningEnv):
 
     | Parameter | Type | Default | Description |
     | --- | --- | --- | --- |
-    | `task` | str or PruningTask | `"digits-resnet20"` | what is pruned; names survive `spec.to_json()` |
+    | `task` | str or PruningTask | `"digits-resnet20"` | what is pruned; `"bench/NAME"` is of the bench |
     | `target_flops_reduction` | float or (low, high) | the task's | required reduction, or a range sampled at reset |
     | `constraint` | str | `"soft"` | `"soft"`: a penalty; `"hard"`: every plan is projected onto the target |
     | `reward` | str | `"accuracy_flops"` | `..._fixed`, `top1_flops`, `amc_accuracy`, `amc_flops`, `latency` |
-    | `fidelity` | str | `"measured"` | `"predicted"`: microseconds a step, from the predicted loss curves |
+    | `fidelity` | str | `"measured"` | `"predicted"`: by predicted losses; `"surrogate"`: on the bench |
     | `repair` | str | `"sequential"` | of what stays; `sequential_fast`, `reconstructed`, `closed_form`, `none` |
     | `judge` | str | `"labels"` | what plans are held to; `dense`: agreement and KL divergence, without labels |
     | `features` | str or names | `"kfac"` | `"cost"` (no curvature), `"amc"` (AMC's eleven), or names |

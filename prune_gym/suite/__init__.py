@@ -8,7 +8,8 @@ from hessian.support.lazy import lazy_names
 
 if TYPE_CHECKING:
     from prune_gym.suite.family import HOBSPruneFamilyEnv
+    from prune_gym.suite.minari import to_minari
 
-__all__ = ["HOBSPruneFamilyEnv"]
+__all__ = ["HOBSPruneFamilyEnv", "to_minari"]
 
-__getattr__, __dir__ = lazy_names(__name__, {"HOBSPruneFamilyEnv": "family"})
+__getattr__, __dir__ = lazy_names(__name__, {"HOBSPruneFamilyEnv": "family", "to_minari": "minari"})

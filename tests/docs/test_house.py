@@ -54,6 +54,7 @@ ROOMS = {
         "studies.manifest",
         "studies.bench",
         "studies.transfer",
+        "studies.ladder",
         "studies.agents",
         "studies.methods",
         "studies.audit",

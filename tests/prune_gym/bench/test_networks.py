@@ -63,6 +63,16 @@ def test_a_damaged_file_is_refused(bench_file, tmp_path):
         load_networks(tmp_path / "none.safetensors")
 
 
+@pytest.mark.parametrize("array", ["units", "surrogate/places", "reference/plans", "features", "surrogate/knots"])
+@pytest.mark.parametrize("value", [np.zeros(()), np.zeros((2, 2, 2)), np.full(3, np.nan), np.array([-5])])
+def test_arrays_that_do_not_fit_are_refused_by_name(tmp_path, monkeypatch, array, value):
+    arrays = network(1).arrays()
+    monkeypatch.setattr(BenchNetwork, "arrays", lambda self: {**arrays, f"plain-01/{array}": value})
+    path = write_networks(tmp_path / "wrong.safetensors", [network(1)])
+    with pytest.raises(ValueError, match=r"wrong\.safetensors.*plain-01"):
+        load_networks(path)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

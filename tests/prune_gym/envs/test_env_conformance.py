@@ -302,8 +302,8 @@ def test_spawned_environments_equal_those_of_this_process(kwargs, mode):
 def test_registering_twice_changes_nothing():
     prune_gym.register_envs()
     gym.register_envs(prune_gym)
-    assert gym.spec("HOBSPrune-v0").entry_point == "prune_gym.envs.hobs_prune:HOBSPruneEnv"
-    assert gym.spec("HOBSPruneLayerwise-v0").entry_point == "prune_gym.envs.layerwise:HOBSPruneLayerwiseEnv"
+    assert gym.spec("HOBSPrune-v0").entry_point == "prune_gym.prune_gym:HOBSPruneEnv"
+    assert gym.spec("HOBSPruneLayerwise-v0").entry_point == "prune_gym.prune_gym:HOBSPruneLayerwiseEnv"
     assert prune_gym.HOBSPruneEnv is HOBSPruneEnv
 
 

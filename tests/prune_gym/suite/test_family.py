@@ -7,7 +7,7 @@ from gymnasium.utils.env_checker import check_env
 
 from prune_gym.bench.networks import load_networks
 from prune_gym.bench.problem import BenchProblem
-from prune_gym.bench.protocol import contests
+from prune_gym.bench.protocol import THRESHOLDS, contests
 from tests.pages import ROOT
 
 
@@ -84,6 +84,10 @@ def test_copies_run_side_by_side(bench_file):
         observations, rewards, *_ = envs.step(envs.action_space.sample())
     assert observations.shape == envs.observation_space.shape
     assert np.isfinite(rewards).all()
+
+
+def test_the_reward_threshold_is_the_protocols():
+    assert gym.spec("HOBSPruneFamily-v0").reward_threshold == THRESHOLDS["medium"]
 
 
 def test_wrong_names_are_told(bench_file):
