@@ -15,14 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hessian.provenance.facts import Call
-
-_STEPS = {"floor", "ceil", "round", "trunc", "sign", "sgn", "heaviside", "floor_divide"}
-"""Floating-point results that jump."""
-_PICKS = {"sort", "topk", "max", "min", "median", "nanmedian", "kthvalue", "mode"}
-"""Values along one dimension, and where they were found."""
-_ONLY_SHAPES = ("new_", "view", "_unsafe_view")
-"""Beginnings of operators that ask nothing of values, whatever type they return."""
+from hessian.provenance.facts import Call, decides
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +56,7 @@ class _Noting(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if _decides(func, args, kwargs or {}, result):
+        if decides(func, args, kwargs or {}, result):
             call = Call.of(func, args, kwargs or {}, result)
             given = [tensor.clone() for tensor in _floating(call)]  # may be written over later
             self._noted.append(_Decision(call.name, given, _pytree.tree_map_only(Tensor, Tensor.clone, result)))
@@ -78,7 +71,7 @@ class _Following(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if not _decides(func, args, kwargs or {}, result):
+        if not decides(func, args, kwargs or {}, result):
             return result
         call = Call.of(func, args, kwargs or {}, result)
         noted = next(self._ahead, None)
@@ -103,22 +96,6 @@ def _taken(call: Call, noted: _Decision) -> Any:
     lost = places.ndim < source.ndim
     picked = source.gather(dim, places.unsqueeze(dim) if lost else places)
     return type(call.result)((picked.squeeze(dim) if lost else picked, places.clone()))
-
-
-def _decides(func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> bool:
-    """Return whether an operator makes places, masks or whole numbers of floating-point values."""
-    if func._schema.is_mutable:
-        return False
-    if isinstance(result, Tensor):
-        name = func._schema.name.removeprefix("aten::")
-        if result.is_complex() or name.startswith(_ONLY_SHAPES) or name.endswith("_like"):
-            return False
-        if result.is_floating_point() and name not in _STEPS and not kwargs.get("rounding_mode"):
-            return False
-    elif not (isinstance(result, (tuple, list)) and len(result) == 2 and func._overloadpacket.__name__ in _PICKS):
-        return False
-    given = _pytree.arg_tree_leaves(*args, **kwargs)
-    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() for leaf in given)
 
 
 def _floating(call: Call) -> list[Tensor]:

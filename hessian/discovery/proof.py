@@ -8,7 +8,7 @@ fails is read in another way, where its code allows for one, and else stays whol
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from hessian.discovery.layers import Layers, Pin, layers_of
 from hessian.discovery.trial import Trial
 from hessian.provenance.classes import Reason
 from hessian.provenance.run import Provenance
-from hessian.provenance.sites import Site
+from hessian.provenance.sites import STAYING, WINDOWS, Site
 from hessian.support.calling import state_kept
 
 
@@ -69,30 +69,52 @@ class _Proof:
     # ------------------------------------------------------------------ other readings
 
     def _reread(self) -> None:
-        """Find, for places of each kind, the first reading that stands."""
-        for kind in self._kinds():
-            for option in range(max(len(self._sites[site].options) for site in kind)):
-                for site in kind:
-                    self._choice[site] = min(option, len(self._sites[site].options) - 1)
-                self._layers = self._read()
-                if self._stands(kind):
-                    break
-            else:
-                self._reread_one_by_one(kind)
+        """Find, for places of each kind, the first reading that stands; staying is the last resort of each place.
+
+        A kind may fail for another one that is read wrongly: those without a reading are tried again after the others.
+        """
+        kinds = self._kinds()
+        for _ in range(2):
+            left = [kind for kind in kinds if self._reread_together(kind, self._readings(kind)) is False]
+            if not left or len(left) == len(kinds):
+                break
+            kinds = left
+        for kind in left:
+            self._reread_one_by_one(kind)
 
     def _reread_idle(self) -> None:
-        """Find, for shuffles of which the first reading leaves nothing, the first that leaves layers that stand."""
+        """Read shuffles of which the first reading leaves nothing in the other way, if that stands."""
         for kind in self._kinds():
-            if any(len(option.loose) for option in self._sites[kind[0]].options) and not self._touching(kind):
-                before = self._layers
-                for option in range(1, len(self._sites[kind[0]].options)):
-                    self._choice.update(dict.fromkeys(kind, option))
-                    self._layers = self._read()
-                    if self._stands(kind):
-                        break
-                else:
-                    self._choice.update(dict.fromkeys(kind, 0))
-                    self._layers = before
+            readings = [choice for label, choice in self._labelled(kind) if label == WINDOWS]
+            if readings and not self._touching(kind):
+                self._reread_together(kind, readings)
+
+    def _reread_together(self, kind: Sequence[int], readings: Iterable[dict[int, int]]) -> bool | None:
+        """Take the first reading that stands; where none does, the first of all, and None if none leaves layers."""
+        touched = False
+        for choice in readings:
+            self._choice.update(choice)
+            self._layers = self._read()
+            touching = self._touching(kind)
+            touched = touched or bool(touching)
+            if touching and self._failure(touching) is None:
+                return True
+        self._choice.update(dict.fromkeys(kind, 0))
+        self._layers = self._read()
+        return False if touched else None
+
+    def _readings(self, kind: Sequence[int]) -> list[dict[int, int]]:
+        """Ways to read all places of a kind alike, other than that their channels stay; each place's own first."""
+        found = [dict.fromkeys(kind, 0)]
+        for label, choice in self._labelled(kind):
+            if label != STAYING and choice not in found:
+                found.append(choice)
+        return found
+
+    def _labelled(self, kind: Sequence[int]) -> list[tuple[str, dict[int, int]]]:
+        """Every label with the options that have it; the first where a place has none."""
+        labels = dict.fromkeys(option.label for site in kind for option in self._sites[site].options)
+        return [(label, {site: _option(self._sites[site], label) for site in kind}) for label in labels]
 
     def _reread_one_by_one(self, kind: Sequence[int]) -> None:
         for site in kind:
@@ -111,8 +133,7 @@ class _Proof:
         kinds: dict[Any, list[int]] = {}
         for index, site in enumerate(self._sites):
             if len(site.options) > 1:
-                key = type(modules.get(site.where, self._model)), site.text, len(site.options)
-                kinds.setdefault(key, []).append(index)
+                kinds.setdefault((type(modules.get(site.where, self._model)), site.text), []).append(index)
         return list(kinds.values())
 
     def _stands(self, sites: Sequence[int]) -> bool:
@@ -157,6 +178,10 @@ class _Proof:
             if why is not None:
                 found += self._halved(half, why)
         return found or [(groups[0], problem)]  # they fail only together: one of them stays
+
+
+def _option(site: Site, label: str) -> int:
+    return next((index for index, option in enumerate(site.options) if option.label == label), 0)
 
 
 def _near(groups: Sequence[ChannelGroup], where: str) -> list[ChannelGroup]:

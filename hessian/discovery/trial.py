@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class Trial:
         self._values = lively(dict(model.state_dict()))
         self._trains = provenance.trains
         self._derived = provenance.derived
+        self._decided = provenance.decided
         self._ranks: dict[str, int] = {}
         self._apart_ranks: dict[str, int] = {}
 
@@ -82,21 +83,20 @@ class Trial:
 
     def _failure(self, cut: Cut) -> Reason | None:
         self._model.eval()
-        decisions = Decisions()
-        with _watched(self._model) as stack:
-            try:
-                weights = DerivedWeights(self._model, self._derived & cut.slices.keys(), cut)
-                with installed(self._model, cut.state(self._values), cut.attributes):
-                    with weights.recorded(), decisions.noted():
-                        pruned = tensors_in(call_model(self._model, self._example_input))
-                    trained = self._trained_shapes()
-                    del stack[:]
-                with installed(self._model, self._zeroed(cut), {}), norms_over(self._model, cut):
-                    with weights.replaced(), decisions.followed() as compared:
-                        dense = tensors_in(call_model(self._model, self._example_input))
-                    expected = self._trained_shapes() if trained is not None else None
-            except NETWORK_ERRORS as error:
-                return Reason(f"cannot be cut: {_short(error)}", stack[-1] if stack else "")
+        decisions = Decisions() if self._decided else None
+        weights = DerivedWeights(self._model, self._derived & cut.slices.keys(), cut)
+        state = cut.state(self._values)
+        try:
+            with installed(self._model, state, cut.attributes):
+                with weights.recorded(), nullcontext() if decisions is None else decisions.noted():
+                    pruned = self._outputs()
+                trained = self._trained_shapes()
+            with installed(self._model, self._zeroed(cut), {}), norms_over(self._model, cut):
+                with weights.replaced(), nullcontext([]) if decisions is None else decisions.followed() as compared:
+                    dense = self._outputs()
+                expected = self._trained_shapes() if trained is not None else None
+        except NETWORK_ERRORS as error:
+            return Reason(f"cannot be cut: {_short(error)}", self._place(state, cut))
         if trained is not None and trained != expected:
             return Reason("cannot be cut: outputs in training mode change their shapes", "")
         for name, wanted, found in compared:
@@ -105,12 +105,27 @@ class Trial:
                 return Reason(f"cannot be cut: what {name} decides by differs from the dense network's by {gap}", "")
         return _difference(dense, pruned)
 
+    def _outputs(self) -> list[Tensor]:
+        return tensors_in(call_model(self._model, self._example_input))
+
+    def _place(self, state: Mapping[str, Tensor], cut: Cut) -> str:
+        """Name of the innermost module that was running when the smaller network raised; empty where it was none."""
+        self._model.eval()
+        with _watched(self._model) as stack, installed(self._model, state, cut.attributes):
+            try:
+                self._outputs()
+                del stack[:]
+                self._trained_shapes()
+            except NETWORK_ERRORS:
+                return stack[-1] if stack else ""
+        return ""
+
     def _trained_shapes(self) -> list[tuple[int, ...]] | None:
         """Shapes of the outputs with containers in training mode; None where that is nothing new."""
         if not self._trains:
             return None
         with training_outside_leaves(self._model):
-            return [tuple(output.shape) for output in tensors_in(call_model(self._model, self._example_input))]
+            return [tuple(output.shape) for output in self._outputs()]
 
     def _zeroed(self, cut: Cut) -> dict[str, Tensor]:
         """Values of the dense network with zeros in the columns that read removed channels."""
@@ -150,9 +165,11 @@ def _halves(group: ChannelGroup) -> tuple[list[int], list[int]]:
 
 def _only(tensor: Tensor, axis: int, kept: Tensor) -> Tensor:
     """The tensor with zeros except at some positions of an axis."""
-    result = torch.zeros_like(tensor)
-    kept = kept.to(tensor.device)
-    return result.index_copy(axis, kept, tensor.index_select(axis, kept))
+    shape = [1] * tensor.ndim
+    shape[axis] = tensor.shape[axis]
+    mask = torch.zeros(shape[axis], dtype=tensor.dtype, device=tensor.device)
+    mask[kept.to(tensor.device)] = 1
+    return tensor * mask.reshape(shape)  # several times as fast as copying what is kept
 
 
 def lively(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -165,7 +182,7 @@ def lively(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     values: dict[str, Tensor] = {}
     changed: dict[tuple[int, tuple[int, ...]], Tensor] = {}
     for name, tensor in state.items():
-        if not tensor.is_floating_point() or not tensor.numel() or float(tensor.abs().max()) >= _DEAD:
+        if not tensor.is_floating_point() or not tensor.numel() or _largest(tensor) >= _DEAD:
             values[name] = tensor
             continue
         key = tensor.data_ptr(), tuple(tensor.shape)
@@ -175,6 +192,10 @@ def lively(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             changed[key] = ((drawn - 0.5) * 0.2 if bias else drawn * 0.5 + 0.5).to(tensor)
         values[name] = changed[key]
     return values
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, torch.inf))
 
 
 def _difference(dense: Sequence[Tensor], pruned: Sequence[Tensor]) -> Reason | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -50,6 +51,7 @@ class Facts:
         columns: ids of the columns of grouped convolutions, see `grouped_columns`.
         features: makes ids for the channels of a normalisation that holds no tensors.
         derived: names of modules whose weight is computed from their parameters (weight standardisation).
+        decided: whether any values decided something.
     """
 
     classes: Classes
@@ -59,6 +61,7 @@ class Facts:
     columns: Callable[[Tensor, int], Tensor]
     features: Callable[[str, int], Tensor]
     derived: set[str] = field(default_factory=set)
+    decided: bool = False
 
     def map(self, tensor: Any) -> Map:
         """Map of an operand; an empty one for what is made from nothing (and for None and numbers)."""
@@ -123,6 +126,37 @@ class Call:
     def results(self) -> Iterator[Tensor]:
         """All tensors among the results."""
         return (leaf for leaf in _pytree.tree_leaves(self.result) if isinstance(leaf, Tensor))
+
+
+_STEPS = {"floor", "ceil", "round", "trunc", "sign", "sgn", "heaviside", "floor_divide"}
+"""Operators whose floating-point results jump."""
+_PICKS = {"sort", "topk", "max", "min", "median", "nanmedian", "kthvalue", "mode"}
+"""Operators that give values along one dimension, and where they were found."""
+_ONLY_SHAPES = ("new_", "view", "_unsafe_view")
+"""Beginnings of operators that ask nothing of values, whatever type they return."""
+
+
+def decides(func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> bool:
+    """Return whether an operator makes places, masks or whole numbers of floating-point values, or rounds them."""
+    if isinstance(result, Tensor):
+        if not _may_decide(func, result.is_floating_point() or result.is_complex()):
+            return False
+        if result.is_floating_point() and "rounding_mode" in kwargs and kwargs["rounding_mode"] is None:
+            return False
+    elif not (isinstance(result, (tuple, list)) and len(result) == 2 and func._overloadpacket.__name__ in _PICKS):
+        return False
+    given = _pytree.arg_tree_leaves(*args, **kwargs)
+    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() for leaf in given)
+
+
+@cache
+def _may_decide(func: Any, floating: bool) -> bool:
+    if func._schema.is_mutable:
+        return False
+    name = func._schema.name.removeprefix("aten::")
+    if floating:
+        return name in _STEPS or any(argument.name == "rounding_mode" for argument in func._schema.arguments)
+    return not name.startswith(_ONLY_SHAPES) and not name.endswith("_like")
 
 
 def fixed(dimensions: int) -> Tensor:

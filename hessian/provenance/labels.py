@@ -59,9 +59,14 @@ class Map:
 
 
 class Labels:
-    """Index maps of all live tensors."""
+    """Index maps of all live tensors.
+
+    Attributes:
+        lost: planes of tensors without elements, of which a view cannot be followed.
+    """
 
     def __init__(self) -> None:
+        self.lost: Planes = []
         self._records: dict[int, _Record] = {}
         self._sweep_at = 4096
 
@@ -73,13 +78,17 @@ class Labels:
         geometry = tuple(tensor.shape), tensor.stride(), tensor.storage_offset()
         if geometry == (record.shape, record.strides, record.offset):
             return Map(record.planes, record.activation)
-        return Map([compressed(plane) for plane in _viewed(record, tensor)], record.activation)
+        planes = [compressed(plane) for plane in _viewed(record, tensor)]
+        if any(not plane.numel() for plane in planes):
+            self.lost += record.planes
+            planes = [torch.full((1,) * tensor.ndim, FIXED)]
+        return Map(planes, record.activation)
 
     def set(self, tensor: Tensor, planes: Sequence[Tensor], activation: bool) -> None:
         """Give a tensor a map; a tensor that shares another one's storage writes into that one's map.
 
         Raises:
-            MisfitError: a plane does not broadcast to the tensor's shape; nothing was changed.
+            MisfitError: a plane does not broadcast to the tensor's shape, or says nothing; nothing was changed.
         """
         planes = [_broadcast(plane, tensor) for plane in planes]
         record = self._record(tensor)
@@ -154,8 +163,10 @@ def varying(plane: Tensor) -> tuple[int, ...]:
 
 def _broadcast(plane: Tensor, tensor: Tensor) -> Tensor:
     missing = tensor.ndim - plane.ndim
-    if missing < 0 or any(
-        size not in (1, whole) for size, whole in zip(plane.shape, tensor.shape[missing:], strict=True)
+    if (
+        not plane.numel()
+        or missing < 0
+        or any(size not in (1, whole) for size, whole in zip(plane.shape, tensor.shape[missing:], strict=True))
     ):
         raise MisfitError(f"a map {tuple(plane.shape)} does not fit a tensor {tuple(tensor.shape)}")
     return plane.reshape((1,) * missing + tuple(plane.shape))

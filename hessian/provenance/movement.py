@@ -148,9 +148,27 @@ def picked(facts: Facts, call: Call, func: Any) -> None:
     if not source.planes:
         return
     dims = _dims_picked(call)
-    if by_data and any(set(varying(plane)) & dims for plane in source.planes):
+    channels = any(set(varying(plane)) & dims for plane in source.planes)
+    if by_data and channels:
         facts.pin(source, f"is picked by data in {call.name}")
-    moved(facts, call, func)
+    if call.result.numel() or channels or "indices" not in call.arguments:
+        moved(facts, call, func)
+        return
+    first, shape = _first_places(call["indices"]), [max(1, size) for size in call["self"].shape]
+    facts.give(call.result, [func(plane.expand(shape), first) for plane in source.planes], source.activation)
+
+
+def _first_places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Indices of one place each, where nothing was picked: what would have been has the same channels."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        if index is None:
+            found.append(None)
+        elif index.dtype is torch.bool:
+            found += [torch.zeros(1, dtype=torch.long)] * index.ndim
+        else:
+            found.append(torch.zeros((1,) * index.ndim, dtype=torch.long))
+    return found
 
 
 def _dims_picked(call: Call) -> set[int]:

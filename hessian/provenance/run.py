@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian.provenance.classes import Classes, Resolved
+from hessian.provenance.classes import Classes, Reason, Resolved
 from hessian.provenance.entries import Entries
 from hessian.provenance.facts import Context, Facts, fixed
 from hessian.provenance.labels import Labels, varying
@@ -33,6 +33,7 @@ class Provenance:
         calls: how often each of them is called in evaluation mode.
         trains: whether the network does something else in training mode that it can do on the example.
         derived: names of modules whose weight is computed from their parameters (weight standardisation).
+        decided: whether any values decided something (which are the largest, what is above zero).
     """
 
     entries: Entries
@@ -42,6 +43,7 @@ class Provenance:
     calls: dict[str, int]
     trains: bool
     derived: frozenset[str]
+    decided: bool
 
     def resolve(self, loose: Tensor | None = None) -> Resolved:
         """Classes and hard units; see `Classes.resolve`."""
@@ -66,8 +68,10 @@ def trace(model: nn.Module, example_input: Any) -> Provenance:
             _run(model, example_input, facts)
             seen = dict(calls)
             trains = _run_for_training(model, example_input, facts, seen)
+    for plane in labels.lost:
+        classes.pin(plane, Reason("goes through a view of nothing: the example input has no such places", ""))
     sites.finish()
-    return Provenance(entries, classes, sites, order, seen, trains, frozenset(facts.derived))
+    return Provenance(entries, classes, sites, order, seen, trains, frozenset(facts.derived), facts.decided)
 
 
 def _run(model: nn.Module, example_input: Any, facts: Facts) -> None:

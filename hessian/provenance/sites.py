@@ -18,6 +18,12 @@ from torch import Tensor, nn
 
 from hessian.provenance.classes import FIXED
 
+STAYING = "staying"
+"""Label of a reading in which channels stay: what is left where no other one stands."""
+WINDOWS = "windows"
+"""Label of a reading of shuffles that is tried where another one leaves nothing."""
+_NONE = torch.zeros(2, 0, dtype=torch.long)
+
 
 @dataclass(frozen=True, eq=False)
 class Follower:
@@ -41,12 +47,14 @@ class Option:
     """One way to read a place.
 
     Attributes:
+        label: what places of the same code that are read in the same way have in common.
         ties: int64 [2, pairs], ids that leave together.
         followers: attributes that change with the number of channels.
         pins: int64 [ids], ids that stay.
         loose: int64 [ids], ids that stay level over the groups of a convolution by these ties, not by their places.
     """
 
+    label: str
     ties: Tensor
     followers: tuple[Follower, ...] = ()
     pins: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
@@ -83,33 +91,31 @@ class Sites:
     def regrouped(self, where: str, module: nn.Module | None, ids: Tensor) -> None:
         """Channels are viewed along several dimensions: ids int64 [A, B, ...], changing along all of them."""
         order = [ids.ndim - 1, 0, *range(1, ids.ndim - 1)]
-        plain = [Option(_tied_across(ids, flexible)) for flexible in order]
+        plain = [Option(f"size {place}", _tied_across(ids, flexible)) for place, flexible in enumerate(order)]
         extra = []
         for flexible, option in zip(order, plain, strict=True):
             followers = _followers(where, module, [_line(ids, flexible), ids.flatten()])
             if followers:
-                extra.append(Option(option.ties, followers))
+                extra.append(Option(f"{option.label}, kept", option.ties, followers))
         options = (*plain, *extra, *_windows(ids))
         self._sites.append(Site(where, "views channels along several dimensions", ids.flatten(), options))
 
     def shuffled(self, where: str, ids: Tensor) -> None:
         """Channels of groups are shuffled by PyTorch's own operator: ids int64 [groups, size]."""
-        options = (Option(_tied_across(ids, 1)), *_windows(ids))
+        options = (Option("places", _tied_across(ids, 1)), *_windows(ids))
         self._sites.append(Site(where, "shuffles channels", ids.flatten(), options))
 
     def parts(self, where: str, module: nn.Module | None, parts: Sequence[Tensor]) -> None:
         """Channels are split into consecutive parts: ids int64 [size] of each."""
-        free = Option(torch.zeros(2, 0, dtype=torch.long))
         followers = _followers(where, module, [*parts, torch.cat(list(parts))])
-        options = [free, Option(free.ties, followers)] if followers else [free]
+        options = [Option("free, kept", _NONE, followers)] if followers else []
+        options.append(Option("free", _NONE))
         if len({len(part) for part in parts}) == 1 and len(parts) > 1:
             ties = _tied_across(torch.stack(list(parts)), 1)
-            tied = [Option(ties), Option(ties, followers)] if followers else [Option(ties)]
-            options = [*tied, *options]
-        elif followers:
-            options.reverse()
+            tied = [Option("tied", ties), *([Option("tied, kept", ties, followers)] if followers else [])]
+            options = [*tied, *reversed(options)]
         if len(parts) > 1:  # boundaries counted by the code: what lies before the last one stays
-            options.append(Option(free.ties, (), torch.cat(list(parts[:-1]))))
+            options.append(Option(STAYING, _NONE, (), torch.cat(list(parts[:-1]))))
         self._sites.append(Site(where, "splits channels", torch.cat(list(parts)), tuple(options)))
 
     def sliced(self, key: Any, where: str, module: nn.Module | None, part: Tensor, whole: Tensor) -> None:
@@ -129,25 +135,23 @@ class Sites:
     def strided(self, where: str, ids: Tensor, step: int) -> None:
         """Every so many channels are taken: ids int64 [size]; blocks of as many that leave whole keep all places."""
         whole = len(ids) // step * step
-        option = Option(_tied_across(ids[:whole].view(-1, step), 0), (), ids[whole:])
+        option = Option("blocks", _tied_across(ids[:whole].view(-1, step), 0), (), ids[whole:])
         self._sites.append(Site(where, "takes every so many channels", ids, (option,)))
 
     def rolled(self, where: str, ids: Tensor, shift: int) -> None:
         """Channels are rolled: ids int64 [size]; those that come round are counted by the code."""
         size = len(ids)
         round_ = ids[size - shift % size :]
-        none = torch.zeros(2, 0, dtype=torch.long)
-        options = [Option(none, (), round_)]
+        options = [Option(STAYING, _NONE, (), round_)]
         if 2 * (shift % size) == size:
-            options.insert(0, Option(_tied_across(ids.view(2, -1), 1)))
+            options.insert(0, Option("halves", _tied_across(ids.view(2, -1), 1)))
         self._sites.append(Site(where, "rolls channels", ids, tuple(options)))
 
     def counted(self, where: str, module: nn.Module | None, ids: Tensor, text: str) -> None:
         """Code uses a number of channels that its module may keep as an attribute: ids int64 [size]."""
         followers = _followers(where, module, [ids]) + _listed(where, module, ids)
         if followers:
-            none = torch.zeros(2, 0, dtype=torch.long)
-            options = (Option(none), Option(none, followers))
+            options = (Option("free", _NONE), Option("free, kept", _NONE, followers))
             self._sites.append(Site(where, text, ids, options))
 
     def finish(self) -> None:
@@ -206,7 +210,7 @@ def _windows(ids: Tensor) -> tuple[Option, ...]:
     whole = size // groups * groups
     shuffled = ids.T.reshape(groups, size)
     blocks = shuffled[:, :whole].reshape(-1, groups)
-    return (Option(_tied_across(blocks, 0), (), shuffled[:, whole:].flatten(), ids.flatten()),)
+    return (Option(WINDOWS, _tied_across(blocks, 0), (), shuffled[:, whole:].flatten(), ids.flatten()),)
 
 
 def _listed(where: str, module: nn.Module | None, ids: Tensor) -> tuple[Follower, ...]:

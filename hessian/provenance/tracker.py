@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hessian.provenance import combining, movement, regions, weights
-from hessian.provenance.facts import Call, Facts, fixed
+from hessian.provenance.facts import Call, Facts, decides, fixed
 from hessian.provenance.labels import MisfitError
 
 Rule = Callable[[Facts, Call], None]
@@ -103,6 +103,7 @@ class Tracker(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation and follow it."""
         result = func(*args, **(kwargs or {}))
+        self.facts.decided = self.facts.decided or decides(func, args, kwargs or {}, result)
         self._follow(func, Call.of(func, args, kwargs or {}, result))
         return result
 
@@ -168,7 +169,7 @@ def _is_view(func: Any, call: Call) -> bool:
 
 
 def _has_storage(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and tensor.numel() > 0
+    return tensor.layout is torch.strided
 
 
 def _changes_element_size(call: Call) -> bool:

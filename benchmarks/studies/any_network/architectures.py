@@ -47,6 +47,13 @@ _DETECTION = {
     "ssd300_vgg16": ("head",),
     "ssdlite320_mobilenet_v3_large": ("head",),
 }
+_FEW_PROPOSALS = {
+    "rpn_nms_thresh": 1.0,
+    "rpn_pre_nms_top_n_test": 60,
+    "rpn_post_nms_top_n_test": 60,
+    "box_score_thresh": 0.0,
+    "box_detections_per_img": 20,
+}
 _SIZES = {
     "timm/inception_v3": 128,
     "timm/inception_v4": 128,
@@ -132,8 +139,8 @@ def architectures() -> dict[str, Architecture]:
 
 
 def _detector(name: str, watched: tuple[str, ...]) -> Architecture:
-    """A detector that keeps every proposal, however unsure and however close to another."""
-    options: dict[str, Any] = {"weights_backbone": None, **({"rpn_nms_thresh": 1.0} if "rcnn" in name else {})}
+    """A detector that keeps proposals however unsure and however close to another; few, as its images are small."""
+    options: dict[str, Any] = {"weights_backbone": None, **(_FEW_PROPOSALS if "rcnn" in name else {})}
     if not name.startswith("ssd"):
         options |= {"min_size": 96, "max_size": 128}
     if "num_keypoints" not in name and not name.startswith("keypoint"):

@@ -89,6 +89,44 @@ def test_maps_that_decide_places_stay_and_all_before_them_is_cut(pick, width, la
     assert_cut(Picking(pick, width), layers)
 
 
+class Rare(nn.Module):
+    """A branch for places of which the example has none."""
+
+    def __init__(self, widen):
+        super().__init__()
+        torch.manual_seed(0)
+        self.limit, self.widen = 1e3, widen
+        self.stem, self.maps = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 1, 1)
+        self.hidden, self.side, self.head = nn.Linear(8, 6), nn.Linear(24, 5), nn.Linear(8, 5)
+
+    def forward(self, x):
+        h = F.relu(self.stem(x))
+        rows = h.permute(0, 2, 3, 1).flatten(0, 2)[self.maps(x).flatten() > self.limit]
+        found = self.widen(self.hidden(rows).relu())
+        return self.head(h.mean((2, 3))) + self.side(found).sum(0)
+
+
+@pytest.mark.parametrize(
+    ("widen", "layers"),
+    [
+        (lambda rows: rows.repeat_interleave(4, 1), {"stem": 8, "hidden": 6}),
+        (lambda rows: rows[:, :, None].expand(-1, -1, 4).flatten(1), {"stem": 8}),
+        (lambda rows: F.pad(rows, (0, 18)), {"stem": 8, "hidden": 6}),
+        (lambda rows: torch.cat([rows, rows, rows, rows], 1), {"stem": 8, "hidden": 6}),
+        (lambda rows: rows.view(-1, 2, 3).transpose(1, 2).reshape(-1, 6)[:, [0, 1, 2, 3] * 6], {"stem": 8}),
+        (lambda rows: F.linear(rows, torch.ones(24, 6)), {"stem": 8}),
+        (lambda rows: F.adaptive_avg_pool1d(rows, 24), {"stem": 8}),
+    ],
+    ids=["repeated", "expanded", "padded", "concatenated", "shuffled", "linear", "resampled"],
+)
+def test_what_reads_rows_of_which_the_example_has_none_is_cut_with_what_it_reads(widen, layers):
+    model = Rare(widen).eval()
+    found = discover(model, IMAGE)
+    assert {group.name: group.num_units for group in found.groups} == layers
+    model.limit = 0.0
+    assert_equal_to_silenced(model, found, {group.name: group.channels([0, 3, 4]) for group in found.groups})
+
+
 class Routed(nn.Module):
     """One map decides which channel is taken at each place: in another image it is another one."""
 
