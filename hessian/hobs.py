@@ -53,6 +53,7 @@ class HOBSSensitivityAnalyzer:
         use_kfac: Kronecker factors (default), or exact quadratics (:mod:`hessian.pricing.exact`; small networks only).
         example_input: a tensor the model accepts; taken from the first batch when absent.
         ignored_layers: names or modules whose channels stay.
+        groups: the prunable layers, where they are known of this very model; else they are found.
         approximation: ``"expand"`` (default) or ``"reduce"``, see :mod:`hessian.kfac`.
         fisher: curvature estimator, see :mod:`hessian.kfac.loss_curvature`.
         absorb_shift: let a BatchNorm behind a bias-free consumer absorb a refitted constant.
@@ -83,6 +84,7 @@ class HOBSSensitivityAnalyzer:
         *,
         example_input: Any = None,
         ignored_layers: Sequence[str | nn.Module] = (),
+        groups: Sequence[ChannelGroup] | None = None,
         approximation: str = "expand",
         fisher: str = "sketch",
         absorb_shift: bool = True,
@@ -106,6 +108,7 @@ class HOBSSensitivityAnalyzer:
         self.seed = seed
         self._workers = workers
         self._ignored = tuple(ignored_layers)
+        self._known = None if groups is None else list(groups)
         self.groups: list[ChannelGroup] = []
         self.norms: dict[str, str] = {}
         self.factors: dict[str, KroneckerFactors] = {}
@@ -223,7 +226,8 @@ class HOBSSensitivityAnalyzer:
         return self.factors
 
     def _find_structure(self, example_input: Any) -> None:
-        self.groups = find_channel_groups(self.model, example_input, self._ignored)
+        known = self._known
+        self.groups = find_channel_groups(self.model, example_input, self._ignored) if known is None else known
         with undisturbed(self.model):
             self.norms = shift_absorbing_norms(self.model, example_input) if self.absorb_shift else {}
             self._positions = calls_of_one_input(self.model, example_input).positions

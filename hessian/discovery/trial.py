@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -83,16 +83,18 @@ class Trial:
 
     def _failure(self, cut: Cut) -> Reason | None:
         self._model.eval()
-        decisions = Decisions() if self._decided else None
+        decisions = Decisions()
+        noted: AbstractContextManager[Any] = decisions.noted() if self._decided else nullcontext()
+        followed: AbstractContextManager[Any] = decisions.followed() if self._decided else nullcontext([])
         weights = DerivedWeights(self._model, self._derived & cut.slices.keys(), cut)
         state = cut.state(self._values)
         try:
             with installed(self._model, state, cut.attributes):
-                with weights.recorded(), nullcontext() if decisions is None else decisions.noted():
+                with weights.recorded(), noted:
                     pruned = self._outputs()
                 trained = self._trained_shapes()
             with installed(self._model, self._zeroed(cut), {}), norms_over(self._model, cut):
-                with weights.replaced(), nullcontext([]) if decisions is None else decisions.followed() as compared:
+                with weights.replaced(), followed as compared:
                     dense = self._outputs()
                 expected = self._trained_shapes() if trained is not None else None
         except NETWORK_ERRORS as error:

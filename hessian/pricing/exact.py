@@ -11,7 +11,7 @@ The loss of one sample is ``criterion(z_n, y_n)``; everything here is averaged o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacrev, vmap
 
 from hessian.channels.slicing import ModuleSlice, Plan
+from hessian.kfac.default_loss import has_classes
 from hessian.kfac.loss_curvature import Criterion
 from hessian.patches.matrices import from_matrix, matrix_columns, to_matrix, weight_matrix
 from hessian.pricing.analysis import Analysis
-from hessian.support.batches import model_device, read_pairs
+from hessian.support.batches import model_device, read_batches, split_batch
 from hessian.support.modes import modes_restored
 from hessian.support.names import unknown
 from hessian.support.progress import Progress
@@ -168,12 +169,15 @@ def exact_analysis(
 
     Args:
         analysis: its structure and factors are known (the repair uses the input factors).
-        dataloader: yields (inputs, labels) batches.
+        dataloader: yields (inputs, labels) batches; images alone do for cross-entropy, whose curvature asks no labels.
         criterion: None is cross-entropy.
         num_batches: batches to read.
         progress: called with (description, done, total).
+
+    Raises:
+        ValueError: no labels, and a criterion or outputs that need some.
     """
-    batches = list(read_pairs(dataloader, model_device(analysis.model), num_batches))
+    batches = list(_labelled(analysis.model, dataloader, criterion, num_batches))
     prices, orders, curves, obd = {}, {}, {}, {}
 
     def price(plan: Plan, repaired: bool) -> float:
@@ -194,6 +198,28 @@ def exact_analysis(
         if progress is not None:
             progress("exact quadratics", done, len(analysis.groups))
     return prices, orders, curves, obd
+
+
+def _labelled(
+    model: nn.Module, data: Any, criterion: Criterion | None, num_batches: int | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pairs of inputs and labels; where there are none, the network's own classes, of which cross-entropy asks nothing.
+
+    Raises:
+        ValueError: no labels where a criterion or outputs need some.
+    """
+    for batch in read_batches(data, model_device(model), num_batches):
+        if batch.labels is not None or batch.images is None or criterion is not None:
+            yield split_batch((batch.images, batch.labels))
+            continue
+        with torch.no_grad(), modes_restored(model):
+            outputs = model.eval()(batch.images)
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2 or not has_classes(outputs):
+            raise ValueError(
+                "exact quadratics without labels are those of cross-entropy, for outputs [N, classes]: give batches of "
+                "(images, labels) and a criterion, or use Kronecker factors (use_kfac=True)"
+            )
+        yield batch.images, outputs.argmax(1)
 
 
 def removal_deltas(analysis: Analysis, plan: Plan, *, repaired: bool) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 import hessian
 from hessian import HOBSSensitivityAnalyzer
+from hessian.channels.group import ChannelGroup
 from hessian.support.progress import Progress
 from prune_gym.support.cache import Metadata, Tensors, cache_path, code_digest, remember
 from prune_gym.support.device import module_device
@@ -70,6 +72,7 @@ def analyse(
     settings: CurvatureSettings,
     folder: Path,
     progress: Progress | None = None,
+    groups: Sequence[ChannelGroup] | None = None,
 ) -> HOBSSensitivityAnalyzer:
     """Analysis of a task's network, from the cache where it is there and sound.
 
@@ -78,6 +81,7 @@ def analyse(
         settings: how curvature is measured.
         folder: the cache.
         progress: called with (description, done, total) while computing.
+        groups: the network's prunable layers where they are known; else they are found.
     """
     hobs = HOBSSensitivityAnalyzer(
         task.model,
@@ -85,6 +89,7 @@ def analyse(
         settings.use_kfac,
         example_input=task.example_input[:1],
         ignored_layers=task.ignored_layers,
+        groups=groups,
         approximation=settings.approximation,
         fisher=settings.fisher,
         trace_calibration=settings.trace_calibration,

@@ -8,11 +8,13 @@ fractions, not nats.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from hessian import HOBSSensitivityAnalyzer
+from hessian.channels.group import ChannelGroup
 from hessian.patches.filter_norms import filter_norms
 from hessian.support.progress import Progress
 from prune_gym.measuring.curvature_cache import CurvatureSettings
@@ -20,7 +22,11 @@ from prune_gym.tasks.task import PruningTask
 
 
 def rank_by_magnitude(
-    task: PruningTask, settings: CurvatureSettings, folder: Path | None = None, progress: Progress | None = None
+    task: PruningTask,
+    settings: CurvatureSettings,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    groups: Sequence[ChannelGroup] | None = None,
 ) -> HOBSSensitivityAnalyzer:
     """An analysis of a task's network whose prices, orders and curves come from filter norms; it has no factors.
 
@@ -29,9 +35,14 @@ def rank_by_magnitude(
         settings: only the damping is used, by refits.
         folder: the cache; nothing is kept, for this takes milliseconds.
         progress: not called.
+        groups: the network's prunable layers where they are known; else they are found.
     """
     analysis = HOBSSensitivityAnalyzer(
-        task.model, settings.damping, example_input=task.example_input[:1], ignored_layers=task.ignored_layers
+        task.model,
+        settings.damping,
+        example_input=task.example_input[:1],
+        ignored_layers=task.ignored_layers,
+        groups=groups,
     )
     modules = dict(task.model.named_modules())
     for group in analysis.groups:

@@ -169,7 +169,9 @@ class PruningProblem:
         """
         if self._loaded is None:
             task = self._build_task().to(self.device)
-            hobs = SELECTIONS[self.selection](task, self.curvature, self._folder, self.progress)
+            # A task by name is built anew, and may turn out to be another network than its structure showed.
+            known = self.groups if isinstance(self._given, PruningTask) else None
+            hobs = SELECTIONS[self.selection](task, self.curvature, self._folder, self.progress, known)
             self._check_structure(hobs.groups, task)
             self._loaded = AnalysedTask(task, hobs, self.cost, self.repair)
         return self

@@ -93,6 +93,21 @@ def test_the_exact_path_gives_prices_of_the_same_meaning():
         assert hobs.curves[name].shape == kfac.curves[name].shape
 
 
+def test_exact_quadratics_of_images_alone_are_those_with_any_labels():
+    labelled, alone = (
+        analyzed(use_kfac=False),
+        HOBSSensitivityAnalyzer(networks.make(networks.Residual), use_kfac=False),
+    )
+    x, _ = networks.images(48)
+    alone.compute_sensitivity([x])
+    for name, prices in labelled.prices.items():
+        torch.testing.assert_close(alone.prices[name], prices, rtol=1e-4, atol=1e-9)
+    with pytest.raises(ValueError, match="this criterion needs labels"):
+        HOBSSensitivityAnalyzer(networks.make(networks.Residual), use_kfac=False).compute_sensitivity(
+            [x], lambda outputs, labels: F.cross_entropy(outputs, torch.zeros(len(outputs), dtype=torch.long))
+        )
+
+
 def test_a_repair_beats_removal_in_the_dense_features():
     hobs = analyzed()
     x, _ = networks.images(48, seed=5)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hessian import hobs as hobs_module
 from prune_gym.measuring import curvature_cache
 from prune_gym.measuring.curvature_cache import CurvatureSettings, analysis_key
 from prune_gym.problem import PruningProblem
@@ -35,6 +36,16 @@ def analyses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(curvature_cache.HOBSSensitivityAnalyzer, "compute_sensitivity", counted)
     return done
+
+
+def test_the_layers_of_a_task_object_are_found_once(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(hobs_module, "find_channel_groups", lambda *_: found.append(1))
+    for selection in ("hobs", "magnitude"):
+        problem = PruningProblem(tiny_task(), cache_dir=tmp_path, selection=selection).load()
+        assert problem.hobs.groups is not problem.groups
+        assert problem.hobs.groups == problem.groups
+    assert not found
 
 
 def test_structure_needs_no_data(tmp_path):
