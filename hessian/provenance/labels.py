@@ -121,7 +121,14 @@ class Labels:
 
     @staticmethod
     def _covers(record: _Record, tensor: Tensor) -> bool:
-        return tensor.numel() >= math.prod(record.shape)
+        """Return whether a tensor takes all elements of its storage that a record tells of."""
+        if not record.shape or not math.prod(record.shape):
+            return True
+        first, last = _span(tensor.shape, tensor.stride(), int(tensor.storage_offset()))
+        low, high = _span(record.shape, record.strides, record.offset)
+        same = (tuple(tensor.shape), tensor.stride(), tensor.storage_offset())
+        dense = tensor.numel() == last + 1 - first and first <= low and high <= last
+        return dense or same == (record.shape, record.strides, record.offset)
 
     @staticmethod
     def _write(record: _Record, tensor: Tensor, planes: Planes, activation: bool) -> None:
@@ -159,6 +166,11 @@ def compressed(plane: Tensor) -> Tensor:
 def varying(plane: Tensor) -> tuple[int, ...]:
     """Dimensions along which a compressed plane changes."""
     return tuple(dim for dim, size in enumerate(plane.shape) if size > 1)
+
+
+def _span(shape: Sequence[int], strides: Sequence[int], offset: int) -> tuple[int, int]:
+    """First and last element of a storage that a geometry reaches."""
+    return offset, offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
 
 
 def _broadcast(plane: Tensor, tensor: Tensor) -> Tensor:

@@ -125,8 +125,8 @@ class Tracker(TorchDispatchMode):
             for result in call.results:
                 if not any(result is tensor for tensor in call.tensors):
                     self.facts.labels.forget(result)
-        if not any(self.facts.map(tensor).planes for tensor in call.tensors):
-            return
+        if call.name.startswith("new_") or not any(self.facts.map(tensor).planes for tensor in call.tensors):
+            return  # a new tensor asks another one for its type, or nothing is known of any
         try:
             self._apply(func, call)
         except MisfitError:

@@ -36,6 +36,13 @@ def written(base, part):
     return base
 
 
+def in_parts(x):
+    new = x.new_empty(x.shape)
+    new[..., 2:] = x[..., :-2]
+    new[..., :2] = x[..., -2:]
+    return new
+
+
 MOVING = {
     "permute": lambda m, x: x.permute(0, 2, 3, 1),
     "flatten": lambda m, x: x.flatten(1),
@@ -54,6 +61,8 @@ MOVING = {
     "pixel unshuffle": lambda m, x: F.pixel_unshuffle(x, 2),
     "unfold": lambda m, x: F.unfold(x, 2),
     "channel padding": lambda m, x: F.pad(x, (0, 0, 0, 0, 2, 1)),
+    "circular padding": lambda m, x: F.pad(x, (1, 2, 0, 1), mode="circular"),
+    "a new tensor written in parts": lambda m, x: in_parts(x),
     "spatial padding": lambda m, x: F.pad(x, (1, 2, 0, 1)),
     "reflection": lambda m, x: F.pad(x, (1, 1, 1, 1), mode="reflect"),
     "repeat": lambda m, x: x.repeat(1, 2, 1, 1),
