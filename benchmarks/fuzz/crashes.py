@@ -76,7 +76,7 @@ class Crashes:
         return child
 
     def result(self, name: str) -> Any:
-        """What a finished run found, without timings."""
+        """Result of a finished run, without timings."""
         return self.job.result(self.folder / name)
 
     def leftovers(self, name: str) -> list[str]:
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _crashed(crashes: Crashes, options: argparse.Namespace) -> dict[str, Any]:
-    """Everything asked for of one job: what came of crashes at writes, and of kills at random moments.
+    """Outcome of the crashes at writes, and of the kills at random moments, of one job.
 
     Raises:
         ValueError: the undisturbed run failed.
