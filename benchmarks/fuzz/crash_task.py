@@ -21,6 +21,17 @@ pruning:
 experiment: {{name: crash, save_dir: {save_dir}, random_seeds: [3]}}
 """
 
+SWEEP = """
+name: crash
+save_dir: {save_dir}
+methods: [hobs-uniform, hobs-knapsack]
+tasks: [crash-cnn]
+targets: [0.6]
+seeds: [3]
+run:
+  pruning: {{reconstruction: {{steps: 5, images: 60}}, finetune: {{epochs: 1, batch_size: 32}}}}
+"""
+
 
 def build() -> PruningTask:
     """Three convolutions with random weights, on a few hundred digits."""

@@ -1,10 +1,11 @@
 """Runs that die: at every write, before it, torn in the middle and after it, and at random moments; all end alike.
 
-    python -m benchmarks.fuzz.crashes [--points] [--kills N] [--json FILE]
+    python -m benchmarks.fuzz.crashes [--jobs run sweep] [--points] [--every N] [--kills N] [--json FILE]
 
-A run of the main job on a small task is killed and started again with the same command until it is done. Its result has
-to be that of a run nobody killed, but for what was timed. ``--points`` dies once at every single write of a file, in
-three ways; ``--kills`` sends signal 9 at random moments, several times to one run.
+A run of the main job on a small task (search, reconstruction, fine-tuning), or a sweep of two, is killed and started
+again with the same command until it is done. Its result has to be that of a job nobody killed, but for what was timed.
+``--points`` dies once at every single write of a file, in three ways; ``--kills`` sends signal 9 at random moments,
+several times to one job.
 """
 
 from __future__ import annotations
@@ -27,14 +28,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks import main as job
 from benchmarks.common.arguments import positive, writable
 from benchmarks.common.command import reports_errors
 from benchmarks.common.provenance import write_result
-from benchmarks.files.models import read_result
-from benchmarks.fuzz import crash_task
-from benchmarks.job import pipeline
-from benchmarks.job.pipeline import without_timings
+from benchmarks.fuzz.crash_jobs import JOBS, Job
 
 WAYS = ("before", "torn", "after")
 """Moments at which a write is met: nothing is there yet; half a temporary file; the new file, and nothing after it."""
@@ -48,9 +45,11 @@ class Crashes:
 
     Attributes:
         folder: where everything lies.
+        job: what is run.
     """
 
     folder: Path
+    job: Job = JOBS["run"]
 
     def run(self, name: str, prepare: Callable[[], None] = lambda: None) -> int:
         """Start the run of a name, or go on with it, in a child process; returns how that ended.
@@ -65,7 +64,7 @@ class Crashes:
     def start(self, name: str, prepare: Callable[[], None] = lambda: None) -> int:
         """The same without waiting; returns the child's process id."""
         config = self.folder / f"{name}.yaml"
-        config.write_text(crash_task.CONFIG.format(save_dir=(self.folder / name).as_posix()))
+        config.write_text(self.job.config.format(save_dir=(self.folder / name).as_posix()))
         sys.stdout.flush()
         child = os.fork()
         if child == 0:
@@ -73,22 +72,16 @@ class Crashes:
             os.dup2(log, 1)
             os.dup2(log, 2)
             prepare()
-            os._exit(run_without_plots(config))
+            os._exit(self.job.run(config))
         return child
 
     def result(self, name: str) -> Any:
-        """Report of a finished run, without timings."""
-        return without_timings(read_result(self.folder / name / "seed_3" / "result.json"))
+        """Result of a finished run, without timings."""
+        return self.job.result(self.folder / name)
 
     def leftovers(self, name: str) -> list[str]:
         """Temporary files that lie about in a run's folder."""
         return [path.name for path in (self.folder / name).rglob("*.tmp")]
-
-
-def run_without_plots(config: Path) -> int:
-    """The main job, but for its plots, which take longer than all else and are drawn from the result."""
-    pipeline.save_plots = lambda *_: None
-    return job.main(["--config", str(config), "--threads", "1", "--gpu", "cpu"])
 
 
 def dying_at(write: int, way: str) -> Callable[[], None]:
@@ -118,7 +111,7 @@ def dying_at(write: int, way: str) -> Callable[[], None]:
 
 
 def crash_points(
-    crashes: Crashes, writes: Sequence[int] | None = None, ways: Sequence[str] = WAYS
+    crashes: Crashes, writes: Sequence[int] | None = None, ways: Sequence[str] = WAYS, every: int = 1
 ) -> list[dict[str, Any]]:
     """Die at writes in every way, go on, and compare; a row a write and way.
 
@@ -126,9 +119,10 @@ def crash_points(
         crashes: with a finished run called "base".
         writes: which; absent means all, until a run gets through.
         ways: of :data:`WAYS`.
+        every: distance of two writes, where all are meant.
     """
     expected, rows, write = crashes.result("base"), [], 0
-    for write in writes if writes is not None else range(10_000):
+    for write in writes if writes is not None else range(0, 10_000, every):
         for way in ways:
             name = f"point-{write}-{way}"
             died = crashes.run(name, dying_at(write, way))
@@ -188,45 +182,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     console = Console()
     found: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="prune-gym-crashes-") as scratch:
-        os.environ["PRUNE_GYM_CACHE"] = str(Path(scratch) / "cache")
-        crashes = Crashes(Path(scratch))
-        _import_everything(crashes.folder)
-        started = time.perf_counter()
-        if crashes.run("base") != 0:
-            raise ValueError(f"the undisturbed run failed: {(Path(scratch) / 'log.txt').read_text()[-2000:]}")
-        seconds = time.perf_counter() - started
-        if options.points:
-            rows = crash_points(crashes)
-            found["points"] = {
-                "writes": len({row["write"] for row in rows}),
-                "crashes": sum(row["died"] for row in rows),
-                "same_result": sum(row["same"] for row in rows),
-                "leftovers": sum(row["leftovers"] for row in rows),
-            }
-        if options.kills:
-            found["random"] = random_kills(crashes, options.kills, seconds, options.seed)
-    console.print(found)
-    if options.json is not None:
-        write_result(options.json, found)
-    points, kills = found.get("points"), found.get("random")
-    fine = (points is None or points["same_result"] == points["crashes"]) and (
-        kills is None or kills["same_result"] == kills["runs"]
-    )
+    fine = True
+    for name in options.jobs:
+        with tempfile.TemporaryDirectory(prefix="prune-gym-crashes-") as scratch:
+            os.environ["PRUNE_GYM_CACHE"] = str(Path(scratch) / "cache")
+            found[name] = _crashed(Crashes(Path(scratch), JOBS[name]), options)
+        points, kills = found[name].get("points"), found[name].get("random")
+        fine &= points is None or points["same_result"] == points["crashes"]
+        fine &= kills is None or kills["same_result"] == kills["runs"]
+        console.print(name, found[name])
+        if options.json is not None:
+            write_result(options.json, found)
     return int(not fine)
 
 
-def _import_everything(folder: Path) -> None:
+def _crashed(crashes: Crashes, options: argparse.Namespace) -> dict[str, Any]:
+    """Outcome of the crashes at writes, and of the kills at random moments, of one job.
+
+    Raises:
+        ValueError: the undisturbed run failed.
+    """
+    found: dict[str, Any] = {}
+    _import_everything(crashes)
+    started = time.perf_counter()
+    if crashes.run("base") != 0:
+        raise ValueError(f"the undisturbed run failed: {(crashes.folder / 'log.txt').read_text()[-2000:]}")
+    seconds = time.perf_counter() - started
+    if options.points:
+        rows = crash_points(crashes, every=options.every)
+        found["points"] = {
+            "writes": len({row["write"] for row in rows}),
+            "crashes": sum(row["died"] for row in rows),
+            "same_result": sum(row["same"] for row in rows),
+            "leftovers": sum(row["leftovers"] for row in rows),
+        }
+    if options.kills:
+        found["random"] = random_kills(crashes, options.kills, seconds, options.seed)
+    return found
+
+
+def _import_everything(crashes: Crashes) -> None:
     """Run once in this process, so that its children have nothing left to import."""
-    config = folder / "imports.yaml"
-    config.write_text(crash_task.CONFIG.format(save_dir=(folder / "imports").as_posix()))
+    config = crashes.folder / "imports.yaml"
+    config.write_text(crashes.job.config.format(save_dir=(crashes.folder / "imports").as_posix()))
     with contextlib.redirect_stdout(io.StringIO()):
-        run_without_plots(config)
+        crashes.job.run(config)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.fuzz.crashes", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--jobs", nargs="+", choices=tuple(JOBS), default=tuple(JOBS), help="of which (default: all)")
+    parser.add_argument(
+        "--every", type=positive, default=1, metavar="N", help="with --points: at every n-th write only"
     )
     parser.add_argument("--points", action="store_true", help="die once at every write, in three ways")
     parser.add_argument("--kills", type=positive, metavar="N", help="kill at so many random moments")

@@ -6,8 +6,8 @@ Minimise ``sum_l curve_l[removed_l]`` subject to ``FLOPs(kept) <= budget``, or p
 1. For a price ``mu`` on FLOPs, coordinate descent: with all other layers fixed, FLOPs are quadratic in one layer's
    count, so its best count is found by looking at all of them. Bisection on ``mu`` brackets the budget.
 2. Repair to the budget: give back what helps most per FLOP, or take away what costs least per FLOP.
-3. Exchange: two layers at a time are set to their best pair of counts under the budget, until no pair improves
-   (:mod:`prune_gym.allocation.exchange`).
+3. Exchange: two layers at a time are set to their best pair of counts under the budget
+   (:mod:`prune_gym.allocation.exchange`); of several starts the best ends where no pair improves.
 
 Lagrangian relaxation alone leaves a gap when curves are not convex; the exchanges close most of it.
 """
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from prune_gym.allocation.exchange import Exchange, LossTable
+from prune_gym.allocation.exchange import LOOKS, Exchange, LossTable
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
 
@@ -77,6 +77,8 @@ class _Search:
         self.limits = limits
         self.target = target
         self.table = LossTable.of(curves, limits)
+        self.counts = [counts[:size] for counts, size in zip(self.table.counts, self.table.sizes, strict=True)]
+        self.losses = [losses[:size] for losses, size in zip(self.table.losses, self.table.sizes, strict=True)]
         self.by_kept = np.full((len(curves), int(limits.units.max()) + 1), np.inf)
         for row, curve in zip(self.by_kept, curves, strict=True):
             row[1 : len(curve) + 1] = curve[::-1]
@@ -85,13 +87,15 @@ class _Search:
         uniform = self.cost.project(np.full(len(self.by_kept), max(self.target, 0.01)), self.target, limits=self.limits)
         # Descent and exchanges end in local optima, and which one depends on the start; ties fall by the plan itself.
         plans = [uniform, *(self._priced(start) for start in (uniform, self.limits.units))]
-        plans = [self._repair(self._exchange(self._repair(plan))) for plan in plans]
-        return min(plans, key=lambda plan: (self.loss(plan), float(self.cost.reduction(plan)), plan.tolist()))
+        plans = [self._repair(self._exchange(self._repair(plan), LOOKS)) for plan in plans]
+        best = min(plans, key=lambda plan: (self.loss(plan), float(self.cost.reduction(plan)), plan.tolist()))
+        # Few pairs still improve the best one, if any, so here looking at all is cheap.
+        return self._repair(self._exchange(best, np.inf))
 
     def loss(self, kept: IntArray) -> float:
-        return float(sum(self._losses(kept).tolist()))
+        return float(sum(self._lost(kept).tolist()))
 
-    def _losses(self, kept: IntArray) -> FloatArray:
+    def _lost(self, kept: IntArray) -> FloatArray:
         return np.asarray(self.by_kept[np.arange(len(kept)), kept])
 
     def _feasible(self, kept: IntArray) -> bool:
@@ -115,22 +119,23 @@ class _Search:
     def _descend(self, start: IntArray, price: float) -> IntArray:
         """Coordinate descent on ``loss + price * FLOPs / dense FLOPs``."""
         form, kept = self.cost.form, start.astype(np.float64)
-        slope, square, price = (
-            2.0 * (kept @ form.pairwise) + form.linear,
-            form.pairwise.diagonal(),
-            price / self.cost.dense,
-        )
-        sizes = self.table.sizes.tolist()
+        slope, square, price = 2.0 * form.times(kept) + form.linear, form.square, price / self.cost.dense
+        # A layer's best count stays what it is until the count of one that shares a module with it changes.
+        stale = np.ones(len(kept), dtype=bool)
         for _ in range(_DESCENT_SWEEPS):
             moved = False
-            for layer, size in enumerate(sizes):
-                counts = self.table.counts[layer, :size]
+            for layer, counts in enumerate(self.counts):
+                if not stale[layer]:
+                    continue
+                stale[layer] = False
                 bend = square[layer]
                 flops = counts * (slope[layer] - 2.0 * bend * kept[layer] + counts * bend)
-                count = counts[np.argmin(self.table.losses[layer, :size] + price * flops)]
+                count = counts[(self.losses[layer] + price * flops).argmin()]
                 if count != kept[layer]:
-                    slope += 2.0 * (count - kept[layer]) * form.pairwise[layer]
-                    kept[layer], moved = count, True
+                    others, shared = form.shared(layer)
+                    slope[others] += 2.0 * (count - kept[layer]) * shared
+                    stale[others] = True
+                    kept[layer], stale[layer], moved = count, False, True
             if not moved:
                 break
         return kept.astype(np.int64)
@@ -158,9 +163,9 @@ class _Search:
             kept[layer] = more[layer]
 
     def _changes(self, kept: IntArray, other: IntArray) -> FloatArray:
-        return self._losses(other) - self._losses(kept)
+        return self._lost(other) - self._lost(kept)
 
-    def _exchange(self, kept: IntArray) -> IntArray:
-        """Best pairs of counts under the budget until no pair of layers improves."""
+    def _exchange(self, kept: IntArray, looks: float) -> IntArray:
+        """Best pairs of counts under the budget until no pair of layers improves, or so many looks a layer."""
         cost = self.cost
-        return Exchange(self.table, cost.form, cost.dense, cost.form_target(kept, self.target), kept).run()
+        return Exchange(self.table, cost.form, cost.dense, cost.form_target(kept, self.target), kept, looks).run()

@@ -11,7 +11,7 @@ import numpy as np
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.cost.planwise import PlanwiseCost
-from prune_gym.cost.quadratic import QuadraticCost
+from prune_gym.cost.quadratic import QuadraticCost, weighted_sum
 
 SCALE = 1e9
 """Cost of a plan that uses up its budget: large, as FLOPs are."""
@@ -73,11 +73,7 @@ class JointCost(PlanwiseCost):
             (weight * SCALE / budget.most, budget.cost.form)
             for weight, budget in zip(self._weights, self.budgets, strict=True)
         ]
-        return QuadraticCost(
-            sum(factor * form.constant for factor, form in parts),
-            np.sum([factor * form.linear for factor, form in parts], axis=0),
-            np.sum([factor * form.pairwise for factor, form in parts], axis=0),
-        )
+        return weighted_sum(parts)
 
 
 def guided(budgets: Sequence[Budget]) -> list[JointCost]:

@@ -59,11 +59,12 @@ class CostModel(BudgetedCost):
         self.positions, self.input_shapes = calls.positions, calls.input_shapes
         flops, params = FormBuilder(self.units), FormBuilder(self.units)
         counted: set[int] = set()
-        for name, module in model.named_modules():
+        modules = dict(model.named_modules())
+        for name, module in modules.items():
             _add_module(flops, params, name, module, self.positions.get(name, 0), widths, counted)
         self.flops_form, self.params_form = flops.form(), params.form()
         self._extents = {
-            name: _ModuleExtents(*_extents(dict(model.named_modules())[name]), widths.rows(name), widths.columns(name))
+            name: _ModuleExtents(*_extents(modules[name]), widths.rows(name), widths.columns(name))
             for name in self.positions
         }
         self.dense_flops = int(self.flops(self.units))

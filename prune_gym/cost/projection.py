@@ -3,12 +3,16 @@
 All pruning ratios of a plan are shifted by one amount in logit space: with odds ``o`` a layer keeps
 ``units / (1 + o * scale)`` units, rounded to legal counts. As the scale grows counts fall one step at a time, at scales
 known in closed form, so the path is walked from count to count: Newton's method on the unrounded FLOPs lands next to
-the plan looked for, and a few steps along the path find it exactly.
+the plan looked for, and a few steps along the path find it exactly. Of many layers it may land many steps away, above
+all where one layer costs as much as many others; then bisection on the scale goes most of the way, and what is given
+back is given in bulk. Both end at the plan that single steps would end at.
 
 Arrays are [L, B], layers first: numpy reduces and gathers along the many plans, not along the few layers.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +20,19 @@ from numpy.typing import NDArray
 from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
 from prune_gym.cost.quadratic import QuadraticCost
 
-CHUNK = 1024
-"""Plans walked together, few enough for their arrays to stay in the processor's cache."""
+CHUNK_ELEMENTS = 1 << 15
+"""Counts of plans that are walked together, few enough for their arrays to stay in the processor's cache."""
 
 _NEWTON_STEPS = 4
 _LARGEST_STEP = 4.0
 """Largest move of a Newton step, in logits."""
+_SINGLE_STEPS = 16
+"""Steps along the path, and units given back, one by one before bulk."""
+_BRACKET = 0.5
+"""Half the first bracket of the bisection, in logits."""
+_BISECTIONS = 16
+_FURTHEST = 80.0
+"""Shift, in logits, that keeps or removes everything."""
 _TOGETHER = 1.0 + 1e-9
 """Steps at scales closer than this factor are taken together."""
 
@@ -43,8 +54,9 @@ def project(
         int64 [B, L].
     """
     kept = np.empty(odds.shape, dtype=np.int64)
-    for start in range(0, len(odds), CHUNK):
-        part = slice(start, start + CHUNK)
+    size = max(1, CHUNK_ELEMENTS // odds.shape[1])
+    for start in range(0, len(odds), size):
+        part = slice(start, start + size)
         walk = _Walk(np.ascontiguousarray(odds[part].T), targets[part], form, dense, limits)
         walk.find_first_feasible()
         if fill:
@@ -70,7 +82,7 @@ class _Walk:
         self.dense = dense
         self.linear = form.linear[:, None]
         self.twice_pairwise = 2.0 * form.pairwise
-        self.square = form.pairwise.diagonal()[:, None].copy()
+        self.square = form.square[:, None].copy()
         self.constant = form.constant
         self.units, self.minimum, self.step = (
             side.astype(np.float64)[:, None] for side in (limits.units, limits.minimum, limits.step)
@@ -128,29 +140,72 @@ class _Walk:
 
     def find_first_feasible(self) -> None:
         """Set the counts to the first plan on the path that meets the target, ties taken together."""
-        short = np.flatnonzero(~self._feasible(self.flops))
-        enough = np.flatnonzero(self._feasible(self.flops))
-        while len(short):
-            kept = self.kept[:, short]
-            fewer = self._fewer(kept)
-            # Rounding goes down once the unrounded count passes the middle between two legal ones.
-            scales = np.where(
-                fewer < kept, (self.units / (fewer + 0.5 * self.step) - 1.0) / self.odds[:, short], np.inf
-            )
-            self._set(short, np.where(scales <= scales.min(axis=0) * _TOGETHER, fewer, kept))
-            short = short[~self._feasible(self.flops[short], short)]
-        while len(enough):
-            kept = self.kept[:, enough]
-            scales = self._entered(kept, self.odds[:, enough])
-            latest = scales.max(axis=0)
-            raised = np.where(scales * _TOGETHER >= latest, self._more(kept), kept)
-            change = raised - kept
-            flops = self.flops[enough] + ((self.slope[:, enough] + 0.5 * (self.twice_pairwise @ change)) * change).sum(
-                0
-            )
-            going = self._feasible(flops, enough) & (latest > 0.0)
-            enough = enough[going]
-            self._set(enough, raised[:, going])
+        enough = self._feasible(self.flops)
+        left = self._walk(np.flatnonzero(~enough), np.flatnonzero(enough), _SINGLE_STEPS)
+        if len(left):
+            self._bisect(left)
+            enough = self._feasible(self.flops[left], left)
+            self._walk(left[~enough], left[enough])
+
+    def _walk(self, short: IntArray, enough: IntArray, steps: int | None = None) -> IntArray:
+        """Walk columns short of the target down the path, and those that meet it up.
+
+        Args:
+            short: columns short of the target.
+            enough: columns that meet it.
+            steps: to walk at most; None: as many as it takes.
+
+        Returns:
+            Columns that have not arrived.
+        """
+        for _ in itertools.count() if steps is None else range(steps):
+            short = self._step_down(short) if len(short) else short
+            enough = self._step_up(enough) if len(enough) else enough
+            if len(short) + len(enough) == 0:
+                return short
+        return np.concatenate([short, enough])
+
+    def _step_down(self, short: IntArray) -> IntArray:
+        """Take units until the next plan on the path; returns the columns that are still short."""
+        kept = self.kept[:, short]
+        fewer = self._fewer(kept)
+        # Rounding goes down once the unrounded count passes the middle between two legal ones.
+        scales = np.where(fewer < kept, (self.units / (fewer + 0.5 * self.step) - 1.0) / self.odds[:, short], np.inf)
+        self._set(short, np.where(scales <= scales.min(axis=0) * _TOGETHER, fewer, kept))
+        return short[~self._feasible(self.flops[short], short)]
+
+    def _step_up(self, enough: IntArray) -> IntArray:
+        """Go back to the plan before on the path where it meets the target; returns the columns that went."""
+        kept = self.kept[:, enough]
+        scales = self._entered(kept, self.odds[:, enough])
+        latest = scales.max(axis=0)
+        raised = np.where(scales * _TOGETHER >= latest, self._more(kept), kept)
+        change = raised - kept
+        flops = self.flops[enough] + ((self.slope[:, enough] + 0.5 * (self.twice_pairwise @ change)) * change).sum(0)
+        going = self._feasible(flops, enough) & (latest > 0.0)
+        enough = enough[going]
+        self._set(enough, raised[:, going])
+        return enough
+
+    def _bisect(self, columns: IntArray) -> None:
+        """Set columns to plans of the path that are next to the first one that meets the target."""
+        odds = self.odds[:, columns]
+        here = np.log(np.maximum(self._entered(self.kept[:, columns], odds).max(axis=0), np.exp(-_FURTHEST)))
+        low, high = here - _BRACKET, here + _BRACKET
+        low[self._feasible(self._flops_of(self._shifted(odds, low)), columns)] = -_FURTHEST
+        high[~self._feasible(self._flops_of(self._shifted(odds, high)), columns)] = _FURTHEST
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            enough = self._feasible(self._flops_of(self._shifted(odds, middle)), columns)
+            low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+        self._set(columns, self._shifted(odds, high))
+
+    def _shifted(self, odds: FloatArray, shift: FloatArray) -> FloatArray:
+        """Counts [L, C] of the plans at a shift [C] of the path."""
+        return self._round(self.units / (1.0 + odds * np.exp(shift)))
+
+    def _flops_of(self, kept: FloatArray) -> FloatArray:
+        return np.asarray(((0.5 * (self.twice_pairwise @ kept) + self.linear) * kept).sum(axis=0) + self.constant)
 
     def _entered(self, kept: FloatArray, odds: FloatArray) -> FloatArray:
         """Scales [L, C] at which the layers came down to their counts; 0 for those that lost nothing."""
@@ -161,16 +216,68 @@ class _Walk:
         scale = self._entered(self.kept, self.odds).max(axis=0)
         unrounded = self.units / (1.0 + self.odds * scale)
         active = np.arange(self.kept.shape[1])
-        while len(active):
+        for done in itertools.count():
             kept = self.kept[:, active]
             step = self._more(kept) - kept
-            after = self.flops[active] + (self.slope[:, active] + self.square * step) * step
-            fits = (step > 0.0) & (1.0 - after / self.dense >= self.targets[active])
-            layer = np.where(fits, unrounded[:, active] - kept, -np.inf).argmax(axis=0)
-            columns = np.arange(len(active))
-            going = fits[layer, columns]
-            active, layer, columns = active[going], layer[going], columns[going]
-            added = step[layer, columns]
-            self.flops[active] = after[layer, columns]
-            self.kept[layer, active] += added
-            self.slope[:, active] += self.twice_pairwise[:, layer] * added
+            spent = (self.slope[:, active] + self.square * step) * step
+            fits = (step > 0.0) & self._feasible(self.flops[active] + spent, active)
+            down = np.where(fits, unrounded[:, active] - kept, -np.inf)
+            going = fits.any(axis=0)
+            if not going.all():
+                if not going.any():
+                    return
+                active, kept = active[going], kept[:, going]
+                step, spent, down = step[:, going], spent[:, going], down[:, going]
+            given = _Given(step, spent, down)
+            change = given.first() if done < _SINGLE_STEPS else self._most(active, given)
+            self._set(active, kept + change)
+
+    def _most(self, active: IntArray, given: _Given) -> FloatArray:
+        """As many units at once [L, C] as single steps would give one after another."""
+        counts = given.together((1.0 - self.targets[active]) * self.dense - self.flops[active])
+        while True:
+            change = given.of(counts)
+            bend = self.twice_pairwise @ change
+            flops = self.flops[active] + ((self.slope[:, active] + 0.5 * bend) * change).sum(axis=0)
+            # FLOPs never fall as units are given, so where the last one fits all before it did.
+            over = (counts > 1) & ~self._feasible(flops, active)
+            if not over.any():
+                return change
+            counts = np.where(over, counts // 2, counts)
+
+
+class _Given:
+    """Units that layers may get back, one a layer, in their order.
+
+    Args:
+        step: float64 [L, C], the unit.
+        spent: float64 [L, C], FLOPs it costs.
+        down: float64 [L, C], how far the layer is rounded down; -infinite where the unit does not fit.
+    """
+
+    def __init__(self, step: FloatArray, spent: FloatArray, down: FloatArray) -> None:
+        self._step, self._spent, self._down = step, spent, down
+
+    def first(self) -> FloatArray:
+        """The unit of the layer that is rounded down furthest, [L, C]."""
+        place = self._down.argmax(axis=0), np.arange(self._down.shape[1])
+        change = np.zeros(self._down.shape)
+        change[place] = self._step[place]
+        return change
+
+    def together(self, spare: FloatArray) -> IntArray:
+        """Layers, from the first, that come before any has its second turn, and fit by their own costs: int64 [C]."""
+        self._order = np.argsort(-self._down, axis=0, kind="stable")
+        self._step, self._spent, self._down = (
+            np.take_along_axis(side, self._order, axis=0) for side in (self._step, self._spent, self._down)
+        )
+        second = np.maximum.accumulate(self._down - self._step, axis=0)
+        fits = (self._down[1:] > second[:-1]) & (self._spent.cumsum(axis=0)[1:] <= spare)
+        return 1 + np.logical_and.accumulate(fits, axis=0).sum(axis=0)
+
+    def of(self, counts: IntArray) -> FloatArray:
+        """The units of the first layers, so many [C]: [L, C]."""
+        change = np.zeros_like(self._step)
+        first = np.arange(len(change))[:, None] < counts
+        np.put_along_axis(change, self._order, np.where(first, self._step, 0.0), axis=0)
+        return change

@@ -63,10 +63,10 @@ def test_imports_point_down_as_its_plan_says(package):
 def test_entry_points_are_not_libraries():
     """Who imports the command or the pipeline runs it: helpers live below."""
     runs = {
-        "benchmarks.main": {"benchmarks/cli.py", "benchmarks/fuzz/crashes.py"},
+        "benchmarks.main": {"benchmarks/cli.py", "benchmarks/fuzz/crash_jobs.py"},
         "benchmarks.job.pipeline": {
             "benchmarks/main.py",
-            "benchmarks/fuzz/crashes.py",
+            "benchmarks/fuzz/crash_jobs.py",
             "benchmarks/studies/engine/run_folders.py",
         },
     }

@@ -19,8 +19,15 @@ def test_the_table_of_damaged_files_is_that_of_the_file_and_nothing_failed():
 
 
 def test_the_numbers_of_killed_runs_are_those_of_the_file():
-    found = json.loads((RESULTS / "crashes.json").read_text())["random"]
+    found = json.loads((RESULTS / "crashes.json").read_text())["run"]["random"]
     words = " ".join(PAGE.split())
     assert f"{found['kills']} kills at random moments of {found['runs']} runs" in words
     assert found["same_result"] == found["runs"]
     assert found["kills"] >= 60
+
+
+def test_the_numbers_of_crashes_at_writes_of_a_sweep_are_those_of_the_file():
+    found = json.loads((RESULTS / "crashes_sweep.json").read_text())["sweep"]["points"]
+    assert f"{found['crashes']} crashes, {found['same_result']} with the same table" in " ".join(PAGE.split())
+    assert found["crashes"] == found["same_result"] == 3 * found["writes"]
+    assert found["leftovers"] == 0

@@ -64,7 +64,7 @@ def scale(parser: Parser) -> None:
     )
     parser.add_argument("--width", type=positive, default=32, help="of the networks of many layers (default: 32)")
     parser.add_argument(
-        "--widths", type=positive, nargs="*", default=[32, 64, 128, 256], metavar="N", help="at --depth layers"
+        "--widths", type=positive, nargs="*", default=[32, 64, 128, 256, 512], metavar="N", help="at --depth layers"
     )
     parser.add_argument("--depth", type=positive, default=10, help="layers of the wide networks (default: 10)")
     parser.add_argument("--images", type=positive, default=64, help="calibration and reward images (default: 64)")

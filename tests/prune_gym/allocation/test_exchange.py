@@ -56,7 +56,15 @@ def all_pairs(search: Exchange) -> np.ndarray:
     return kept
 
 
-def problem(seed: int, layers: int, width: int, skips: bool, round_to: int = 1, growth: float = 3.0) -> Exchange:
+def problem(
+    seed: int,
+    layers: int,
+    width: int,
+    skips: bool,
+    round_to: int = 1,
+    growth: float = 3.0,
+    looks: float = np.inf,
+) -> Exchange:
     rng = np.random.default_rng(seed)
     units = rng.integers(max(2, width // 2), width + 1, layers)
     form = network(units.tolist(), skips)
@@ -70,7 +78,8 @@ def problem(seed: int, layers: int, width: int, skips: bool, round_to: int = 1, 
     dense = float(form(units))
     start = limits.round(units * rng.uniform(0.3, 0.9, layers))
     reachable = 1.0 - float(form(start)) / dense
-    return Exchange(LossTable.of(curves, limits), form, int(dense), reachable * rng.uniform(0.7, 1.0), start)
+    target = reachable * rng.uniform(0.7, 1.0)
+    return Exchange(LossTable.of(curves, limits), form, int(dense), target, start, looks)
 
 
 @settings(max_examples=60, deadline=None)
@@ -101,9 +110,9 @@ def test_few_pairs_are_tried_however_many_layers(monkeypatch):
     tried = {}
     real = Exchange._trade
 
-    def counted(self, first, second):
+    def counted(self, *pair):
         tried[len(self.kept)] = tried.get(len(self.kept), 0) + 1
-        return real(self, first, second)
+        return real(self, *pair)
 
     monkeypatch.setattr(Exchange, "_trade", counted)
     for layers in (20, 80):
@@ -112,15 +121,44 @@ def test_few_pairs_are_tried_however_many_layers(monkeypatch):
     assert tried[80] < 80 * 79 / 2
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_rounds_keep_the_budget_and_come_close_to_looking_at_every_pair(seed):
+    def loss(search: Exchange, kept: np.ndarray) -> float:
+        places = [search.table.place(layer, count) for layer, count in enumerate(kept)]
+        return float(search.table.losses[np.arange(len(kept)), places].sum())
+
+    search = problem(seed, 80, 12, skips=True)
+    start = loss(search, search.kept)
+    every_pair = loss(search, search.run())
+    search = problem(seed, 80, 12, skips=True, looks=0.0)
+    kept = search.run()
+    assert 1.0 - search.form(kept) / search.dense >= search.target
+    assert start - loss(search, kept) > 0.98 * (start - every_pair)
+
+
+def test_looks_grow_with_the_layers_and_not_with_their_pairs(monkeypatch):
+    looked = {}
+    real = Exchange._improve
+
+    def counted(self, first, second, coupling):
+        looked[len(self.kept)] = looked.get(len(self.kept), 0) + len(second)
+        return real(self, first, second, coupling)
+
+    monkeypatch.setattr(Exchange, "_improve", counted)
+    for layers in (40, 160):
+        problem(1, layers, 12, skips=True, looks=100.0).run()
+    assert looked[160] <= 101 * 160
+
+
 def test_a_window_narrower_than_the_layers_is_kept(monkeypatch):
     monkeypatch.setattr(exchange, "WINDOW", 2)
     search = problem(3, 5, 12, skips=False)
     before, trades = search.kept.copy(), []
     real = Exchange._trade
 
-    def watched(self, first, second):
+    def watched(self, *pair):
         old = self._places.copy()
-        done = real(self, first, second)
+        done = real(self, *pair)
         trades.append(np.abs(self._places - old).max())
         return done
 
