@@ -1,4 +1,4 @@
-# make demo | test | lint | site | matrix | help.  Options: PYTHON=python3.12  VENV=.venv  ARGS="--seed 1"
+# make demo | test | test-gpu | lint | site | matrix | help.  Options: PYTHON=python3.12  VENV=.venv  ARGS="--seed 1"
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -11,16 +11,19 @@ TESTABLE  := $(VENV)/.installed-test
 READABLE  := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint site matrix
+.PHONY: help demo test test-gpu lint site matrix
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED)  ## prune the embedded network: train the agent, cut, fine-tune, report (a minute or two)
 	$(BIN)/python -m benchmarks.main --config $(CONFIG) $(ARGS)
 
 test: $(TESTABLE)  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+test-gpu: $(TESTABLE)  ## run the tests that need a GPU ; without one they are skipped
+	$(BIN)/python -m pytest -m gpu -rs $(ARGS)
 
 lint: $(TESTABLE)  ## check style, docstrings and types
 	$(BIN)/ruff check .

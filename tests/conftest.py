@@ -40,7 +40,22 @@ def isolated_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["PRUNE_GYM_CACHE"] = before
 
 
-@pytest.fixture(params=available_devices(), ids=str)
+def accelerators() -> list[object]:
+    """Parameters of a test, one an accelerator that is present; without any, one that is skipped and says why."""
+    present = [pytest.param(device, id=str(device), marks=pytest.mark.gpu) for device in available_devices()[1:]]
+    reason = "no GPU at hand: neither CUDA nor MPS is available"
+    absent = pytest.param(None, id="accelerator", marks=[pytest.mark.gpu, pytest.mark.skip(reason=reason)])
+    return present or [absent]
+
+
+@pytest.fixture(params=accelerators())
+def accelerator(request: pytest.FixtureRequest) -> torch.device:
+    """Every accelerator present, one after the other; results on it are compared with the CPU's."""
+    torch.backends.cudnn.allow_tf32 = False  # 10 bits of mantissa are no rounding
+    return request.param
+
+
+@pytest.fixture(params=[pytest.param(torch.device("cpu"), id="cpu"), *accelerators()])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Every device present, one after the other."""
     return request.param

@@ -13,6 +13,7 @@ import torch
 
 from agents.ppo.networks import ActorCritic
 from agents.ppo.rollout import Batch
+from hessian.support.layout import sent
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,18 @@ def ppo_loss(
     with torch.no_grad():
         approx_kl = ((ratio - 1) - log_ratio).mean()
         clip_fraction = ((ratio - 1).abs() > settings.clip_range).float().mean()
-    return loss, {
-        "train/policy_gradient_loss": policy_loss.item(),
-        "train/value_loss": value_loss.item(),
-        "train/entropy_loss": -entropy.item(),
-        "train/approx_kl": approx_kl.item(),
-        "train/clip_fraction": clip_fraction.item(),
-        "train/loss": loss.item(),
-        "train/std": policy.log_std.detach().exp().mean().item(),
-    }
+        diagnostics = {
+            "train/policy_gradient_loss": policy_loss,
+            "train/value_loss": value_loss,
+            "train/entropy_loss": -entropy,
+            "train/approx_kl": approx_kl,
+            "train/clip_fraction": clip_fraction,
+            "train/loss": loss,
+            "train/std": policy.log_std.exp().mean(),
+        }
+        # Read together: every look waits for the device.
+        numbers = torch.stack(list(diagnostics.values())).tolist()
+    return loss, dict(zip(diagnostics, numbers, strict=True))
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> float:
@@ -118,8 +122,8 @@ def ppo_update(
     for _ in range(epochs):
         divergences = []
         for index in torch.randperm(len(batch), generator=generator).split(batch_size):
-            minibatch = batch.select(index.to(device))
-            noise = torch.randn(minibatch.pre_squash.shape, generator=generator).to(device)
+            minibatch = batch.select(sent(index, device))
+            noise = sent(torch.randn(minibatch.pre_squash.shape, generator=generator), device)
             loss, diagnostics = ppo_loss(network, minibatch, noise, settings)
             divergences.append(diagnostics["train/approx_kl"])
             if settings.target_kl is not None and divergences[-1] > 1.5 * settings.target_kl:

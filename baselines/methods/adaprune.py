@@ -135,7 +135,7 @@ def fetched_weight(bench: Workbench, group: ChannelGroup, along: Grouping) -> Te
     total = torch.zeros(group.size, dtype=torch.float64)
     for member in members:
         module = bench.modules[member.module]
-        weight = module.weight.detach().double().cpu()
+        weight = module.weight.detach().cpu().double()
         own_axis = (1 if along == "input" else 0) if not getattr(module, "transposed", False) else int(along != "input")
         axis = 0 if is_depthwise(module) else own_axis
         norms = weight.abs().sum(dim=[other for other in range(weight.ndim) if other != axis])
@@ -190,7 +190,7 @@ def activation_scores(bench: Workbench, model: torch.nn.Module, selection: Selec
     sums = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in bench.groups}
 
     def visit(group: ChannelGroup, maps: Tensor) -> None:
-        sums[group.name] += maps.relu().pow(power).mean(dim=(2, 3)).sum(dim=0).double().cpu()
+        sums[group.name] += maps.relu().pow(power).mean(dim=(2, 3)).sum(dim=0).cpu().double()
 
     with gated(model, bench.groups, bench.gates(selection)), watched(model, bench.groups, visit):
         model.eval()

@@ -184,7 +184,7 @@ def reading_norms(group: ChannelGroup, modules: Mapping[str, Any]) -> Tensor:
     """L1 norm of the weights that read every unit, over all consumers of a layer, float64 [num_units]."""
     total = torch.zeros(group.num_units, dtype=torch.float64)
     for member in group.consumers:
-        columns = weight_matrix(modules[member.module], bias=False).double().abs().sum(dim=(0, 1)).cpu()
+        columns = weight_matrix(modules[member.module], bias=False).cpu().double().abs().sum(dim=(0, 1))
         total += columns[unit_columns(group, member, modules[member.module]).cpu()].sum(dim=1)
     return total
 

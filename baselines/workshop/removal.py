@@ -181,7 +181,7 @@ def remove_onto(selection: Selection, scores: Sequence[Tensor], target: Target) 
 
 def _ranked(selection: Selection, scores: Sequence[Tensor]) -> list[tuple[int, int]]:
     """(layer, unit) of everything still there, lowest score first."""
-    values = np.concatenate([score.detach().double().cpu().numpy() for score in scores])
+    values = np.concatenate([score.detach().cpu().double().numpy() for score in scores])
     layers = np.repeat(np.arange(len(scores)), [len(score) for score in scores])
     units = np.concatenate([np.arange(len(score)) for score in scores])
     there = np.concatenate(selection)

@@ -36,6 +36,7 @@ from hessian.obs.factors import KroneckerFactors
 from hessian.pricing.analysis import Analysis
 from hessian.pricing.exact import ggn_quadratic, removal_deltas, sample_losses
 from hessian.support.batches import model_device, read_pairs
+from hessian.support.layout import in_float64
 from hessian.support.progress import Progress
 
 Item = TypeVar("Item")
@@ -176,11 +177,13 @@ class _Trial:
         self, analysis: Analysis, batches: Sequence[tuple[Tensor, Tensor]], criterion: Criterion | None
     ) -> None:
         self._analysis = analysis
-        self._batches = batches
         self._criterion = criterion
         self._private = copy.deepcopy(analysis.model).eval().requires_grad_(False)
         with torch.no_grad():
-            self._dense = [self._private(inputs).double() for inputs, _ in batches]
+            self._dense = [in_float64(self._private(inputs)) for inputs, _ in batches]
+            # Where the outputs are in float64, the labels go too.
+            pairs = zip(self._dense, batches, strict=True)
+            self._batches = batches = [(inputs, labels.to(dense.device)) for dense, (inputs, labels) in pairs]
             check_criterion(criterion, self._dense[0], batches[0][1])
         self._gradients = [
             torch.func.grad(lambda z, y=labels: sample_losses(z, y, criterion).sum())(dense)
@@ -223,7 +226,7 @@ class _Trial:
         cut = compensator.slicer.cut(plan)
         with installed(self._private, compensator.state(cut), cut.attributes):
             for (inputs, labels), dense, gradient in zip(self._batches, self._dense, self._gradients, strict=True):
-                outputs = self._private(inputs).double()
+                outputs = in_float64(self._private(inputs))
                 change = sample_losses(outputs, labels, self._criterion) - sample_losses(dense, labels, self._criterion)
                 linear = (gradient * (outputs - dense)).flatten(1).sum(dim=1)
                 changes.append(change)

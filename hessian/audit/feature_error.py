@@ -38,6 +38,7 @@ from hessian.obs.sweep import greedy_sweep
 from hessian.patches.filter_norms import filter_norms
 from hessian.patches.matrices import from_matrix, num_groups, weight_matrix
 from hessian.pricing.analysis import Analysis
+from hessian.support.layout import in_float64
 
 Weights = Mapping[str, Tensor]
 
@@ -177,13 +178,13 @@ def _unit_rows(group: ChannelGroup, member: Member, module: Any) -> Tensor:
 def _row_gram(weight: Tensor, inputs: Moment) -> Tensor:
     """``W A W^T`` [groups, d_out, d_out] in float64, without forming A where it is kept as rows."""
     if isinstance(inputs, RowMoment):
-        projected = weight.double() @ inputs.root().transpose(1, 2)
+        projected = in_float64(weight) @ inputs.root().transpose(1, 2)
         return projected @ projected.transpose(1, 2)
     return output_gram(weight.transpose(1, 2), inputs.matrix())
 
 
 def _energy(tensor: Tensor) -> float:
-    return float(tensor.double().square().sum())
+    return float(in_float64(tensor).square().sum())
 
 
 def _kept_rows(module: nn.Module, output: Tensor, part: ModuleSlice) -> Tensor:

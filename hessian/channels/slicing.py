@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hessian.channels.group import ChannelGroup, Member
 from hessian.channels.layer_types import CONV_TYPES, TRANSPOSED_TYPES, channel_extent, is_depthwise
+from hessian.support.layout import sent
 from hessian.support.names import suggest
 
 Plan = Mapping[str, Sequence[int]]
@@ -79,7 +80,7 @@ class Cut:
                     state[key] = slice_tensor(modules[name], suffix, state[key], part)
         for name, axes in self.parameters.items():
             for axis, kept in axes:
-                state[name] = state[name].index_select(axis, kept.to(state[name].device))
+                state[name] = state[name].index_select(axis, sent(kept, state[name].device))
         state.update({alias: state[name] for alias, name in self.aliases.items() if alias in state})
         return state
 
@@ -190,7 +191,7 @@ class NetworkSlicer:
         for name in parameters.keys() & self._unsaved:
             tensor = _named_tensor(self.model, name)
             for axis, kept in parameters.pop(name):
-                tensor = tensor.index_select(axis, kept.to(tensor.device))
+                tensor = tensor.index_select(axis, sent(kept, tensor.device))
             owner, _, suffix = name.rpartition(".")
             attributes.setdefault(owner, {})[suffix] = tensor
 
@@ -330,9 +331,9 @@ def slice_tensor(module: nn.Module, suffix: str, tensor: Tensor, part: ModuleSli
     if isinstance(module, nn.LayerNorm):
         row_axis = tensor.ndim - 1
     if part.rows is not None and not (isinstance(module, nn.PReLU) and tensor.numel() == 1):
-        tensor = tensor.index_select(row_axis, part.rows.to(tensor.device))
+        tensor = tensor.index_select(row_axis, sent(part.rows, tensor.device))
     if columns is not None:
-        tensor = tensor.index_select(column_axis, columns.to(tensor.device))
+        tensor = tensor.index_select(column_axis, sent(columns, tensor.device))
     return tensor
 
 
@@ -340,9 +341,9 @@ def _slice_grouped_transposed(module: Any, tensor: Tensor, part: ModuleSlice) ->
     """Weight [in, out / groups, ...] of a grouped transposed convolution: rows repeat in every group."""
     if part.rows is not None:
         period = module.out_channels // module.groups
-        tensor = tensor.index_select(1, part.rows[part.rows < period].to(tensor.device))
+        tensor = tensor.index_select(1, sent(part.rows[part.rows < period], tensor.device))
     if part.columns is not None:
-        tensor = tensor.index_select(0, part.columns.to(tensor.device))
+        tensor = tensor.index_select(0, sent(part.columns, tensor.device))
     return tensor
 
 

@@ -18,6 +18,7 @@ from hessian.discovery.mixing import DerivedWeights, norms_over
 from hessian.provenance.classes import Reason
 from hessian.provenance.run import Provenance
 from hessian.support.calling import call_model, tensors_in, training_outside_leaves
+from hessian.support.layout import in_float64
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 5e-2}
 """Largest difference, relative to the range of an output."""
@@ -214,7 +215,7 @@ def _gap(wanted: Tensor, found: Tensor) -> str | None:
     """Largest difference of two tensors of a shape in words; None where it is nothing but rounding."""
     if not wanted.is_floating_point() or not wanted.numel():
         return None
-    exact, other = wanted.double(), found.double()
+    exact, other = in_float64(wanted), in_float64(found)
     finite = exact.isfinite()
     if not torch.equal(finite, other.isfinite()):
         return "what is finite"

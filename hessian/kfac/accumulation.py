@@ -132,10 +132,9 @@ class MomentSum:
         self._fold()
         self._matrix = matrix if self._matrix is None else self._matrix.add_(matrix)
 
-    def finite(self) -> bool:
-        """Return whether all entries seen were finite: no NaN, no infinity."""
-        seen = self._rows if self._matrix is None else [self._matrix.diagonal(dim1=1, dim2=2)]
-        return all(bool(torch.isfinite(part).all()) for part in seen)
+    def shown(self) -> list[Tensor]:
+        """Tensors that hold a NaN or an infinity as soon as one was seen."""
+        return self._rows if self._matrix is None else [self._matrix.diagonal(dim1=1, dim2=2)]
 
     def merge(self, workers: Workers) -> None:
         """Add up the sums of several processes, each of which has seen something."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from hessian.obs.moments import Moment
 from hessian.patches.matrices import CHUNK_ELEMENTS, output_columns, patches
 from hessian.support.distributed import Workers
+from hessian.support.layout import in_float64
 
 
 class TraceSum:
@@ -51,15 +52,15 @@ class TraceSum:
         """
         if self._total is None:
             return 1.0
-        diagonal = inputs.diagonal().double()
-        traces = (diagonal[:, :-1] if bias else diagonal).sum(dim=1) * outputs.diagonal().double().sum(dim=1)
+        diagonal = in_float64(inputs.diagonal())
+        traces = (diagonal[:, :-1] if bias else diagonal).sum(dim=1) * in_float64(outputs.diagonal()).sum(dim=1)
         approximate = float(traces.sum())
         return float(self._total) / samples / approximate if approximate > 0 else 1.0
 
 
 def sum_of_square_norms(module: nn.Module, inputs: Tensor, gradients: Tensor) -> Tensor:
     """``sum_n || sum_s g_ns a_ns^T ||^2``, float64 scalar; groups of a grouped convolution add up."""
-    total = torch.zeros((), dtype=torch.float64, device=inputs.device)
+    total = in_float64(torch.zeros((), device=inputs.device))
     kernel = module.weight[0, 0].numel() if isinstance(module, nn.modules.conv._ConvNd) else 1
     images = max(1, CHUNK_ELEMENTS // (inputs[0].numel() * kernel))
     for part, gradient in zip(inputs.split(images), gradients.split(images), strict=True):
@@ -69,5 +70,5 @@ def sum_of_square_norms(module: nn.Module, inputs: Tensor, gradients: Tensor) ->
             products = (a.transpose(2, 3) @ a) * (g.transpose(2, 3) @ g)
         else:
             products = (g @ a.transpose(2, 3)).square()
-        total += products.sum(dtype=torch.float64)
+        total += products.to(total.device).sum(dtype=torch.float64)
     return total

@@ -26,16 +26,24 @@ def check_model(model: nn.Module) -> None:
             "copy.deepcopy(model), made outside of it"
         )
     dtypes: dict[torch.dtype, str] = {}
-    for name, tensor in model.state_dict().items():
-        if not tensor.is_floating_point():
-            continue
-        layer = name.rpartition(".")[0]
-        dtypes.setdefault(tensor.dtype, layer)
-        if not torch.isfinite(tensor).all():
-            raise ValueError(f"layer {layer!r} has NaN or infinite values in {name!r}")
+    state = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    for name, tensor in state.items():
+        dtypes.setdefault(tensor.dtype, name.rpartition(".")[0])
+    for name, finite in zip(state, all_finite(list(state.values())), strict=True):
+        if not finite:
+            raise ValueError(f"layer {name.rpartition('.')[0]!r} has NaN or infinite values in {name!r}")
     if len(dtypes) > 1:
         found = ", ".join(f"{dtype} in {layer!r}" for dtype, layer in dtypes.items())
         raise ValueError(f"the model mixes types ({found}); convert it with model.float() or model.double() first")
+
+
+def all_finite(tensors: Sequence[Tensor]) -> list[bool]:
+    """Return of every tensor whether it is free of NaN and infinity; the host waits for the device once."""
+    if not tensors:
+        return []
+    device = tensors[0].device
+    finite: list[bool] = torch.stack([torch.isfinite(tensor).all().to(device) for tensor in tensors]).tolist()
+    return finite
 
 
 def check_inputs(model: nn.Module, inputs: Tensor) -> None:

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessian.kfac.default_loss import default_loss
+from hessian.support.layout import in_float64
 from hessian.support.nested import map_tensors, nested_tensors
 
 Criterion = Callable[[Any, Any], Tensor]
@@ -396,8 +397,8 @@ def root_product(rows: Tensor, flat: FlatOutputs, criterion: Criterion | None, s
     steps = torch.arange(len(diagonal) - 1, device=rows.device)
     off = torch.stack(beside[:-1], dim=1) if len(diagonal) > 1 else rows.new_zeros(len(rows), 0)
     T[:, steps, steps + 1] = T[:, steps + 1, steps] = off
-    values, vectors = torch.linalg.eigh(T.double())
-    first = torch.einsum("nik,nk,nk->ni", vectors, values.clamp_min(0).sqrt(), vectors[:, 0]).to(rows.dtype)
+    values, vectors = torch.linalg.eigh(in_float64(T))
+    first = torch.einsum("nik,nk,nk->ni", vectors, values.clamp_min(0).sqrt(), vectors[:, 0]).to(rows)
     return norm * torch.einsum("knm,nk->nm", torch.stack(basis[:-1]), first)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hessian.kfac.accumulation import InputVectors, MomentSum, OutputGradients, input_width, output_width, row_limit
 from hessian.kfac.calibration import TraceSum
+from hessian.kfac.checks import all_finite
 from hessian.obs.factors import KroneckerFactors
 from hessian.obs.moments import RowMoment
 from hessian.patches.subsampling import Lattice, draw_lattice, position_extents
@@ -128,8 +129,9 @@ class Statistics:
             ValueError: one was; the message names the layer.
         """
         for letter, what in (("A", "activations"), ("G", "output gradients")):
-            for name, sums in self._sums.items():
-                if not getattr(sums, letter).finite():
+            seen = [(name, tensor) for name, sums in self._sums.items() for tensor in getattr(sums, letter).shown()]
+            for (name, _), finite in zip(seen, all_finite([tensor for _, tensor in seen]), strict=True):
+                if not finite:
                     raise ValueError(f"layer {name!r} has NaN or infinite {what}; check its weights and the images")
 
     def factors(self, workers: Workers, device: torch.device, *, gradients: bool = True) -> dict[str, KroneckerFactors]:
@@ -141,9 +143,14 @@ class Statistics:
             gradients: layers that no gradient reached are left out; else passes were forward only, and G is zero.
         """
         seen = {name: sums for name, sums in self._sums.items() if sums.G.count or not gradients}
-        return {name: self._layer_factors(name, sums, workers, device) for name, sums in seen.items()}
+        own = [sums.samples if self._samples is None else self._samples for sums in seen.values()]
+        samples = workers.sum(torch.tensor(own, device=device)).tolist()
+        return {
+            name: self._layer_factors(name, sums, workers, count)
+            for (name, sums), count in zip(seen.items(), samples, strict=True)
+        }
 
-    def _layer_factors(self, name: str, sums: _LayerSums, workers: Workers, device: torch.device) -> KroneckerFactors:
+    def _layer_factors(self, name: str, sums: _LayerSums, workers: Workers, samples: int) -> KroneckerFactors:
         sums.A.merge(workers)
         inputs = sums.A.moment(sums.A.count)
         if not sums.G.count:
@@ -152,8 +159,6 @@ class Statistics:
             return KroneckerFactors(inputs, nothing, name in self._constant)
         for part in (sums.G, sums.trace):
             part.merge(workers)
-        seen = sums.samples if self._samples is None else self._samples
-        samples = int(workers.sum(torch.tensor(seen, device=device)))
         outputs = sums.G.moment(samples)
         if self._settings.trace_calibration:
             outputs = outputs.scaled(sums.trace.ratio(samples, inputs, outputs, bias=name in self._constant))

@@ -17,10 +17,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hessian.support.layout import in_float64, sent
+
 
 def damped(matrix: Tensor, damping: float) -> Tensor:
     """``M + damping mean(diag M) I`` in float64 [..., d, d]; damping is relative."""
-    matrix = matrix.double()
+    matrix = in_float64(matrix)
     # A layer whose inputs are all zero has mean 0, and a ridge of 0 would leave it singular.
     mean = matrix.diagonal(dim1=-2, dim2=-1).mean(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
     eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
@@ -31,15 +33,37 @@ class DegenerateFactorError(ValueError):
     """A Kronecker factor that cannot be inverted; the message says why and what helps."""
 
 
-def cholesky(matrix: Tensor) -> Tensor:
-    """Lower Cholesky factor of a symmetric positive definite matrix [..., d, d].
+class Factorisations:
+    """Cholesky factorisations that are checked together: a look at one makes the host wait for the device.
 
-    Raises:
-        DegenerateFactorError: the matrix is not positive definite, or holds NaN or infinite values.
+    Until :meth:`check` the factor of a degenerate matrix is garbage, and so is what is solved with it.
     """
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    if bool((info != 0).any()):
-        if not bool(torch.isfinite(matrix).all()):
+
+    def __init__(self) -> None:
+        self._codes: list[Tensor] = []
+        self._traces: list[Tensor] = []
+
+    def cholesky(self, matrix: Tensor) -> Tensor:
+        """Lower Cholesky factor of a symmetric positive definite matrix [..., d, d], not checked yet."""
+        factor, code = torch.linalg.cholesky_ex(matrix)
+        self._codes.append(code.reshape(-1))
+        # A second moment with NaN or infinite entries has one on its diagonal.
+        self._traces.append(matrix.diagonal(dim1=-2, dim2=-1).sum())
+        return factor
+
+    def check(self) -> None:
+        """Look at all factorisations since the last check.
+
+        Raises:
+            DegenerateFactorError: a matrix was not positive definite, or held NaN or infinite values.
+        """
+        if not self._codes:
+            return
+        indefinite, finite = (torch.cat(self._codes) != 0).any(), torch.stack(self._traces).isfinite().all()
+        self._codes, self._traces = [], []
+        if not bool(indefinite):
+            return
+        if not bool(finite):
             raise DegenerateFactorError(
                 "a Kronecker factor holds NaN or infinite values: the network's activations or gradients overflow on "
                 "these images"
@@ -47,6 +71,17 @@ def cholesky(matrix: Tensor) -> Tensor:
         raise DegenerateFactorError(
             "a Kronecker factor is not positive definite: use a larger damping (1e-5 or more) or more images"
         )
+
+
+def cholesky(matrix: Tensor) -> Tensor:
+    """Lower Cholesky factor of a symmetric positive definite matrix [..., d, d].
+
+    Raises:
+        DegenerateFactorError: the matrix is not positive definite, or holds NaN or infinite values.
+    """
+    factorisations = Factorisations()
+    factor = factorisations.cholesky(matrix)
+    factorisations.check()
     return factor
 
 
@@ -63,8 +98,8 @@ def inverse(matrix: Tensor) -> Tensor:
 
 def output_gram(weight: Tensor, G: Tensor) -> Tensor:
     """``W^T G W`` [..., d_in, d_in] in float64: what G contributes to the price of input columns."""
-    weight = weight.double()
-    return weight.transpose(-1, -2) @ (G.double() @ weight)
+    weight = in_float64(weight)
+    return weight.transpose(-1, -2) @ (in_float64(G) @ weight)
 
 
 # ---------------------------------------------------------------- removing inputs (columns): the consumer's side
@@ -131,26 +166,30 @@ def set_price(A: Tensor, gram: Tensor, removed: Tensor) -> Tensor:
     return 0.5 * (schur * gram[..., removed, :][..., removed]).sum()
 
 
-def refit_columns(weight: Tensor, A: Tensor, kept: Tensor) -> Tensor:
+def refit_columns(weight: Tensor, A: Tensor, kept: Tensor, factorisations: Factorisations | None = None) -> Tensor:
     """Least-squares weights on the kept columns: ``W_K + W_C A_CK A_KK^-1`` (equal to ``W A[:, K] A[K, K]^-1``).
 
     Args:
         weight: [..., d_out, d].
         A: damped input factor [..., d, d].
-        kept: LongTensor [k].
+        kept: LongTensor [k]; on the CPU nobody has to wait for A's device.
+        factorisations: whoever checks the solution later; None checks it here.
 
     Returns:
-        [..., d_out, k] in A's dtype. The dense weight itself where nothing is removed.
+        [..., d_out, k] in A's dtype, where A is. The dense weight itself where nothing is removed.
 
     Raises:
         DegenerateFactorError: the kept block is not positive definite.
     """
-    weight = weight.to(A.dtype)
-    removed = complement(kept, A.shape[-1])
+    weight = weight.to(A)
+    removed, kept = sent(complement(kept, A.shape[-1]), A.device), sent(kept, A.device)
     if len(removed) == 0:
         return weight[..., kept]
     rows = A.index_select(-2, kept)
-    factor = cholesky(rows.index_select(-1, kept))
+    solving = factorisations or Factorisations()
+    factor = solving.cholesky(rows.index_select(-1, kept))
+    if factorisations is None:
+        solving.check()
     carried = rows.index_select(-1, removed) @ weight[..., removed].transpose(-1, -2)
     # The correction is added to the dense weights because it is small: W A[:, K] A_KK^-1 would round all their digits.
     return weight[..., kept] + torch.cholesky_solve(carried, factor).transpose(-1, -2)

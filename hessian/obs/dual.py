@@ -22,8 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hessian.obs.algebra import block_prices, cholesky, complement
+from hessian.obs.algebra import Factorisations, block_prices, cholesky, complement
 from hessian.obs.moments import Moment
+from hessian.support.layout import in_float64, sent
 
 CHUNK_ELEMENTS = 1 << 22
 """Elements of a weight converted to float64 at once."""
@@ -41,30 +42,33 @@ class DampedRows:
     """
 
     def __init__(self, rows: Tensor, ridge: Tensor) -> None:
-        self._scale = ridge.double().sqrt()
-        self._rows = rows.double() / self._scale[:, None, :]
+        self._scale = in_float64(ridge).sqrt()
+        self._rows = in_float64(rows) / self._scale[:, None, :]
 
-    def refit(self, weight: Tensor, kept: Tensor) -> Tensor:
+    def refit(self, weight: Tensor, kept: Tensor, factorisations: Factorisations | None = None) -> Tensor:
         """Least-squares weights on the kept columns, as :func:`hessian.obs.refit_columns` gives them.
 
         Args:
             weight: [groups, d_out, d].
-            kept: LongTensor [k].
+            kept: LongTensor [k]; on the CPU nobody has to wait for the device.
+            factorisations: whoever checks the solution later; None checks it here.
 
         Returns:
             [groups, d_out, k] in the weight's dtype; the weight itself where nothing is removed.
         """
-        removed = complement(kept, weight.shape[-1])
+        removed, stays = complement(kept, weight.shape[-1]), sent(kept, weight.device)
         if len(removed) == 0:
-            return weight[..., kept]
+            return weight[..., stays]
+        removed, kept = sent(removed, self._rows.device), sent(kept, self._rows.device)
         X = self._rows[..., kept]
         # The weights themselves are never whitened: `forth` takes them into whitened coordinates, `back` out again.
-        back = torch.cholesky_solve(X, cholesky(_plus_identity(X))) / self._scale[:, None, kept]
+        factor = cholesky if factorisations is None else factorisations.cholesky
+        back = torch.cholesky_solve(X, factor(_plus_identity(X))) / self._scale[:, None, kept]
         forth = (self._rows[..., removed] * self._scale[:, None, removed]).transpose(1, 2)
         refitted = weight.new_empty(*weight.shape[:-1], len(kept))
         for part in _chunks(weight):
-            carried = weight[:, part][..., removed].double() @ forth
-            refitted[:, part] = weight[:, part][..., kept] + (carried @ back).to(weight.dtype)
+            carried = in_float64(weight[:, part])[..., removed] @ forth
+            refitted[:, part] = weight[:, part][..., stays] + (carried @ back).to(weight)
         return refitted
 
     def consumer(self, weight: Tensor, outputs: Moment, blocks: Tensor) -> DualConsumer:
@@ -73,15 +77,16 @@ class DampedRows:
         Args:
             weight: [groups, d_out, d]; a constant's column, the last, may be missing.
             outputs: G, of width d_out.
-            blocks: LongTensor [n, c], the columns of each unit.
+            blocks: LongTensor [n, c], the columns of each unit; on the CPU nobody has to wait for the device.
         """
         flat, root = blocks.reshape(-1), outputs.root()
+        rest, flat = sent(complement(flat, self._rows.shape[-1]), root.device), sent(flat, root.device)
         V = root.new_zeros(*root.shape[:2], len(flat))
         for part in _chunks(weight):
-            V += root[:, :, part] @ weight[:, part][..., flat].double()
+            V += root[:, :, part] @ in_float64(weight[:, part])[..., flat]
         V *= self._scale[:, None, flat]
         # Columns of other layers are never removed in this sweep, so they enter M once.
-        others = self._rows[..., complement(flat, self._rows.shape[-1])]
+        others = self._rows[..., rest]
         return _rotated(self._rows[..., flat], V, _plus_identity(others), len(blocks))
 
 
@@ -115,7 +120,10 @@ class DualConsumer:
 
     def single_prices(self) -> Tensor:
         """Price of removing each unit alone, after repair: [n]."""
-        return self.elimination().prices()
+        elimination = self.elimination()
+        prices = elimination.prices()
+        elimination.check()
+        return prices
 
     def zeroing_curve(self, order: Tensor) -> Tensor:
         """Price without repair, ``1/2 tr(G W_S A_SS W_S^T)``, of the prefixes S of an order.
@@ -126,7 +134,7 @@ class DualConsumer:
         Returns:
             [n]; entry k removes the first k units.
         """
-        order, c = order.to(self.device), self.block
+        order, c = sent(order, self.device), self.block
         columns = _columns(order, c)
         carried = self.outputs.new_zeros(self.rows.shape[0], self.outputs.shape[2], self.rows.shape[2])
         steps = []
@@ -161,6 +169,7 @@ class DualElimination:
     def __init__(self, consumer: DualConsumer) -> None:
         self.c = consumer.block
         self._outside, self._constant = consumer.outside, consumer.constant
+        self._solving = Factorisations()
         self._X, self._V = consumer.rows, consumer.outputs
         self._start_panel()
 
@@ -168,7 +177,7 @@ class DualElimination:
         groups, width, _ = self._X.shape
         # M is summed anew over the columns that are left: it is small, and subtracting what went would cancel digits.
         core = torch.baddbmm(self._outside, self._X.transpose(1, 2), self._X)
-        self._solved = torch.cholesky_solve(self._X.transpose(1, 2), cholesky(core))
+        self._solved = torch.cholesky_solve(self._X.transpose(1, 2), self._solving.cholesky(core))
         eye = torch.eye(self.c, dtype=core.dtype, device=core.device)
         self._R_blocks = eye - _diagonal_blocks(self._X, self._solved.transpose(1, 2), self.c)
         self._M_blocks = _diagonal_blocks(self._V, self._V, self.c)
@@ -179,13 +188,12 @@ class DualElimination:
         """Price of the unit in every slot (and garbage for those removed in this panel): [slots]."""
         return block_prices(self._R_blocks, self._M_blocks) + self._constant
 
-    def eliminate(self, slot: int) -> None:
-        """Condition on the removal of the unit in a slot."""
-        columns = slice(slot * self.c, (slot + 1) * self.c)
+    def eliminate(self, columns: slice | Tensor) -> None:
+        """Condition on the removal of the unit whose columns these are."""
         R = -(self._X @ self._solved[:, :, columns])
-        R[:, columns].diagonal(dim1=1, dim2=2).add_(1.0)
+        R[:, columns] += torch.eye(self.c, dtype=R.dtype, device=R.device)
         R -= self._L @ self._L[:, columns].transpose(1, 2)
-        factor = cholesky(R[:, columns])
+        factor = self._solving.cholesky(R[:, columns])
         L = torch.linalg.solve_triangular(factor, R.transpose(1, 2), upper=False).transpose(1, 2)
         P = torch.linalg.solve_triangular(factor, L, upper=False, left=False)
         V = self._V[:, columns] - self._P[:, columns] @ self._gone_V
@@ -200,8 +208,17 @@ class DualElimination:
         self._P = torch.cat([self._P, P], dim=2)
         self._gone_V = torch.cat([self._gone_V, V], dim=1)
 
+    def check(self) -> None:
+        """Look whether all steps since the last check went well.
+
+        Raises:
+            DegenerateFactorError: one did not.
+        """
+        self._solving.check()
+
     def finish_panel(self, slots: Tensor) -> None:
-        """Apply the pending updates to the remaining slots, in this order, and drop the rest."""
+        """Apply the pending updates to the remaining slots (on the CPU), in this order, and drop the rest."""
+        slots = sent(slots, self._X.device)
         columns = _columns(slots, self.c)
         self._V = self._V[:, columns] - self._P[:, columns] @ self._gone_V
         self._X = self._X[:, columns]

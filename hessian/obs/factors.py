@@ -10,6 +10,7 @@ from torch import Tensor
 from hessian.obs.dual import DampedRows, DualConsumer
 from hessian.obs.moments import Moment, RowMoment
 from hessian.obs.primal import DampedMatrix, DenseConsumer
+from hessian.support.layout import in_float64
 
 Consumer = DenseConsumer | DualConsumer
 
@@ -59,7 +60,7 @@ class KroneckerFactors:
         The constant is damped no more than the inputs are, and by ``damping`` at most. Inputs that are (nearly) dead
         are damped as if they were small instead, or the constant beside them would drown the ridge in rounding.
         """
-        diagonal = self.inputs.diagonal().double()
+        diagonal = in_float64(self.inputs.diagonal())
         columns = diagonal[:, :-1] if self.bias else diagonal
         smallest = DEAD_BESIDE_CONSTANT if self.bias else torch.finfo(torch.float64).tiny
         mean = columns.mean(dim=1, keepdim=True).clamp_min(smallest)

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hessian.support.layout import in_float64
+
 
 @dataclass(frozen=True, eq=False)
 class DenseMoment:
@@ -33,12 +35,12 @@ class DenseMoment:
 
     def square_norm(self) -> Tensor:
         """Squared Frobenius norm of M, float64 [groups]."""
-        return torch.linalg.matrix_norm(self.values, dtype=torch.float64).square()
+        return torch.linalg.matrix_norm(in_float64(self.values)).square()
 
     def root(self) -> Tensor:
         """F [groups, r, d] in float64 with ``F^T F = M`` up to rounding."""
         # Not Cholesky: with few images M is singular, and rounding makes its smallest eigenvalues negative.
-        values, vectors = torch.linalg.eigh(self.values.double())
+        values, vectors = torch.linalg.eigh(in_float64(self.values))
         return values.clamp_min(0).sqrt()[..., None] * vectors.transpose(1, 2)
 
     def scaled(self, factor: float) -> DenseMoment:
@@ -66,13 +68,13 @@ class RowMoment:
 
     def square_norm(self) -> Tensor:
         """Squared Frobenius norm of M, float64 [groups]."""
-        rows = self.values.double()
+        rows = in_float64(self.values)
         # X^T X and X X^T have the same norm, and N x N is the smaller one.
         return (rows @ rows.transpose(1, 2)).square().sum(dim=(1, 2))
 
     def root(self) -> Tensor:
         """F [groups, r, d] in float64 with ``F^T F = M``: the rows."""
-        return self.values.double()
+        return in_float64(self.values)
 
     def scaled(self, factor: float) -> RowMoment:
         """``factor * M``."""

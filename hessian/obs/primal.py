@@ -11,8 +11,9 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from hessian.obs.algebra import block_prices, cholesky, inverse, refit_columns
+from hessian.obs.algebra import Factorisations, block_prices, inverse, refit_columns
 from hessian.obs.moments import Moment
+from hessian.support.layout import in_float64, sent
 
 BAND_COLUMNS = 1024
 """Columns whose products with all before them are formed at once."""
@@ -28,24 +29,26 @@ class DampedMatrix:
 
     def __init__(self, matrix: Tensor, ridge: Tensor) -> None:
         # A copy even of float64: the ridge is added in place, and the factor belongs to somebody else.
-        self.matrix = matrix.to(torch.float64, copy=True)
+        doubled = in_float64(matrix)
+        self.matrix = doubled.clone() if doubled is matrix else doubled
         self.matrix.diagonal(dim1=1, dim2=2).add_(ridge)
 
     @cached_property
     def _inverse(self) -> Tensor:
         return inverse(self.matrix)
 
-    def refit(self, weight: Tensor, kept: Tensor) -> Tensor:
+    def refit(self, weight: Tensor, kept: Tensor, factorisations: Factorisations | None = None) -> Tensor:
         """Least-squares weights on the kept columns (:func:`hessian.obs.refit_columns`).
 
         Args:
             weight: [groups, d_out, d].
-            kept: LongTensor [k].
+            kept: LongTensor [k]; on the CPU nobody has to wait for the device.
+            factorisations: whoever checks the solution later; None checks it here.
 
         Returns:
-            [groups, d_out, k] in the weight's dtype.
+            [groups, d_out, k] in the weight's dtype, where the weight is.
         """
-        return refit_columns(weight, self.matrix, kept).to(weight.dtype)
+        return refit_columns(weight, self.matrix, kept, factorisations).to(weight)
 
     def consumer(self, weight: Tensor, outputs: Moment, blocks: Tensor) -> DenseConsumer:
         """Contribution of these inputs to the prices of a layer's units.
@@ -53,11 +56,11 @@ class DampedMatrix:
         Args:
             weight: [groups, d_out, d]; a constant's column, the last, may be missing.
             outputs: G, of width d_out.
-            blocks: LongTensor [n, c], the columns of each unit.
+            blocks: LongTensor [n, c], the columns of each unit; on the CPU nobody has to wait for the device.
         """
         flat = blocks.reshape(-1)
-        W = weight[..., flat].double().transpose(1, 2)
-        Z = W @ outputs.matrix().double()
+        W = in_float64(weight[..., sent(flat, weight.device)]).transpose(1, 2)
+        Z = W @ in_float64(outputs.matrix())
         if W.shape[2] > W.shape[1]:
             # More outputs than columns: the product is smaller than its factors.
             W, Z = torch.eye(W.shape[1], dtype=W.dtype, device=W.device).expand(len(W), -1, -1), W @ Z.transpose(1, 2)
@@ -101,7 +104,7 @@ class DenseConsumer:
         Args:
             order: LongTensor [n].
         """
-        order = order.to(self.device)
+        order = sent(order, self.device)
         # Removing k units costs the sum of the leading k x k block; sums along both axes leave it on the diagonal.
         total = self.zeroing[order][:, order].cumsum(0).cumsum(1).diagonal()
         return torch.cat([total.new_zeros(1), total[:-1]])
@@ -171,16 +174,16 @@ class DenseElimination:
         self._M_blocks = outer_blocks(self._W, self._Z, self.c)
         self._L = self._P = self._R.new_empty(groups, width, 0)
         self._gone_W = self._gone_Z = self._W[:, :0]
+        self._solving = Factorisations()
 
     def prices(self) -> Tensor:
         """Price of the unit in every slot (and garbage for those removed in this panel): [slots]."""
         return block_prices(self._R_blocks, self._M_blocks)
 
-    def eliminate(self, slot: int) -> None:
-        """Condition on the removal of the unit in a slot."""
-        columns = slice(slot * self.c, (slot + 1) * self.c)
+    def eliminate(self, columns: slice | Tensor) -> None:
+        """Condition on the removal of the unit whose columns these are."""
         R = self._R[:, :, columns] - self._L @ self._L[:, columns].transpose(1, 2)
-        factor = cholesky(R[:, columns])
+        factor = self._solving.cholesky(R[:, columns])
         L = torch.linalg.solve_triangular(factor, R.transpose(1, 2), upper=False).transpose(1, 2)
         P = torch.linalg.solve_triangular(factor, L, upper=False, left=False)
         W = self._W[:, columns] - self._P[:, columns] @ self._gone_W
@@ -197,10 +200,19 @@ class DenseElimination:
         self._gone_W = torch.cat([self._gone_W, W], dim=1)
         self._gone_Z = torch.cat([self._gone_Z, Z], dim=1)
 
+    def check(self) -> None:
+        """Look whether all steps of the panel went well.
+
+        Raises:
+            DegenerateFactorError: one did not.
+        """
+        self._solving.check()
+
     def finish_panel(self, slots: Tensor) -> None:
-        """Apply the pending updates to the remaining slots, in this order, and leave the rest behind."""
-        moved = (slots != torch.arange(len(slots), device=slots.device)).nonzero()[:, 0]
-        into, origin, columns = (_columns(which, self.c) for which in (moved, slots[moved], slots))
+        """Apply the pending updates to the remaining slots (on the CPU), in this order, and leave the rest behind."""
+        moved = (slots != torch.arange(len(slots))).nonzero()[:, 0]
+        device = self._R.device
+        into, origin, columns = (sent(_columns(which, self.c), device) for which in (moved, slots[moved], slots))
         width = len(columns)
         L, P = self._L[:, columns], self._P[:, columns]
         self._R[:, into] = self._R[:, origin]
@@ -237,6 +249,7 @@ def _block(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     ranges = [_as_slice(indices) for indices in (rows, columns)]
     if None not in ranges:
         return matrix[:, ranges[0], ranges[1]]
+    rows, columns = (sent(indices, matrix.device) for indices in (rows, columns))
     return matrix[:, rows[:, None], columns]
 
 

@@ -21,6 +21,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hessian.support.layout import sent
+
 PANEL_COLUMNS = 192
 """Columns eliminated between two full updates of the trailing matrices."""
 
@@ -48,12 +50,16 @@ class Elimination(Protocol):
         """Price of the unit in every slot (and garbage for those removed in this panel): [slots]."""
         ...
 
-    def eliminate(self, slot: int) -> None:
-        """Condition on the removal of the unit in a slot."""
+    def eliminate(self, columns: slice | Tensor) -> None:
+        """Condition on the removal of the unit whose columns these are (a LongTensor [c] on the device)."""
+        ...
+
+    def check(self) -> None:
+        """Look whether all steps since the last check went well, and raise where one did not."""
         ...
 
     def finish_panel(self, slots: Tensor) -> None:
-        """Apply what is pending and keep these slots, in this order."""
+        """Apply what is pending and keep these slots (on the CPU), in this order."""
         ...
 
 
@@ -78,52 +84,67 @@ class Eliminable(Protocol):
 def greedy_sweep(consumers: Sequence[Eliminable]) -> Sweep:
     """Eliminate all units of a layer greedily; prices are summed over the layer's consumers.
 
+    The host waits for the device once a panel, not at every step.
+
     Args:
         consumers: at least one, all with the same number of units.
 
     Returns:
-        The :class:`Sweep`. Ties go to the lower unit.
+        The :class:`Sweep`, on the CPU. Ties go to the lower unit.
+
+    Raises:
+        DegenerateFactorError: a consumer's input factor is not positive definite.
     """
     states = [consumer.elimination() for consumer in consumers]
-    units = torch.arange(consumers[0].num_units, device=consumers[0].device)
+    units = torch.arange(consumers[0].num_units)
     # A panel is measured in columns, because that is what pending updates cost.
     steps = max(1, PANEL_COLUMNS // max(state.c for state in states))
-    order: list[int] = []
-    increments: list[float] = []
+    order: list[Tensor] = []
+    increments: list[Tensor] = []
     while len(units):
-        taken = _panel(states, units, steps, order, increments)
-        slots = _filled_up(len(units), taken, units.device)
+        taken, prices = _panel(states, units, steps, consumers[0].device)
+        for state in states:
+            state.check()
+        order.append(units[taken])
+        increments.append(prices)
+        slots = _filled_up(len(units), taken.tolist())
         units = units[slots]
         if len(units):
             for state in states:
                 state.finish_panel(slots)
-    return Sweep(torch.tensor(order), torch.tensor(increments, dtype=torch.float64))
+    # A redundant unit costs 0, and rounding may say a little less: curves must not fall.
+    return Sweep(torch.cat(order), torch.cat(increments).clamp_min(0.0))
 
 
-def _panel(
-    states: Sequence[Elimination], units: Tensor, steps: int, order: list[int], increments: list[float]
-) -> list[int]:
-    """Eliminate the next few units, appending to the order and the increments; returns their slots."""
-    taken: list[int] = []
-    by_unit = units.argsort()
+def _panel(states: Sequence[Elimination], units: Tensor, steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Eliminate the next few units; returns their slots and prices, in the order of removal, on the CPU."""
+    taken: list[Tensor] = []
+    increments: list[Tensor] = []
+    by_unit = sent(units.argsort(), device)
+    gone = torch.zeros(len(units), dtype=torch.bool, device=device)
     for _ in range(min(steps, len(units))):
-        prices = torch.stack([state.prices() for state in states]).sum(dim=0)
-        prices[taken] = torch.inf
+        prices = torch.stack([state.prices() for state in states]).sum(dim=0).masked_fill(gone, torch.inf)
         # Panels shuffle the slots; searching in the order of units makes ties go to the lower one.
-        slot = int(by_unit[prices[by_unit].argmin()])
-        order.append(int(units[slot]))
-        # A redundant unit costs 0, and rounding may say a little less: curves must not fall.
-        increments.append(max(float(prices[slot]), 0.0))
+        slot = by_unit[prices[by_unit].argmin(dim=0, keepdim=True)]
         taken.append(slot)
+        increments.append(prices[slot])
+        gone[slot] = True
         if len(taken) < len(units):
             for state in states:
-                state.eliminate(slot)
-    return taken
+                state.eliminate(_columns(slot, state.c))
+    return torch.cat(taken).cpu(), torch.cat(increments).cpu()
 
 
-def _filled_up(count: int, taken: Sequence[int], device: torch.device) -> Tensor:
+def _columns(slot: Tensor, c: int) -> slice | Tensor:
+    """Columns of the unit in a slot [1]: as a slice, which copies nothing, where nobody waits for reading the slot."""
+    if slot.device.type == "cpu":
+        return slice(int(slot) * c, (int(slot) + 1) * c)
+    return slot * c + torch.arange(c, device=slot.device)
+
+
+def _filled_up(count: int, taken: Sequence[int]) -> Tensor:
     """Slots that remain, those behind moved into the gaps so that most stay where they are: LongTensor."""
     left = count - len(taken)
     gone = set(taken)
     moved = iter([slot for slot in range(left, count) if slot not in gone])
-    return torch.tensor([next(moved) if slot in gone else slot for slot in range(left)], device=device).long()
+    return torch.tensor([next(moved) if slot in gone else slot for slot in range(left)]).long()

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hessian.channels.layer_types import TRANSPOSED_TYPES
+from hessian.support.layout import sent
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,9 @@ class PositionSample:
         for output in outputs:
             stop = start + each * len(output)
             own = index[(index >= start) & (index < stop)] - start
-            self._places.append(torch.unravel_index(own.to(output.device), (len(output), *extents)))
+            self._places.append(
+                tuple(sent(axis, output.device) for axis in torch.unravel_index(own, (len(output), *extents)))
+            )
             start = stop
 
     def inputs(self, module: Any, inputs: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
@@ -152,7 +155,7 @@ class PositionSample:
 def _windows(module: Any, inputs: Tensor, image: Tensor, place: Sequence[Tensor]) -> Tensor:
     """Windows that the layer reads at some positions: [S, in, *kernel]."""
     kernel = tuple(module.kernel_size)
-    taps = torch.unravel_index(torch.arange(math.prod(kernel), device=image.device), kernel)
+    taps = [sent(tap, image.device) for tap in torch.unravel_index(torch.arange(math.prod(kernel)), kernel)]
     corners = [
         first[:, None] * step + tap * dilation
         for first, step, tap, dilation in zip(place, module.stride, taps, module.dilation, strict=True)

@@ -125,7 +125,7 @@ class _Consumers:
         self._uses[name] -= 1
         if self._uses[name]:
             self._damped[name] = damped
-        blocks = unit_columns(group, member, module).to(module.weight.device)
+        blocks = unit_columns(group, member, module)
         return self._factors[name].consumer(damped, weight_matrix(module, bias=False), blocks)
 
 

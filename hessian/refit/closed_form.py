@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from hessian.channels.group import ChannelGroup
 from hessian.channels.slicing import Cut, ModuleSlice, NetworkSlicer, slice_tensor
+from hessian.obs.algebra import DegenerateFactorError, Factorisations
 from hessian.obs.factors import KroneckerFactors
 from hessian.patches.matrices import from_matrix, matrix_columns, weight_matrix
 from hessian.refit.lockstep import shared_names
+from hessian.support.layout import in_float64
 
 CACHE_BYTES = 512 << 20
 """Refitted weights kept for reuse."""
@@ -62,21 +64,31 @@ class Compensator:
 
         Returns:
             Every key of the model's state dict, at the pruned shapes and the model's dtype.
+
+        Raises:
+            DegenerateFactorError: the kept block of a factor is not positive definite.
         """
         state = cut.state()
+        solving = Factorisations()
         for name, part in cut.slices.items():
             if part.columns is not None and name in self.factors:
-                self._install(state, name, part, cut.slices)
+                self._install(state, name, part, cut.slices, solving)
+        self._check(solving)
         for names in self._shared:
             source = next((name for name in names if name.rpartition(".")[0] in cut.slices), names[0])
             state.update(dict.fromkeys(names, state[source]))
         return state
 
     def _install(
-        self, state: dict[str, Tensor], name: str, part: ModuleSlice, slices: Mapping[str, ModuleSlice]
+        self,
+        state: dict[str, Tensor],
+        name: str,
+        part: ModuleSlice,
+        slices: Mapping[str, ModuleSlice],
+        solving: Factorisations,
     ) -> None:
         module = self._modules[name]
-        weight, shift = self.refitted(name, part)
+        weight, shift = self._known(name, part, solving)
         rows = ModuleSlice(rows=part.rows)
         state[f"{name}.weight"] = slice_tensor(module, "weight", weight, rows)
         if shift is None:
@@ -97,13 +109,31 @@ class Compensator:
 
         Returns:
             Weight at the kept input channels, bias [d_out] or None; both cached and not to be modified.
+
+        Raises:
+            DegenerateFactorError: the kept block of A is not positive definite.
         """
+        solving = Factorisations()
+        result = self._known(name, part, solving)
+        self._check(solving)
+        return result
+
+    def _check(self, solving: Factorisations) -> None:
+        try:
+            solving.check()
+        except DegenerateFactorError:
+            self._cache.clear()  # what was solved in vain is among it
+            self._cached_bytes = 0
+            raise
+
+    def _known(self, name: str, part: ModuleSlice, solving: Factorisations) -> tuple[Tensor, Tensor | None]:
+        """:meth:`refitted`, not checked yet."""
         assert part.columns is not None
         key = (name, part.columns.numpy().tobytes())
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        result = self._solve(name, part)
+        result = self._solve(name, part, solving)
         self._cache[key] = result
         self._cached_bytes += _nbytes(result)
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
@@ -111,7 +141,7 @@ class Compensator:
             self._cached_bytes -= _nbytes(dropped)
         return result
 
-    def _solve(self, name: str, part: ModuleSlice) -> tuple[Tensor, Tensor | None]:
+    def _solve(self, name: str, part: ModuleSlice, solving: Factorisations) -> tuple[Tensor, Tensor | None]:
         module = self._modules[name]
         factors = self.factors[name]
         matrix = weight_matrix(module)
@@ -122,13 +152,13 @@ class Compensator:
         kept = matrix_columns(module, positions[None])[0]
         if factors.bias:
             kept = torch.cat([kept, kept.new_tensor([matrix.shape[2] - 1])])
-        refitted = factors.damped(self.damping).refit(matrix, kept.to(matrix.device))
+        refitted = factors.damped(self.damping).refit(matrix, kept, solving)
         return from_matrix(module, refitted, bias=factors.bias)
 
 
 def damped_inputs(factors: KroneckerFactors, damping: float) -> Tensor:
     """A with relative damping [groups, d, d] in float64; the constant's entry is damped no more than the inputs'."""
-    return factors.A.double() + torch.diag_embed(factors.ridge(damping))
+    return in_float64(factors.A) + torch.diag_embed(factors.ridge(damping))
 
 
 def _nbytes(result: tuple[Tensor, Tensor | None]) -> int:

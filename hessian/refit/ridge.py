@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian.obs.algebra import cholesky
+from hessian.obs.algebra import Factorisations
 from hessian.patches.matrices import (
     CHUNK_ELEMENTS,
     moment_with_constant,
@@ -20,6 +20,7 @@ from hessian.patches.matrices import (
 )
 from hessian.patches.products import outer_sum
 from hessian.refit.relu_aware import ROUNDS, ReluTargets
+from hessian.support.layout import in_float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +29,23 @@ class Refitted:
 
     Attributes:
         matrix: [groups, d_out, d_in (+ 1 with a constant)] in float64.
-        error: share of the targets' variance (over positions, summed over outputs) that the solution misses, at least
-            0; before a ReLU, what the ReLU lets through of the miss. It falls out of the normal equations.
+        missed: share of the targets' variance (over positions, summed over outputs) that the solution misses, a scalar;
+            before a ReLU, what the ReLU lets through of the miss. It falls out of the normal equations, up to rounding.
     """
 
     matrix: Tensor
-    error: float
+    missed: Tensor
+
+    @property
+    def error(self) -> float:
+        """The share as a number, at least 0; reading it waits for the device."""
+        return errors_of([self.missed])[0]
+
+
+def errors_of(missed: Sequence[Tensor]) -> list[float]:
+    """Shares that solutions miss as numbers, at least 0, read together; 0 where there was nothing to miss."""
+    shares = torch.stack(list(missed)).tolist() if missed else []
+    return [share if math.isfinite(share) and share > 0.0 else 0.0 for share in shares]
 
 
 def ridge_refit(
@@ -43,6 +55,7 @@ def ridge_refit(
     targets: Sequence[Tensor],
     damping: float,
     relu: Sequence[ReluTargets] | None = None,
+    factorisations: Factorisations | None = None,
 ) -> Refitted:
     """Ridge regression of targets on a layer's inputs, centred at its current weights.
 
@@ -55,14 +68,21 @@ def ridge_refit(
         relu: what a ReLU behind the layer makes of its outputs, batch by batch; the solution is then improved in a few
             rounds for what the ReLU lets through (:mod:`hessian.refit.relu_aware`). None asks for the targets as they
             are.
+        factorisations: whoever checks the solution later; None checks it here.
 
     Returns:
         The solution, with or without a constant as ``shift`` is given or not, and its error.
+
+    Raises:
+        DegenerateFactorError: the equations have no solution; NaN or infinite inputs, or too little damping.
     """
-    weight = to_matrix(module, module.weight, shift).double()
+    weight = in_float64(to_matrix(module, module.weight, shift))
     columns = _Patches(module, inputs)
     gram = _gram(columns, shift is not None, weight)
-    solve = _solution(weight, gram, damping, shift is not None)
+    solving = factorisations or Factorisations()
+    solve = _solution(weight, gram, damping, shift is not None, solving)
+    if factorisations is None:
+        solving.check()
     asked = wanted = _cross(columns, targets, weight)
     matrix = solve(wanted.cross)
     for _ in range(ROUNDS if relu else 0):
@@ -80,7 +100,7 @@ class NormalEquations:
     """
 
     def __init__(self, weight: Tensor, *, constant: bool) -> None:
-        self._weight = weight.double()
+        self._weight = in_float64(weight)
         self._constant = constant
         self._gram: Tensor | None = None
         self._wanted: _Wanted | None = None
@@ -93,17 +113,19 @@ class NormalEquations:
         wanted = _cross(columns, targets, self._weight)
         self._wanted = wanted if self._wanted is None else self._wanted.plus(wanted)
 
-    def solve(self, damping: float) -> Refitted:
-        """The solution for all calls so far (at least one)."""
+    def solve(self, damping: float, factorisations: Factorisations) -> Refitted:
+        """The solution for all calls so far (at least one), not checked yet."""
         assert self._gram is not None
         assert self._wanted is not None
-        matrix = _solution(self._weight, self._gram, damping, self._constant)(self._wanted.cross)
+        matrix = _solution(self._weight, self._gram, damping, self._constant, factorisations)(self._wanted.cross)
         return Refitted(matrix, self._wanted.missed(matrix, self._gram, self._wanted.variance))
 
 
-def _solution(weight: Tensor, gram: Tensor, damping: float, constant: bool) -> Callable[[Tensor], Tensor]:
+def _solution(
+    weight: Tensor, gram: Tensor, damping: float, constant: bool, factorisations: Factorisations
+) -> Callable[[Tensor], Tensor]:
     """Function from ``Y X^T`` to the ridge solution."""
-    factor = cholesky(gram + torch.diag_embed(_ridge(gram, damping, constant)))
+    factor = factorisations.cholesky(gram + torch.diag_embed(_ridge(gram, damping, constant)))
     return lambda cross: weight + torch.cholesky_solve((cross - weight @ gram).transpose(1, 2), factor).transpose(1, 2)
 
 
@@ -142,7 +164,7 @@ def _gram(columns: _Patches, constant: bool, weight: Tensor) -> Tensor:
     """``X X^T`` over all batches, [groups, d_in (+ 1), d_in (+ 1)]."""
     gram = weight.new_zeros(weight.shape[0], weight.shape[2], weight.shape[2])
     for _, _, X in columns:
-        gram += moment_with_constant(X) if constant else outer_sum(X)
+        gram += (moment_with_constant(X) if constant else outer_sum(X)).to(gram.device)
     return gram
 
 
@@ -178,11 +200,10 @@ class _Wanted:
         """Summed squares of Y around its means."""
         return self.squares - self.sums.square().sum() / self.count
 
-    def missed(self, matrix: Tensor, gram: Tensor, variance: Tensor) -> float:
-        """Share of a variance that ``|Y - W X|^2`` is, from sums alone."""
+    def missed(self, matrix: Tensor, gram: Tensor, variance: Tensor) -> Tensor:
+        """Share of a variance that ``|Y - W X|^2`` is, from sums alone, a scalar."""
         residual = self.squares - ((2 * self.cross - matrix @ gram) * matrix).sum()
-        share: float = (residual.clamp_min(0.0) / variance).item()
-        return share if math.isfinite(share) and share > 0.0 else 0.0
+        return residual.clamp_min(0.0) / variance
 
     def plus(self, other: _Wanted) -> _Wanted:
         """The sums over both."""
@@ -212,9 +233,9 @@ def _cross(
         else:
             target = wanted[part]
         Y = output_columns(columns.module, target)
-        cross[:, :, :width] += outer_sum(Y, X)
-        sums = sums + Y.sum(dim=(0, 3))
-        squares = squares + Y.square().sum()
+        cross[:, :, :width] += outer_sum(Y, X).to(cross.device)
+        sums = sums + Y.sum(dim=(0, 3)).to(cross.device)
+        squares = squares + Y.square().sum().to(cross.device)
         count += Y.shape[0] * Y.shape[3]
     cross[:, :, width:] += sums[:, :, None]
     return _Wanted(cross, squares, sums, count)
@@ -223,7 +244,7 @@ def _cross(
 def _outputs(module: Any, matrix: Tensor, X: Tensor, like: Tensor) -> Tensor:
     """Outputs of the layer with other weights, in the shape of its own."""
     width = X.shape[2]
-    matrix = matrix.to(X.dtype)
+    matrix = matrix.to(X)
     if X.shape[3] == 1:  # many single positions: one product instead of one an image
         columns = (X[..., 0].transpose(0, 1) @ matrix[:, :, :width].transpose(1, 2)).transpose(0, 1)[..., None]
     else:

@@ -26,16 +26,17 @@ from hessian.channels.group import ChannelGroup
 from hessian.channels.layer_types import TRANSPOSED_TYPES
 from hessian.channels.norms import shift_absorbing_norms
 from hessian.channels.slicing import Cut, ModuleSlice, NetworkSlicer, Plan, installed
+from hessian.obs.algebra import Factorisations
 from hessian.patches.layer_view import layer_view
 from hessian.patches.matrices import from_matrix, matrix_width, num_groups, to_matrix
 from hessian.patches.subsampling import PositionSample, position_extents
 from hessian.refit.lockstep import DenseValues, HaltingNetwork, Place, Stop, kept, shared_copy, shared_names
 from hessian.refit.relu_aware import ReluTargets, inverse_gain
-from hessian.refit.ridge import NormalEquations, ridge_refit, wide
+from hessian.refit.ridge import NormalEquations, errors_of, ridge_refit, wide
 from hessian.refit.structure import read_structure
 from hessian.support.batches import model_device, read_batches, regrouped
 from hessian.support.door import plain_execution, plain_model, undisturbed
-from hessian.support.layout import layout_for, unchanged
+from hessian.support.layout import layout_for, sent, unchanged
 from hessian.support.progress import Progress
 
 SMALLEST_BATCH = 64
@@ -235,9 +236,15 @@ class _Walk:
         self._visited: set[str] = set()
         self._cut = False
         self._equations: dict[str, _Solved] = {}
+        self._solving = Factorisations()
+        self._missed: dict[str, Tensor] = {}
 
     def run(self) -> None:
-        """Solve every layer from the first cut one on."""
+        """Solve every layer from the first cut one on.
+
+        Raises:
+            DegenerateFactorError: a layer's equations have no solution.
+        """
         owner = self._owner
         with owner._pruned.passes(owner.inputs) as pruned, owner._dense.passes(owner.inputs) as passes:
             dense = DenseValues(owner._store, passes)
@@ -249,6 +256,8 @@ class _Walk:
                 self._visit(place, here, dense)
                 for index in here:
                     pruned[index].advance()
+        self._solving.check()
+        owner.errors.update(zip(self._missed, errors_of(list(self._missed.values())), strict=True))
 
     def _rank(self, place: Place) -> int:
         return self._order.setdefault(place, len(self._order))
@@ -285,13 +294,13 @@ class _Walk:
             if place.call > 0:  # a loop that runs longer than it did for the example
                 return
             shift = torch.zeros_like(norm.running_mean) if norm is not None else module.bias
-            found = ridge_refit(solved, shift, inputs, targets, owner.damping, relu)
+            found = ridge_refit(solved, shift, inputs, targets, owner.damping, relu, self._solving)
             _install(module, norm, found.matrix, shift is not None)
-            owner.errors[name] = found.error
+            self._missed[name] = found.missed
             return
         known = self._equations.setdefault(name, _Solved(module, norm))
         known.add(solved, inputs, targets)
-        owner.errors[name] = known.install(owner.damping)
+        self._missed[name] = known.install(owner.damping, self._solving)
 
     def _closing_targets(
         self,
@@ -351,13 +360,13 @@ class _Solved:
         """Add one call."""
         self._equations.add(solved, inputs, targets)
 
-    def install(self, damping: float) -> float:
-        """Solve what there is so far; returns the error."""
+    def install(self, damping: float, factorisations: Factorisations) -> Tensor:
+        """Solve what there is so far; returns the share that is missed."""
         if self._mean is not None:
             self._norm.running_mean.copy_(self._mean)
-        found = self._equations.solve(damping)
+        found = self._equations.solve(damping, factorisations)
         _install(self._module, self._norm, found.matrix, self._constant)
-        return found.error
+        return found.missed
 
 
 def _install(module: Any, norm: Any, matrix: Tensor, constant: bool) -> None:
@@ -365,7 +374,7 @@ def _install(module: Any, norm: Any, matrix: Tensor, constant: bool) -> None:
     weight, shift = from_matrix(module, matrix, bias=constant)
     module.weight.copy_(weight)
     if norm is not None and shift is not None:
-        norm.running_mean.sub_(shift.to(norm.running_mean.dtype))
+        norm.running_mean.sub_(shift.to(norm.running_mean))
     elif shift is not None:
         module.bias.copy_(shift)
 
@@ -392,4 +401,4 @@ def _channel_axis(module: nn.Module, output: Tensor) -> int:
 def _rows(module: nn.Module, output: Tensor, part: ModuleSlice) -> Tensor:
     if part.rows is None:
         return output
-    return output.index_select(_channel_axis(module, output), part.rows.to(output.device))
+    return output.index_select(_channel_axis(module, output), sent(part.rows, output.device))

@@ -84,11 +84,21 @@ def state_kept(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
-            with torch.no_grad():
-                for module, name, buffer, value in buffers:
-                    module._buffers[name] = buffer
-                    if buffer.shape == value.shape and not torch.equal(buffer, value):
-                        buffer.copy_(value)
+            for module, name, buffer, _ in buffers:
+                module._buffers[name] = buffer
+            _restore([(buffer, value) for *_, buffer, value in buffers if buffer.shape == value.shape])
+
+
+@torch.no_grad()
+def _restore(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Give tensors their values back, those that changed; looked at together, as a look waits for the device."""
+    if not pairs:
+        return
+    device = pairs[0][0].device
+    changed = torch.stack([(tensor != value).any().to(device) for tensor, value in pairs]).tolist()
+    for (tensor, value), differs in zip(pairs, changed, strict=True):
+        if differs:
+            tensor.copy_(value)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Memory layout of feature maps and convolution weights."""
+"""Places of tensors in memory: layout of feature maps and convolution weights, copies to a device."""
 
 from __future__ import annotations
 
@@ -39,6 +39,20 @@ def layout_for(model: nn.Module, example_input: Tensor) -> Layout:
     for parameter in trial.parameters():
         parameter.data = preferred_layout(parameter.data)
     return preferred_layout if runs_on(trial, preferred_layout(example_input)) else unchanged
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; the host does not wait for a GPU that is still at work.
+
+    For what nobody overwrites meanwhile (indices, images just gathered): PyTorch waits for the whole queue before it
+    copies, unless it is told not to. On MPS it would go on before the memory was read.
+    """
+    return tensor.to(device, non_blocking=device.type == "cuda" and tensor.device.type == "cpu")
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """The tensor in float64: where it is, or on the CPU where its device has no such type (MPS)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 
 def unchanged(tensor: Tensor) -> Tensor:

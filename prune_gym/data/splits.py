@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from hessian.support.batches import INPUT_KEYS, LABEL_KEYS
+from hessian.support.layout import sent
 
 
 class ImageSplit(Protocol):
@@ -74,7 +75,7 @@ class TensorSplit:
     def batches_at(self, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One batch for each long tensor of indices ``[B]``."""
         for part in parts:
-            batch = self.subset(part.to(self.labels.device))
+            batch = self.subset(sent(part, self.labels.device))
             yield batch.images, batch.labels
 
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hessian.support.layout import in_float64
 from prune_gym.data.splits import TensorSplit, equal_parts
 from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.tasks.outputs import outputs_of, scores_classes, tensors_of
@@ -109,8 +110,8 @@ class ClassAgreement:
         totals, positions = torch.zeros(3, dtype=torch.float64), 0
         for images, dense in zip(self._parts, self._dense, strict=True):
             (logits,) = tensors_of(model(images))
-            expected, found = F.log_softmax(dense.double(), dim=1), F.log_softmax(logits.double(), dim=1)
-            same = (logits.argmax(dim=1) == dense.argmax(dim=1)).double().sum()
+            expected, found = (F.log_softmax(in_float64(each), dim=1) for each in (dense, logits))
+            same = in_float64(logits.argmax(dim=1) == dense.argmax(dim=1)).sum()
             shared = torch.minimum(expected.exp(), found.exp()).sum()
             totals += torch.stack([same, shared, F.kl_div(found, expected, reduction="sum", log_target=True)]).cpu()
             positions += dense.numel() // dense.shape[1]
@@ -128,14 +129,14 @@ class Closeness:
 
     def __init__(self, images: Tensor, dense: list[Tensor], batch_size: int) -> None:
         self._images, self._dense, self._batch_size = images, dense, batch_size
-        self._variances = [(output - output.mean(dim=0)).double().square().sum() for output in dense]
+        self._variances = [in_float64(output - output.mean(dim=0)).square().sum() for output in dense]
 
     @torch.no_grad()
     def __call__(self, model: nn.Module) -> Evaluation:
         """Score a network."""
         found = outputs_of(model, self._images, self._batch_size)
         missed = [
-            float((output - dense).double().square().sum() / variance.clamp_min(torch.finfo(torch.float64).tiny))
+            float(in_float64(output - dense).square().sum() / variance.clamp_min(torch.finfo(torch.float64).tiny))
             for output, dense, variance in zip(found, self._dense, self._variances, strict=True)
         ]
         share = sum(missed) / len(missed)
@@ -144,9 +145,7 @@ class Closeness:
 
 def evaluation_of(outputs: Tensor, labels: Tensor) -> Evaluation:
     """Scores of logits [N, classes] against class indices [N]."""
-    truth = F.log_softmax(outputs.double(), dim=1).gather(1, labels[:, None])[:, 0]
-    return Evaluation(
-        accuracy=float((outputs.argmax(dim=1) == labels).double().mean()),
-        soft_accuracy=float(truth.exp().mean()),
-        loss=float(-truth.mean()),
-    )
+    truth = F.log_softmax(in_float64(outputs), dim=1)
+    truth = truth.gather(1, labels[:, None].to(truth.device))[:, 0]
+    hits = in_float64(outputs.argmax(dim=1) == labels).mean()
+    return Evaluation(*torch.stack([hits, truth.exp().mean(), -truth.mean()]).tolist())

@@ -31,7 +31,7 @@ from prune_gym.data.splits import TensorSplit, equal_parts
 from prune_gym.measuring.folding import overwrite_inputs
 from prune_gym.measuring.short_reconstruction import ShortReconstruction
 from prune_gym.support.device import module_device
-from prune_gym.training.batchnorm import recalibrate_bn
+from prune_gym.training.batchnorm import mean_over_batches, recalibrate_bn
 
 if TYPE_CHECKING:
     from prune_gym.tasks.task import PruningTask
@@ -133,16 +133,14 @@ class ClosedFormRepair:
     @contextmanager
     def _batch_statistics(self) -> Iterator[None]:
         """Only the BatchNorms use and average batch statistics; everything else stays in evaluation mode."""
-        momenta = {name: norm.momentum for name, norm in self._norms.items()}
         try:
             for norm in self._norms.values():
                 norm.train()
-                norm.momentum = None
-            yield
+            with mean_over_batches(self._norms.values()):
+                yield
         finally:
-            for name, norm in self._norms.items():
+            for norm in self._norms.values():
                 norm.eval()
-                norm.momentum = momenta[name]
 
 
 class Unrepaired:

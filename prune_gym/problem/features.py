@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hessian.support.layout import in_float64
 from hessian.support.names import unknown
 from prune_gym.cost.limits import FloatArray, IntArray
 
@@ -240,7 +241,7 @@ def _half_shares(change: Any, units: IntArray, total: int) -> FloatArray:
 
 def _factor_statistics(factors: Any) -> tuple[float, float, float]:
     """Log mean diagonals of A and G, log participation ratio of A (groups of a grouped convolution averaged)."""
-    inputs, gradients = factors.A.double(), factors.G.double()
+    inputs, gradients = in_float64(factors.A), in_float64(factors.G)
     trace = inputs.diagonal(dim1=-2, dim2=-1).sum(-1)
     frobenius = inputs.square().sum(dim=(-2, -1))
     rank = (trace.square() / (frobenius * inputs.shape[-1]).clamp_min(_TINY)).mean().item()

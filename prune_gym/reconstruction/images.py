@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from hessian.support.layout import Layout
+from hessian.support.layout import Layout, sent
 from prune_gym.data.loader_split import DatasetSplit
 from prune_gym.data.splits import ImageSplit, TensorSplit, equal_parts
 from prune_gym.reconstruction.outputs import call, float_outputs
@@ -57,7 +57,7 @@ class UnlabelledImages:
         """One batch for each long tensor of indices, as a network is called with it."""
         if self._split is None:
             for part in parts:
-                yield _pytree.tree_map(lambda tensor, at=part: tensor[at.to(tensor.device)], self._tensors)
+                yield _pytree.tree_map(lambda tensor, at=part: tensor[sent(at, tensor.device)], self._tensors)
             return
         for images, _ in self._split.batches_at(parts):
             _check_finite(images)
@@ -136,7 +136,7 @@ class Teacher:
             if self._kept is None:
                 yield inputs, self._run(inputs)
             else:
-                yield inputs, [output[part.to(output.device)] for output in self._kept]
+                yield inputs, [output[sent(part, output.device)] for output in self._kept]
 
     @torch.no_grad()
     def _run(self, batch: Any) -> list[Tensor]:
@@ -154,7 +154,7 @@ class Teacher:
 
 def placed(inputs: Any, device: torch.device, layout: Layout) -> Any:
     """Inputs on a device, laid out as it likes them."""
-    return _pytree.tree_map_only(Tensor, lambda tensor: layout(tensor.to(device)), inputs)
+    return _pytree.tree_map_only(Tensor, lambda tensor: layout(sent(tensor, device)), inputs)
 
 
 def check_same_outputs(dense: Sequence[Tensor], pruned: Sequence[Tensor]) -> None:

@@ -57,7 +57,7 @@ class Course:
             model.eval()
             parts = equal_parts(self.held_out, TEACHER_BATCH)
             for part, (inputs, targets) in zip(parts, self.teacher.batches(parts), strict=True):
-                total += self.matching(float_outputs(call(model, inputs)), targets).double().cpu() * len(part)
+                total += self.matching(float_outputs(call(model, inputs)), targets).cpu().double() * len(part)
         loss = float(total) / len(self.held_out)
         return loss if math.isfinite(loss) else math.inf
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from hessian.support.names import unknown
+from prune_gym.support.device import module_device
 from prune_gym.tasks.imagenet import IMAGENET_TASKS, ImageNetTask
 from prune_gym.tasks.named import NAMED_TASKS, NamedTask
 from prune_gym.tasks.task import PruningTask, TaskSize, TaskStatus, check_target
@@ -248,7 +249,8 @@ def structure_of(task: str | PruningTask) -> TaskStructure:
     """
     if isinstance(task, str):
         return task_structure(task)
-    return TaskStructure(task.model, task.example_input, tuple(task.ignored_layers), task.default_target)
+    example = task.example_input.to(module_device(task.model))
+    return TaskStructure(task.model, example, tuple(task.ignored_layers), task.default_target)
 
 
 _FAMILIES = {"family": "prune_gym.tasks.family.tasks"}

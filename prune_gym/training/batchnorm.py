@@ -91,16 +91,42 @@ def _norms(model: nn.Module) -> dict[str, _BatchNorm]:
 
 
 @contextmanager
+def mean_over_batches(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Inside, running statistics become the mean over the batches seen, as with a ``momentum`` of None.
+
+    PyTorch reads the number of batches off a tensor then, at every norm and batch, and waits for the device; here it is
+    counted.
+
+    Args:
+        norms: whose statistics have been reset.
+    """
+    momenta = [(norm, norm.momentum) for norm in norms]
+    seen = dict.fromkeys((norm for norm, _ in momenta), 0)
+
+    def count(norm: Any, _args: Any) -> None:
+        seen[norm] += 1
+        norm.momentum = 1.0 / seen[norm]
+
+    hooks = [norm.register_forward_pre_hook(count) for norm in seen]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm, momentum in momenta:
+            norm.momentum = momentum
+
+
+@contextmanager
 def _cumulative_statistics(norms: dict[str, _BatchNorm]) -> Iterator[None]:
     """Batch norms start afresh and average over batches; on an error they get their statistics back."""
-    momenta = {name: norm.momentum for name, norm in norms.items()}
     saved = {name: {key: value.clone() for key, value in norm.named_buffers()} for name, norm in norms.items()}
     hooks = [norm.register_forward_pre_hook(_variance_check(name), with_kwargs=True) for name, norm in norms.items()]
     try:
         for norm in norms.values():
             norm.reset_running_stats()
-            norm.momentum = None
-        yield
+        with mean_over_batches(norms.values()):
+            yield
     except BaseException:
         for name, norm in norms.items():
             for key, value in saved[name].items():
@@ -109,8 +135,6 @@ def _cumulative_statistics(norms: dict[str, _BatchNorm]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-        for name, norm in norms.items():
-            norm.momentum = momenta[name]
 
 
 def _variance_check(name: str) -> Callable[[nn.Module, Any, Any], None]:

@@ -59,6 +59,7 @@ ROOMS = {
         "studies.methods",
         "studies.audit",
         "studies.any_network",
+        "studies.accelerator",
         "studies.speed",
         "system_eval",
         "ablation",

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from benchmarks.metrics import SystemMetrics
-from prune_gym.support.device import available_devices
 from prune_gym.tasks.models import resnet20
 
 
@@ -79,7 +78,6 @@ def test_bytes_on_disk_is_the_size_of_the_file(net, tmp_path):
     assert SystemMetrics.bytes_on_disk(net) == (tmp_path / "net.safetensors").stat().st_size
 
 
-@pytest.mark.parametrize("device", available_devices(), ids=str)
 def test_measure_all_reports_every_number_and_its_conditions(net, device):
     net.to(device).train()
     result = SystemMetrics.measure_all(

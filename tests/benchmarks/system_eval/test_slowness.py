@@ -12,7 +12,6 @@ from benchmarks.metrics import SystemMetrics
 from benchmarks.system_eval import rounding_gain, slowness
 from benchmarks.system_eval.layer_record import LayerRecord
 from benchmarks.system_eval.slowness import explain_slowness, reason_of, slowness_table
-from prune_gym.support.device import available_devices
 from prune_gym.surgery.pruner import PhysicalPruner
 from prune_gym.tasks.models import resnet20
 
@@ -27,7 +26,6 @@ def pair():
     return dense, pruner.prune({group.name: list(range(5)) for group in pruner.groups})
 
 
-@pytest.mark.parametrize("device", available_devices(), ids=str)
 def test_flops_of_the_layers_add_up_to_the_networks(pair, device):
     dense, pruned = (model.to(device) for model in pair)
     report = explain_slowness(dense, pruned, IMAGES.to(device), num_iterations=2, num_warmup=1)

@@ -6,7 +6,6 @@ from torch import nn
 
 from prune_gym.saving import export
 from prune_gym.saving.export import export_onnx, export_program, export_state_dict
-from prune_gym.support.device import available_devices
 from prune_gym.surgery.pruner import PhysicalPruner
 from prune_gym.tasks.models import resnet20
 
@@ -28,7 +27,6 @@ def images():
     return torch.randn(7, 3, 16, 16, generator=torch.Generator().manual_seed(9))
 
 
-@pytest.mark.parametrize("device", available_devices(), ids=str)
 def test_a_program_computes_what_the_model_computes_at_any_batch_size(pruned, images, tmp_path, device):
     model, images = pruned.to(device), images.to(device)
     parity = export_program(model, images[:1], tmp_path / "net.pt2")

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from prune_gym.support import timing
-from prune_gym.support.device import available_devices
 from prune_gym.support.timing import Timing, compare_interleaved, compare_models, time_callable, time_model
 
 
@@ -61,7 +60,6 @@ def test_a_single_sample_has_no_spread_and_no_nan():
     assert Timing(np.array([2.0]), "cpu", 1).std_ms == 0.0
 
 
-@pytest.mark.parametrize("device", available_devices(), ids=str)
 def test_models_run_in_eval_and_inference_mode_on_their_device(model, device):
     model.to(device).train()
     seen = set()

@@ -15,7 +15,6 @@ from torch import nn
 from hessian import HOBSSensitivityAnalyzer
 from hessian.channels import UnsupportedStructureError
 from prune_gym.data.splits import TensorSplit
-from prune_gym.support.device import available_devices
 from prune_gym.surgery import cutting as surgery
 from prune_gym.surgery.cutting import check_against_prediction
 from prune_gym.surgery.pruner import PhysicalPruner
@@ -50,7 +49,6 @@ def assert_untouched(model, before):
 # --- the result ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", available_devices(), ids=str)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_pruned_logits_equal_the_dense_ones_with_the_channels_zeroed(case, device):
     model, inputs = case.model().to(device), case.inputs().to(device)

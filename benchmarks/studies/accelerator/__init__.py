@@ -1,0 +1,1 @@
+"""Numbers of a GPU: what pruning a network of ImageNet's size takes there."""
