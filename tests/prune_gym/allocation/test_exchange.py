@@ -73,7 +73,7 @@ def problem(seed: int, layers: int, width: int, skips: bool, round_to: int = 1, 
     return Exchange(LossTable.of(curves, limits), form, int(dense), reachable * rng.uniform(0.7, 1.0), start)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     layers=st.integers(1, 6),
