@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import nn
 
 from prune_gym.data.splits import TensorSplit
@@ -19,6 +20,10 @@ from tests.watchdog import watch
 # Tests run side by side (pytest-xdist) on networks too small to profit from threads; one thread is also what makes
 # sums come out the same on every machine.
 torch.set_num_threads(1)
+
+# Nothing is timed, neither are hypothesis's examples: on a busy machine any of them can take long.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import threading
 from types import SimpleNamespace
 
-import pytest
-
 from tests import watchdog
 
 
@@ -31,8 +29,3 @@ def test_a_run_that_ended_is_not_interrupted(monkeypatch):
     dog.thread.join(60)
     assert not dog.thread.is_alive()
     assert not interrupted.is_set()
-
-
-def test_every_test_of_this_run_has_a_limit(pytestconfig: pytest.Config):
-    assert 0 < float(pytestconfig.getini("faulthandler_timeout")) <= 600
-    assert pytestconfig.getini("faulthandler_exit_on_timeout")

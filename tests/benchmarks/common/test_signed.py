@@ -22,7 +22,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(content=JSON)
 def test_what_is_written_is_read(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("signed") / "x.json"

@@ -102,9 +102,10 @@ def test_saved_network_scores_in_a_fresh_process_what_the_result_says(finished):
         "import sys, torch\n"
         "from tests.benchmarks import tiny_task\n"
         "from prune_gym import load_pruned\n"
+        "from prune_gym.data.splits import load_digits_splits\n"
         "from prune_gym.training import evaluate_model\n"
         "model = load_pruned(sys.argv[1], factory=tiny_task.network)\n"
-        "print(evaluate_model(model, tiny_task.trained()[1].test.subset(slice(200))).accuracy)\n"
+        "print(evaluate_model(model, load_digits_splits().test.subset(slice(200))).accuracy)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder.checkpoint)], capture_output=True, text=True, check=True

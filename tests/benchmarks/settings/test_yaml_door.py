@@ -67,14 +67,14 @@ def test_aliases_and_numbers_of_everyday_use_go_through():
     assert read_yaml("", "demo") is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(text):
     with contextlib.suppress(ConfigError):
         read_yaml(text, "any")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.recursive(
         st.one_of(st.none(), st.booleans(), st.integers(-(10**9), 10**9), st.text("abc xyz-_.", max_size=8)),

@@ -146,14 +146,14 @@ def test_constant_data_has_a_point_interval():
         assert bootstrap_confidence_interval([0.5] * 6) == (0.5, 0.5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ACCURACIES, min_size=5, max_size=9))
 def test_intervals_of_any_accuracies_are_finite_ordered_and_inside_the_data(values):
     low, high = bootstrap_confidence_interval(values, n_bootstrap=200)
     assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(ACCURACIES, ACCURACIES), min_size=5, max_size=9), st.floats(-10, 10))
 def test_the_t_test_forgets_what_both_share_and_agrees_with_its_interval(pairs, offset):
     before, after = np.array(pairs).T

@@ -41,7 +41,7 @@ def discovered(name):
     return model, discover(model, torch.randn(IMAGE)).groups
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_plan_on_any_structure_equals_the_dense_network_that_makes_nothing_of_these_channels(data):
     name = data.draw(st.sampled_from(sorted(STRUCTURES.keys() - MIXING)))

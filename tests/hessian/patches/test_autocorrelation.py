@@ -49,7 +49,7 @@ def convolutions(draw, axes):
     return conv, (2, groups * channels, *extents)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(convolutions(axes=2))
 def test_sharing_is_exact_for_any_kernel_stride_dilation_padding_and_size(case):
     conv, shape = case
@@ -61,7 +61,7 @@ def test_sharing_is_exact_for_any_kernel_stride_dilation_padding_and_size(case):
 
 @pytest.mark.parametrize("axes", [1, 3])
 def test_sharing_is_exact_along_one_and_three_axes(axes):
-    @settings(max_examples=30, deadline=None, derandomize=True)
+    @settings(max_examples=30, derandomize=True)
     @given(convolutions(axes=axes))
     def check(case):
         conv, shape = case
@@ -101,7 +101,7 @@ def test_the_cheaper_method_is_chosen(kernel, stride, extent, shares, monkeypatc
     torch.testing.assert_close(moment, plain_second_moment(conv, inputs), atol=1e-10, rtol=1e-10)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     extent=st.integers(1, 9),
     kernel=st.integers(1, 5),

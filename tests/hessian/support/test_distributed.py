@@ -3,6 +3,7 @@
 import itertools
 import weakref
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,19 +20,29 @@ PROCESSES = 2
 PATIENCE = timedelta(seconds=60)
 
 
-def run_in_processes(job, folder):
-    """Run ``job(rank, folder)`` in two processes of one group; an error in one ends both and is raised here."""
-    mp.spawn(_join_group, args=(job, str(folder)), nprocs=PROCESSES)
-
-
-def _join_group(rank, job, folder):
-    torch.set_num_threads(1)
-    store = f"file://{folder}/rendezvous"
+def join_group(rank, folder, name):
+    store = f"file://{folder}/{name}"
     dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=PATIENCE)
+
+
+def in_a_process(rank, folder):
+    """All that needs two processes, in two: starting one takes longer than any of it."""
+    torch.set_num_threads(1)
+    train_and_leave(rank, folder)
+    join_group(rank, folder, "rendezvous")
     try:
-        job(rank, folder)
+        for job in (save_analysis, hooked, one_has_no_images):
+            job(rank, folder)
     finally:
         dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What both processes wrote; an error in one ends both and is raised here."""
+    folder = tmp_path_factory.mktemp("processes")
+    mp.spawn(in_a_process, args=(str(folder),), nprocs=PROCESSES)
+    return folder
 
 
 class Mixed(nn.Module):
@@ -67,8 +78,7 @@ def save_analysis(rank, folder):
         torch.save(analyse(batches()[rank::PROCESSES], fisher).tensors(), f"{folder}/{fisher}{rank}.pt")
 
 
-def test_two_processes_find_what_one_finds(tmp_path):
-    run_in_processes(save_analysis, tmp_path)
+def test_two_processes_find_what_one_finds(folder):
     for fisher in ("sketch", "type-2"):
         alone = analyse(batches(), fisher)
         assert isinstance(alone.factors["hidden"].inputs, RowMoment)
@@ -76,7 +86,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
         expected, metadata = alone.tensors()
         plan = alone.get_pruning_plan(0.5)
         for rank in range(PROCESSES):
-            tensors, same_metadata = torch.load(tmp_path / f"{fisher}{rank}.pt")
+            tensors, same_metadata = torch.load(folder / f"{fisher}{rank}.pt")
             assert same_metadata == metadata
             for name, tensor in expected.items():
                 if not name.endswith("/rows"):
@@ -98,12 +108,11 @@ def hooked(rank, folder):
     torch.save((kfac.factors["conv1"].A, kfac.factors["conv1"].G), f"{folder}/factors{rank}.pt")
 
 
-def test_hooks_in_a_data_parallel_loop_see_all_images(tmp_path):
-    run_in_processes(hooked, tmp_path)
+def test_hooks_in_a_data_parallel_loop_see_all_images(folder):
     model, (x, y) = networks.make(networks.Residual), networks.images(8)
     expected = KFACHessianApproximator(model).estimate([(x, y)], None, None, "empirical")["conv1"]
     for rank in range(PROCESSES):
-        A, G = torch.load(tmp_path / f"factors{rank}.pt")
+        A, G = torch.load(folder / f"factors{rank}.pt")
         torch.testing.assert_close(A, expected.A)
         torch.testing.assert_close(G, expected.G)
 
@@ -111,26 +120,27 @@ def test_hooks_in_a_data_parallel_loop_see_all_images(tmp_path):
 def one_has_no_images(rank, folder):
     with pytest.raises(ValueError if rank else RuntimeError, match=r"no images|failed in process \[1\]"):
         analyse(batches() if rank == 0 else [])
+    Path(folder, f"told{rank}").touch()
 
 
-def test_an_error_in_one_process_ends_the_others_instead_of_leaving_them_waiting(tmp_path):
-    run_in_processes(one_has_no_images, tmp_path)
+def test_an_error_in_one_process_ends_the_others_instead_of_leaving_them_waiting(folder):
+    assert all((folder / f"told{rank}").is_file() for rank in range(PROCESSES))
 
 
 def train_and_leave(rank, folder):
     """The optimizer's first step imports what holds on to a group that is there already."""
-    store = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=PROCESSES, timeout=PATIENCE)
+    join_group(rank, folder, "before")
     model = nn.Linear(2, 2)
     model(torch.ones(1, 2)).sum().backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     group = weakref.ref(dist.group.WORLD)
     dist.destroy_process_group()
     assert group() is None
+    Path(folder, f"left{rank}").touch()
 
 
-def test_a_group_ends_with_its_threads_when_it_is_left(tmp_path):
-    mp.spawn(train_and_leave, args=(str(tmp_path),), nprocs=PROCESSES)
+def test_a_group_ends_with_its_threads_when_it_is_left(folder):
+    assert all((folder / f"left{rank}").is_file() for rank in range(PROCESSES))
 
 
 def test_the_exact_path_is_refused():

@@ -82,7 +82,7 @@ def problem(
     return Exchange(LossTable.of(curves, limits), form, int(dense), target, start, looks)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     layers=st.integers(1, 6),

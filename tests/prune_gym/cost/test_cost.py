@@ -130,7 +130,7 @@ def test_cost_change_of_one_layer_equals_the_difference_of_two_costs(cost):
         assert along.tolist() == [cost.flops(moved), cost.flops(kept)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(ratios=RATIOS, share=st.floats(0.0, 1.0), max_ratio=st.floats(0.5, 0.95), round_to=st.integers(1, 3))
 def test_projection_meets_the_target_and_no_unit_can_be_given_back(ratios, share, max_ratio, round_to):
     limits = COST.limits(max_ratio, round_to=round_to)
@@ -144,7 +144,7 @@ def test_projection_meets_the_target_and_no_unit_can_be_given_back(ratios, share
         assert more[layer] == kept[layer] or COST.reduction(more) < target
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ratios=RATIOS, target=st.floats(0.05, 0.9))
 def test_projecting_twice_changes_nothing(ratios, target):
     once = COST.project(np.array(ratios), target)

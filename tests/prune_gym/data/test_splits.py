@@ -57,7 +57,7 @@ def test_equal_parts_are_as_few_and_as_equal_as_can_be(count, batch_size):
     assert max(sizes) - min(sizes) <= 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data(), labels=st.lists(st.integers(0, 3), min_size=2, max_size=80), seed=st.integers(0, 99))
 def test_pieces_are_disjoint_and_hold_every_class_in_proportion(data, labels, seed):
     labels = torch.tensor(labels)

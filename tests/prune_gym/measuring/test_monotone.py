@@ -7,7 +7,7 @@ from sklearn.isotonic import IsotonicRegression
 from prune_gym.measuring import monotone
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(y=st.lists(st.floats(-5, 5), min_size=1, max_size=30))
 def test_isotonic_fit_equals_scikit_learns(y):
     x = np.arange(len(y), dtype=float)

@@ -59,7 +59,7 @@ def test_pruned_logits_equal_the_dense_ones_with_the_channels_zeroed(case, devic
     assert broken_promises(pruned) == []
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_legal_plan_on_any_coupling_equals_masking(data):
     case = data.draw(st.sampled_from(CASES))

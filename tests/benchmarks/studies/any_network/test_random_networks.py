@@ -38,7 +38,6 @@ def judged(network, seed=0):
 
 @settings(
     max_examples=20,
-    deadline=None,
     derandomize=True,
     database=None,
     phases=(Phase.generate, Phase.shrink),
