@@ -156,8 +156,8 @@ PAST = dict.fromkeys(
 )
 """Results that no command makes any more -> why they are kept."""
 
-WRITTEN = ("files.md", "speed_scale.md", "zoo.md", "manifest.json", "checked.json")
-"""Pages beside the results, and what this command writes."""
+WRITTEN = ("files.md", "speed_scale.md", "zoo.md", "manifest.json", "checked.json", "leaderboard")
+"""Pages beside the results, what this command writes, and what users submit."""
 
 
 def uncited(results: Path = RESULTS, root: Path = ROOT) -> list[str]:
