@@ -21,12 +21,15 @@ from prune_gym.bench.problem import BenchProblem
 
 @pytest.fixture(scope="module")
 def runs(bench_file, tmp_path_factory):
-    """Finished runs of two baselines, their submissions and the page."""
+    """Finished runs of two baselines, their submissions and the page; so small networks have no more plans to find."""
     folder = tmp_path_factory.mktemp("ladder")
+    patch = pytest.MonkeyPatch()
+    patch.setattr("benchmarks.studies.ladder.cells.EVALUATIONS", 12)
     options = ["--out", str(folder), "--agents", "knapsack", "random", "--networks", str(bench_file)]
     assert main(["run", *options, "--seeds", "42"]) == 0
     assert main(["publish", *options, "--to", str(folder / "leaderboard")]) == 0
     assert main(["page", "--networks", str(bench_file), "--to", str(folder / "leaderboard")]) == 0
+    patch.undo()
     return folder
 
 
