@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.common.columns import Column
 from benchmarks.common.table import Table
-from benchmarks.studies.ladder.submission import CHECKPOINTS, Networks, asked_for, read_submission, scores
+from benchmarks.studies.ladder.submission import CHECKPOINTS, Networks, Submission, asked_for, read_submission, scores
 from benchmarks.studies.ladder.summary import Standing, standing
 from hessian.support.files import write_atomic
 from prune_gym.bench.protocol import EVALUATIONS, SEEDS, THRESHOLDS
@@ -65,6 +65,10 @@ def table(lines: Sequence[Standing]) -> Table:
     return Table("Leaderboard", columns, rows)
 
 
+def _about(submission: Submission) -> str:
+    return submission.about + ("; learned on the training networks before" if submission.pretrained else "")
+
+
 def write_page(folder: Path = FOLDER, networks: Networks = None) -> Path:
     """Write ``leaderboard.md`` beside the folder of submitted files.
 
@@ -73,6 +77,6 @@ def write_page(folder: Path = FOLDER, networks: Networks = None) -> Path:
     """
     lines = standings(folder, networks)
     levels = ", ".join(f"{name} from {threshold:g}" for name, threshold in THRESHOLDS.items())
-    about = "".join(f"* **{line.submission.agent}**: {line.submission.about}\n" for line in lines)
+    about = "".join(f"* **{line.submission.agent}**: {_about(line.submission)}\n" for line in lines)
     text = f"{_INTRODUCTION}{table(lines).markdown()}\nLevels, of the last column of scores: {levels}.\n\n{about}"
     return write_atomic(folder.parent / "leaderboard.md", text)
