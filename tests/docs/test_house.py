@@ -42,7 +42,7 @@ ROOMS = {
         "data",
         "support",
     ),
-    "agents": ("", "rspar", "ppo", "search", "model", "interface"),
+    "agents": ("", "rspar", "amortised", "ppo", "search", "model", "interface"),
     "baselines": ("", "methods", "workshop"),
     "benchmarks": (
         "fuzz",
