@@ -135,9 +135,7 @@ class KnownNetwork:
         return knapsack(self.curves(target), cost, target, limits=limits)
 
     def _weights(self, log_rest: np.ndarray) -> np.ndarray:
-        """Weights [members, N, L, damages] of plans that leave a share of the FLOPs, as in
-        :func:`agents.amortised.networks.damage_weights`.
-        """
+        """Weights [members, N, L, damages], see :func:`agents.amortised.networks.damage_weights`."""
         depth = (log_rest - USUAL_LOG_REST)[:, None, None]
         return np.logaddexp(0.0, self._level[:, None] + self._slope[:, None] * depth)
 
