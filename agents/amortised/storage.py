@@ -27,7 +27,7 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     format: str
-    width: Annotated[int, Field(ge=4, le=512, multiple_of=4)]
+    width: Annotated[int, Field(ge=0, le=512, multiple_of=4)]
     members: Annotated[int, Field(ge=1, le=16)]
     inputs: list[str]
     trained_on: dict[str, Any]
