@@ -1,4 +1,4 @@
-"""What is known of plans for any network: what layers lose, and a policy; and how both look at one network."""
+"""What is known of plans for any network: how much its layers lose, and the plan that loses least."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from agents.amortised.damages import DAMAGES, damage_tables
-from agents.amortised.networks import USUAL_LOG_REST, DamageNetwork, PolicyNetwork
+from agents.amortised.networks import USUAL_LOG_REST, DamageNetwork
 from prune_gym.allocation.knapsack import knapsack
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import CountLimits, IntArray
-from prune_gym.problem.view import LAYER_INPUTS, PLAN_INPUTS, NetworkProblem, NetworkView
+from prune_gym.problem.view import LAYER_INPUTS, NetworkProblem, NetworkView
 
 BOUND = 4.0
 """Standardised inputs are clipped to [-BOUND, BOUND]: a network unlike all others counts as the most unlike known."""
@@ -30,14 +30,14 @@ class Sizes:
     """
 
     width: int = 32
-    members: int = 4
+    members: int = 6
 
 
 DEFAULT_SIZES = Sizes()
 
 
 class AmortisedModel(nn.Module):
-    """Damage networks and a policy over standardised inputs of layers.
+    """Damage networks over standardised inputs of layers.
 
     Amortised as in few-shot Bayesian optimisation (Wistuba & Grabocka 2021): what many tasks have in common is learned
     before the task at hand is seen.
@@ -48,42 +48,39 @@ class AmortisedModel(nn.Module):
 
     Attributes:
         rewards: the damage networks.
-        policy: the policy; None without attention.
+        trust: weight of what was learned in proposed plans, in [0, 1]; the rest is the predicted loss. A plan that is
+            best by learned curves is best by their errors too, and these differ from those of the prediction.
         trained_on: what it was trained on, what JSON can say.
     """
 
-    layer_centre: Tensor
-    layer_spread: Tensor
-    plan_centre: Tensor
-    plan_spread: Tensor
+    centre: Tensor
+    spread: Tensor
 
     def __init__(self, sizes: Sizes = DEFAULT_SIZES, seed: int = 0) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.trust = sizes, 1.0
         self.trained_on: dict[str, Any] = {}
-        for name, count in (("layer", len(LAYER_INPUTS)), ("plan", len(PLAN_INPUTS))):
-            self.register_buffer(f"{name}_centre", torch.zeros(count))
-            self.register_buffer(f"{name}_spread", torch.ones(count))
+        self.register_buffer("centre", torch.zeros(len(LAYER_INPUTS)))
+        self.register_buffer("spread", torch.ones(len(LAYER_INPUTS)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = [DamageNetwork(len(LAYER_INPUTS), len(DAMAGES), sizes.width) for _ in range(sizes.members)]
             self.rewards = nn.ModuleList(networks)
-            self.policy = PolicyNetwork(len(LAYER_INPUTS) + len(PLAN_INPUTS), sizes.width) if sizes.width else None
         self.eval()
 
-    def standardise(self, name: str, values: np.ndarray) -> None:
-        """Set the scale of the inputs ``"layer"`` or ``"plan"`` by those of many networks [N, inputs]."""
-        getattr(self, f"{name}_centre").copy_(torch.as_tensor(values.mean(axis=0)))
-        getattr(self, f"{name}_spread").copy_(torch.as_tensor(values.std(axis=0) + 1e-6))
+    @property
+    def parameter_count(self) -> int:
+        """Trained numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())
 
-    def layer_inputs(self, view: NetworkView) -> Tensor:
-        """Standardised inputs of a network's layers [L, len(LAYER_INPUTS)]."""
-        return _scaled(view.layers, self.layer_centre, self.layer_spread)
+    def standardise(self, inputs: np.ndarray) -> None:
+        """Set the scale of the inputs by those of the layers of many networks [N, len(LAYER_INPUTS)]."""
+        self.centre.copy_(torch.as_tensor(inputs.mean(axis=0)))
+        self.spread.copy_(torch.as_tensor(inputs.std(axis=0) + 1e-6))
 
-    def plan_inputs(self, view: NetworkView, kept: IntArray) -> Tensor:
-        """Standardised inputs of plans [N, L], those of the layers among them: [N, L, all inputs]."""
-        plans = _scaled(view.plans(kept), self.plan_centre, self.plan_spread)
-        return torch.cat([self.layer_inputs(view).expand(len(kept), -1, -1), plans], dim=-1)
+    def scaled(self, inputs: Tensor) -> Tensor:
+        """Standardised inputs [..., len(LAYER_INPUTS)] of layers."""
+        return ((inputs - self.centre) / self.spread).clamp(-BOUND, BOUND)
 
     def at(self, problem: NetworkProblem) -> KnownNetwork:
         """How the model looks at the network of a problem."""
@@ -100,7 +97,7 @@ class KnownNetwork:
 
     def __init__(self, model: AmortisedModel, view: NetworkView) -> None:
         self.model, self.view = model, view
-        inputs = model.layer_inputs(view)[None]
+        inputs = model.scaled(torch.as_tensor(view.layers, dtype=torch.float32)[None])
         present = torch.ones(inputs.shape[:2], dtype=torch.bool)
         with torch.no_grad():
             parts = [reward(inputs, present) for reward in model.rewards]
@@ -131,8 +128,16 @@ class KnownNetwork:
         return [table @ weights[layer] for layer, table in enumerate(self._tables)]
 
     def plan(self, target: float, cost: BudgetedCost, limits: CountLimits) -> IntArray:
-        """The plan [L] on a target that is expected to lose least; nothing is measured."""
-        return knapsack(self.curves(target), cost, target, limits=limits)
+        """The plan [L] on a target that is expected to lose least, as far as what was learned is trusted.
+
+        Nothing is measured. Predicted losses are brought to the scale of the learned curves at the knapsack's plan.
+        """
+        learned, trust = self.curves(target), self.model.trust
+        losses = [np.exp(curve) - np.exp(curve[0]) for curve in self.view.log_curves]
+        start = knapsack(losses, cost, target, limits=limits)
+        scale = _summed(learned, start) / max(_summed(losses, start), 1e-12)
+        mixed = [trust * own + (1.0 - trust) * scale * loss for own, loss in zip(learned, losses, strict=True)]
+        return knapsack(mixed, cost, target, limits=limits)
 
     def _weights(self, log_rest: np.ndarray) -> np.ndarray:
         """Weights [members, N, L, damages], see :func:`agents.amortised.networks.damage_weights`."""
@@ -143,21 +148,6 @@ class KnownNetwork:
         """Itself: nothing of it ever changes."""
         return self
 
-    @torch.no_grad()
-    def actions(self, start: IntArray, count: int, generator: torch.Generator) -> np.ndarray:
-        """Moves from a start plan [L] that the policy proposes: its mode and samples, float32 [count, L].
 
-        Raises:
-            ValueError: a model without a policy.
-        """
-        if self.model.policy is None:
-            raise ValueError("a model without attention has no policy")
-        inputs = self.model.plan_inputs(self.view, start[None])
-        policy = self.model.policy(inputs, torch.ones(inputs.shape[:2], dtype=torch.bool))
-        noise = torch.randn((count, len(start)), generator=generator)
-        noise[0] = 0.0
-        return torch.tanh(policy.sample(noise)).numpy()
-
-
-def _scaled(values: np.ndarray, centre: Tensor, spread: Tensor) -> Tensor:
-    return ((torch.as_tensor(values, dtype=torch.float32) - centre) / spread).clamp(-BOUND, BOUND)
+def _summed(curves: list[np.ndarray], kept: IntArray) -> float:
+    return float(sum(curve[len(curve) - count] for curve, count in zip(curves, kept, strict=True)))

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-
-from agents.ppo.networks import LOG_STD_RANGE, SquashedGaussian
 
 
 class SelfAttention(nn.Module):
@@ -107,26 +103,3 @@ def damage_weights(level: Tensor, slope: Tensor, log_rest: Tensor) -> Tensor:
     """
     depth = (log_rest - USUAL_LOG_REST)[..., None, None]
     return nn.functional.softplus(level + torch.tanh(slope) * depth)
-
-
-class PolicyNetwork(nn.Module):
-    """A squashed Gaussian over moves from a start plan.
-
-    Args:
-        inputs: numbers a layer.
-        width: of the embeddings.
-        initial_std: pre-squash deviation of the first actions.
-    """
-
-    def __init__(self, inputs: int, width: int, initial_std: float = 0.15) -> None:
-        super().__init__()
-        self.layers = LayerTransformer(inputs, width)
-        self.move = nn.Linear(width, 2)
-        with torch.no_grad():
-            self.move.weight.mul_(0.05)
-            self.move.bias.copy_(torch.tensor([0.0, math.log(initial_std)]))
-
-    def forward(self, inputs: Tensor, present: Tensor) -> SquashedGaussian:
-        """Inputs of start plans [N, L, inputs] to distributions over actions [N, L]."""
-        mean, log_std = self.move(self.layers(inputs, present)).unbind(-1)
-        return SquashedGaussian(mean, log_std.clamp(*LOG_STD_RANGE))

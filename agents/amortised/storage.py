@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agents.amortised.model import AmortisedModel, Sizes
-from prune_gym.problem.view import LAYER_INPUTS, PLAN_INPUTS
+from prune_gym.problem.view import LAYER_INPUTS
 from prune_gym.support.files import load_safetensors, save_safetensors_atomic
 
 FORMAT = "rspar-amortised-1"
@@ -29,6 +29,7 @@ class _Document(BaseModel):
     format: str
     width: Annotated[int, Field(ge=0, le=512, multiple_of=4)]
     members: Annotated[int, Field(ge=1, le=16)]
+    trust: Annotated[float, Field(ge=0.0, le=1.0)]
     inputs: list[str]
     trained_on: dict[str, Any]
 
@@ -40,7 +41,7 @@ def save_model(model: AmortisedModel, path: str | os.PathLike[str]) -> Path:
 
 def document_of(model: AmortisedModel) -> str:
     """Sizes and names of a model's inputs, and what it was trained on, as JSON."""
-    own = {"format": FORMAT, "inputs": [*LAYER_INPUTS, *PLAN_INPUTS], "trained_on": model.trained_on}
+    own = {"format": FORMAT, "trust": model.trust, "inputs": list(LAYER_INPUTS), "trained_on": model.trained_on}
     return json.dumps(own | asdict(model.sizes), sort_keys=True)
 
 
@@ -71,10 +72,10 @@ def model_of(tensors: Mapping[str, torch.Tensor], document: str, path: str) -> A
         detail = error.errors()[0]
         where = ".".join(map(str, detail["loc"])) or "the whole"
         raise ValueError(f"{path} is no amortised model: {where!r}: {detail['msg']}") from None
-    if found.format != FORMAT or found.inputs != [*LAYER_INPUTS, *PLAN_INPUTS]:
+    if found.format != FORMAT or found.inputs != list(LAYER_INPUTS):
         raise ValueError(f"{path} is an amortised model of another version ({found.format!r}); this one has {FORMAT!r}")
     model = AmortisedModel(Sizes(found.width, found.members))
-    model.trained_on = found.trained_on
+    model.trained_on, model.trust = found.trained_on, found.trust
     try:
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:

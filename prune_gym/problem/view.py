@@ -1,4 +1,4 @@
-"""A network as models of many networks see it: one row of numbers a layer, of the network and of a plan for it.
+"""A network as models of many networks see it: one row of numbers a layer, and predicted losses of plans.
 
 Names, kinds and channel indices are left out, so that a network never seen looks like those that were. Everything is
 known before a plan is measured.
@@ -29,21 +29,6 @@ LAYER_INPUTS = (
 )
 """Inputs of a layer that no plan changes: the default features, standardised within the network, and how its curve, its
 costs and the network compare with those of other networks."""
-
-PLAN_INPUTS = (
-    "log_loss",
-    "log_loss_share",
-    "ratio",
-    "ratio_log_odds",
-    "log_flops_share",
-    "log_flops_share_of_rest",
-    "log_params_share",
-    "log_total_loss",
-    "reduction",
-    "log_rest",
-)
-"""Inputs of a layer under a plan: its predicted loss, alone and of the total; how much of it goes; what its units still
-cost, of the dense network and of what the plan leaves; and of the whole plan its loss and its FLOPs reduction."""
 
 _TINY = 1e-6
 _EDGE = 0.02
@@ -147,32 +132,6 @@ class NetworkView:
     def log_rest(self, kept: np.ndarray) -> np.ndarray:
         """Logarithms of the share of FLOPs that plans leave: kept int [..., L] -> float64 [...]."""
         return np.log(self._flops(kept) / self._dense_flops)
-
-    def plans(self, kept: np.ndarray) -> np.ndarray:
-        """Inputs of plans: kept int [N, L] -> float64 [N, L, len(PLAN_INPUTS)]."""
-        losses = self.log_losses(kept)
-        total = np.logaddexp.reduce(losses, axis=-1, keepdims=True)
-        counts = kept.astype(np.float64)
-        ratio = 1.0 - counts / self.units
-        none = np.zeros_like(counts)
-        flops = -self._flops.change(counts, none) / self._dense_flops
-        params = -self._params.change(counts, none) / self._dense_params
-        log_rest = self.log_rest(kept)[..., None]
-        rest = np.exp(log_rest)
-        each = np.ones_like(losses)
-        columns = (
-            losses,
-            losses - total,
-            ratio,
-            np.log((ratio + _EDGE) / (1.0 - ratio + _EDGE)),
-            np.log(np.maximum(flops, _TINY)),
-            np.log(np.maximum(flops / rest, _TINY)),
-            np.log(np.maximum(params, _TINY)),
-            total * each,
-            (1.0 - rest) * each,
-            log_rest * each,
-        )
-        return np.stack(columns, axis=-1)
 
 
 def _at(curve: np.ndarray, percent: int) -> float:

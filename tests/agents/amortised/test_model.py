@@ -72,22 +72,26 @@ def test_damages_begin_at_nothing_and_rise():
 
 def test_training_sees_a_network_as_the_model_does_afterwards():
     model, examples = family.trained(16), family.examples()
-    inputs = ((examples.inputs - model.layer_centre) / model.layer_spread).clamp(-4, 4)
     with torch.no_grad():
-        batch = predicted(model.rewards[0], inputs * examples.present[..., None], examples)
+        batch = predicted(model.rewards[0], model.scaled(examples.inputs) * examples.present[..., None], examples)
     for row in (0, len(examples.comparisons) - 1):
         found = examples.comparisons[row]
         known = model.at(family.BenchProblem(family.network(found.network)))
         alone = known.opinions(found.kept)[0]
-        np.testing.assert_allclose(batch[row, : len(alone)], alone, atol=2e-2)
+        np.testing.assert_allclose(batch[row, : len(alone)], alone, rtol=3e-2)
 
 
 def test_the_loss_is_least_where_predictions_are_what_was_measured():
     examples, settings = family.examples(), RewardTraining()
-    true = reward_loss(examples.log_odds, examples, settings)
-    assert true < reward_loss(torch.zeros_like(examples.log_odds), examples, settings)
-    assert true < reward_loss(-examples.log_odds, examples, settings)
-    torch.testing.assert_close(true, reward_loss(examples.log_odds + 3.0, examples, settings))
+    weights = torch.ones(len(examples.comparisons))
+
+    def loss(found):
+        return reward_loss(found, examples, settings, weights)
+
+    true = loss(examples.log_odds)
+    assert true < loss(torch.zeros_like(examples.log_odds))
+    assert true < loss(-examples.log_odds)
+    torch.testing.assert_close(true, loss(examples.log_odds + 3.0))
 
 
 def test_equal_seeds_train_equal_models_and_leave_the_global_generator_alone():

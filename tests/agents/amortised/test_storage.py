@@ -39,6 +39,7 @@ def changed(tensors, document, path, **entries):
         ({"width": 7}, "'width'"),
         ({"width": 10**6}, "'width'"),
         ({"members": 0}, "'members'"),
+        ({"trust": 2.0}, "'trust'"),
         ({"inputs": ["depth"]}, "of another version"),
         ({"format": "rspar-amortised-0"}, "of another version"),
         ({"code": "import os"}, "'code'"),
@@ -52,8 +53,8 @@ def test_a_file_that_says_what_cannot_be_is_refused(parts, entries, said, tmp_pa
 
 def test_numbers_that_are_none_are_refused(parts, tmp_path):
     tensors, document = parts
-    tensors["layer_centre"][0] = torch.nan
-    with pytest.raises(ValueError, match="NaN or infinite values in 'layer_centre'"):
+    tensors["centre"][0] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite values in 'centre'"):
         load_model(changed(tensors, document, tmp_path / "nan.safetensors"))
 
 
