@@ -30,7 +30,7 @@ class Sizes:
     """
 
     width: int = 32
-    members: int = 6
+    members: int = 4
 
 
 DEFAULT_SIZES = Sizes()

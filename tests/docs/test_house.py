@@ -52,6 +52,7 @@ ROOMS = {
         "studies",
         "studies.evidence",
         "studies.manifest",
+        "studies.amortised",
         "studies.bench",
         "studies.transfer",
         "studies.ladder",

@@ -1,12 +1,13 @@
 """R-SPAR amortised: taught on the training family, and what that is worth on networks it never saw.
 
     python -m benchmarks.studies.amortised teach --out DIR [--bench FOLDER] [--to FILE]
-    python -m benchmarks.studies.amortised first --out DIR [--bench FOLDER] [--model FILE ...]
+    python -m benchmarks.studies.amortised first --out DIR [--bench FOLDER] [--trusts T ...]
     python -m benchmarks.studies.amortised search --out DIR [--bench FOLDER] [--seeds N] [--targets T ...]
 
-`teach` trains the variants, lets the validation networks choose, and writes the chosen model and the linear correction.
-`first` measures what models propose for the test networks with nothing measured. `search` compares agents on the
-surrogates of the test networks. All go on where they were left.
+`teach` trains the model and the linear correction that it is compared with. `first` measures what they propose for the
+test networks with nothing measured; with ``--trusts`` it measures plans of the validation networks that follow the
+model more or less far. `search` compares agents on the surrogates of the test networks. The last two go on where they
+were left.
 """
 
 from __future__ import annotations
@@ -39,12 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         from benchmarks.studies.amortised.lesson import lesson
 
         return lesson(family, options.out, options.to, options.seed)
-    linear, chosen = options.out / "linear.safetensors", options.out / "amortised.safetensors"
+    linear, chosen = options.out / "linear.safetensors", options.out / "attention.safetensors"
     if options.step == "first":
         from benchmarks.studies.amortised.first_plans import FirstPlanStudy
 
-        models = {"linear correction": linear, "amortised": chosen}
-        return run_command(partial(FirstPlanStudy, options.out / "first", family, models), options, threads=1)
+        models: dict[str, tuple[Path, float | None]]
+        models, folder, split = {"linear": (linear, None), "amortised": (chosen, None)}, options.out / "first", "test"
+        if options.trusts:
+            folder, split = options.out / "trust", "validation"
+            models = {f"trust {trust:g}": (chosen, trust) for trust in options.trusts}
+        return run_command(partial(FirstPlanStudy, folder, family, models, split), options, threads=1)
     from benchmarks.studies.amortised.searches import SearchStudy
 
     study = partial(
@@ -56,10 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = command_parser("benchmarks.studies.amortised", "Teach R-SPAR on the family, and judge what it knows.")
     steps = parser.add_subparsers(dest="step", required=True, metavar="STEP")
-    teach = steps.add_parser("teach", help="train the variants and choose one")
-    teach.add_argument("--to", type=Path, metavar="FILE", help="write the chosen model here too")
+    teach = steps.add_parser("teach", help="train the model and the linear correction")
+    teach.add_argument("--to", type=Path, metavar="FILE", help="write the model here too")
     teach.add_argument("--seed", type=int, default=0, help="of weights and dropout (default: %(default)s)")
     first = steps.add_parser("first", help="measure first plans of the test networks")
+    first.add_argument("--trusts", type=float, nargs="+", metavar="T", help="of the model, on the validation networks")
     search = steps.add_parser("search", help="compare agents on the surrogates of the test networks")
     search.add_argument("--targets", type=float, nargs="+", default=[0.75, 0.85, 0.92], metavar="T")
     search.add_argument("--seeds", type=int, nargs="+", default=[42, 2024, 10086], metavar="S")

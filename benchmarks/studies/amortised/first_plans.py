@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from prune_gym.tasks.family.tasks import family_task
 
 from agents.amortised.model import AmortisedModel
 from agents.amortised.storage import load_model
@@ -37,18 +36,20 @@ class NetworkCell:
 
 @dataclass(frozen=True)
 class FirstPlanStudy:
-    """Every test network at every target of the protocol.
+    """Every network of a split at every target of the protocol.
 
     Attributes:
         folder: of the results.
         family: networks, and plans measured before, whose best one counts 1.
-        models: files of amortised models by the name their plans go by.
+        models: files of amortised models, and how far to trust each (None: as it says), by the name of its plans.
+        split: of the networks.
         device: where networks run.
     """
 
     folder: Path
     family: Family
-    models: Mapping[str, Path]
+    models: Mapping[str, tuple[Path, float | None]]
+    split: str
     device: torch.device
 
     name = "first_plans"
@@ -59,8 +60,8 @@ class FirstPlanStudy:
         return CellFiles(self.folder)
 
     def cells(self) -> list[NetworkCell]:
-        """Return the test networks."""
-        return [NetworkCell(name) for name in self.family.names("test")]
+        """Return the networks of the split."""
+        return [NetworkCell(name) for name in self.family.names(self.split)]
 
     def open(self) -> None:
         """Refuse to mix plans of other models.
@@ -70,14 +71,14 @@ class FirstPlanStudy:
         """
         from prune_gym.support.files import sha256_of
 
-        current = {"models": {name: sha256_of(path.read_bytes()) for name, path in self.models.items()}}
+        found = {name: [sha256_of(path.read_bytes()), trust] for name, (path, trust) in self.models.items()}
+        current = {"models": found}
         stored = self.store.study()
         self.store.open(current, [] if stored is None or stored["models"] == current["models"] else ["models"])
 
     def run(self, cell: NetworkCell) -> Result:
         """Return what first plans for a network measure."""
-        task = family_task(cell.name)
-        problem = PruningProblem(task, device=self.device).load()
+        problem = PruningProblem(f"family/{cell.name}", device=self.device).load()
         meter, network = Meter(problem.task, problem.evaluator), self.family.networks[cell.name]
         known = {name: model.at(problem) for name, model in self._models.items()}
         rows = []
@@ -132,9 +133,7 @@ class FirstPlanStudy:
 
     @cached_property
     def _models(self) -> dict[str, AmortisedModel]:
-        return {name: load_model(path) for name, path in self.models.items()}
-
-
-def names_of(results: Sequence[Result]) -> list[str]:
-    """Names of the plans of all results, in order."""
-    return list(dict.fromkeys(name for result in results for row in result["rows"] for name in row["plans"]))
+        models = {name: load_model(path) for name, (path, _) in self.models.items()}
+        for name, (_, trust) in self.models.items():
+            models[name].trust = models[name].trust if trust is None else trust
+        return models

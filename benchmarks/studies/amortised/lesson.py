@@ -1,19 +1,21 @@
-"""The lesson: all variants are taught, the best on the validation networks is chosen, and both are written down."""
+"""The lesson: models are taught on the training networks, and judged on the validation networks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from agents.amortised.examples import Examples
+from agents.amortised.model import AmortisedModel
 from agents.amortised.storage import save_model
 from benchmarks.common.columns import Column
 from benchmarks.common.provenance import write_result
 from benchmarks.common.table import Table
 from benchmarks.studies.amortised.family import Family
-from benchmarks.studies.amortised.teaching import VARIANTS, as_rows, choose_trust, quality, teach
+from benchmarks.studies.amortised.teaching import VARIANTS, Quality, quality, teach
 
 
 def lesson(family: Family, out: Path, to: Path | None, seed: int) -> int:
@@ -21,8 +23,8 @@ def lesson(family: Family, out: Path, to: Path | None, seed: int) -> int:
 
     Args:
         family: with training and validation networks.
-        out: folder of ``linear.safetensors``, ``amortised.safetensors`` and ``lesson.json``.
-        to: file of the chosen model, beside that.
+        out: folder of a ``.safetensors`` file a variant and of ``lesson.json``.
+        to: file of the model with attention, beside that.
         seed: of weights and dropout.
 
     Returns:
@@ -36,49 +38,31 @@ def lesson(family: Family, out: Path, to: Path | None, seed: int) -> int:
         if not found:
             raise ValueError(f"the bench has no measured networks in split {split!r}; measure some first")
     examples = {split: Examples(family.measured(found)) for split, found in names.items()}
-    console, problems = Console(), [family.problem(name) for name in names["validation"]]
-    qualities, models, trusts = {}, {}, {}
-    for variant in VARIANTS:
-        models[variant] = teach(variant, examples["train"], names["train"], seed)
-        qualities[variant] = quality(models[variant], examples["validation"])
-        trusts[variant] = choose_trust(models[variant], problems)
-    chosen = max(trusts, key=lambda variant: max(trusts[variant].values()))
-    console.print(_table(models, qualities, trusts, chosen).rich())
-    save_model(models["linear"], out / "linear.safetensors")
-    for path in (out / "amortised.safetensors", *([to] if to is not None else [])):
-        save_model(models[chosen], path)
-    write_result(
-        out / "lesson.json",
-        {
-            "networks": names,
-            "validation": as_rows(qualities),
-            "parameters": {name: model.parameter_count for name, model in models.items()},
-            "first_plan_scores": {name: {str(t): s for t, s in found.items()} for name, found in trusts.items()},
-            "chosen": chosen,
-        },
-    )
+    models = {variant: teach(variant, examples["train"], names["train"], seed) for variant in VARIANTS}
+    qualities = {variant: quality(model, examples["validation"]) for variant, model in models.items()}
+    Console().print(lesson_table(models, qualities).rich())
+    for variant, model in models.items():
+        save_model(model, out / f"{variant}.safetensors")
+    if to is not None:
+        save_model(models["attention"], to)
+    content = {
+        variant: {"parameters": model.parameter_count, **model.trained_on, "validation": asdict(qualities[variant])}
+        for variant, model in models.items()
+    }
+    write_result(out / "lesson.json", {"validation_networks": names["validation"], "variants": content})
     return 0
 
 
-def _table(models: dict[str, Any], qualities: dict[str, Any], trusts: dict[str, Any], chosen: str) -> Table:
-    columns = (
-        "variant",
-        "parameters",
-        "CPU s",
-        Column("rank correlation", ".3f"),
-        Column("gain", ".2f"),
-        "trust",
-        Column("first plans", ".2f"),
-    )
+def lesson_table(models: Mapping[str, AmortisedModel], qualities: Mapping[str, Quality]) -> Table:
+    """How well models know the validation networks."""
+    columns = ("model", "parameters", "CPU s", Column("rank correlation", ".3f"), Column("gain", ".2f"))
     rows = [
         [
-            name + (" *" if name == chosen else ""),
+            name,
             models[name].parameter_count,
             models[name].trained_on["cpu_seconds"],
             found.rank_correlation,
             found.gain,
-            models[name].trust,
-            max(trusts[name].values()),
         ]
         for name, found in qualities.items()
     ]

@@ -13,18 +13,15 @@ from agents.amortised.examples import Examples
 from agents.amortised.model import AmortisedModel, KnownNetwork, Sizes
 from agents.amortised.training import LINEAR_TRAINING, RewardTraining, train_rewards
 from hessian.audit.rank_correlation import spearman
-from prune_gym.bench.problem import BenchProblem
-from prune_gym.bench.protocol import contests
 
 VARIANTS: Mapping[str, tuple[Sizes, RewardTraining]] = {
     "linear": (Sizes(0, 1), LINEAR_TRAINING),
-    "attention-16": (Sizes(16), RewardTraining()),
-    "attention-32": (Sizes(32), RewardTraining()),
+    "attention": (Sizes(), RewardTraining()),
 }
-"""Models that are tried: a linear map of every layer alone, and attention over layers of two sizes."""
+"""Models that are taught: a linear map of every layer alone, and attention over layers."""
 
-TRUSTS = (0.3, 0.45, 0.6, 0.75, 0.9, 1.0)
-"""Values of :attr:`agents.amortised.model.AmortisedModel.trust` that are tried."""
+TRUST = 0.75
+"""How far proposed plans follow what was learned; settled by plans measured on the validation networks."""
 
 DEEP = 0.7
 """Targets from here on decide between models: below, plans differ by less than what they are measured to."""
@@ -66,27 +63,6 @@ def _ranks(expected: np.ndarray, soft: np.ndarray) -> float:
     return float(np.nan_to_num(spearman(np.stack([expected, soft], axis=-1))))
 
 
-def first_plan_score(model: AmortisedModel, problems: Sequence[BenchProblem]) -> float:
-    """Mean normalised score, by the surrogates of networks, of the plans a model proposes at all their contests."""
-    scores = []
-    for problem in problems:
-        known, limits = model.at(problem), problem.cost.limits()
-        for target, scale in contests(problem).items():
-            plan = known.plan(target, problem.cost, limits)
-            scores.append(max(-1.0, float(scale(problem.surrogate_metrics(plan)[1]))))
-    return float(np.mean(scores))
-
-
-def choose_trust(model: AmortisedModel, problems: Sequence[BenchProblem]) -> dict[float, float]:
-    """Give a model the trust whose plans score best on the surrogates of networks; returns the scores of all."""
-    scores = {}
-    for trust in TRUSTS:
-        model.trust = trust
-        scores[trust] = first_plan_score(model, problems)
-    model.trust = max(scores, key=lambda trust: scores[trust])
-    return scores
-
-
 def teach(name: str, examples: Examples, networks: Sequence[str], seed: int = 0) -> AmortisedModel:
     """A variant trained on examples.
 
@@ -100,6 +76,7 @@ def teach(name: str, examples: Examples, networks: Sequence[str], seed: int = 0)
     model = AmortisedModel(sizes, seed)
     started = time.process_time()
     train_rewards(model, examples, settings, seed)
+    model.trust = TRUST
     model.trained_on = {
         "networks": sorted(networks),
         "comparisons": len(examples.comparisons),
