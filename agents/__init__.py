@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from agents.search.annealing import AnnealingSearch
     from agents.search.base import RandomSearch
     from agents.search.evolution import CEMSearch, CMAESSearch
-    from agents.search.gaussian_process import GPSearch
+    from agents.search.gaussian_process import GPSearch, ScaledGPSearch
+    from agents.search.level_switch import LevelSwitchSearch
     from agents.search.start_plans import KnapsackSearch, UniformSearch
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "CMAESSearch",
     "GPSearch",
     "KnapsackSearch",
+    "LevelSwitchSearch",
     "RSPARAgent",
     "RandomSearch",
+    "ScaledGPSearch",
     "UniformSearch",
     "until",
 ]
@@ -38,8 +41,10 @@ __getattr__, __dir__ = lazy_names(
         "CMAESSearch": "search.evolution",
         "GPSearch": "search.gaussian_process",
         "KnapsackSearch": "search.start_plans",
+        "LevelSwitchSearch": "search.level_switch",
         "RSPARAgent": "rspar.agent",
         "RandomSearch": "search.base",
+        "ScaledGPSearch": "search.gaussian_process",
         "UniformSearch": "search.start_plans",
         "until": "interface.monitor",
     },

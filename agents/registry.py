@@ -15,7 +15,8 @@ from agents.sb3 import DEFAULTS, PRESETS, make_agent
 from agents.search.annealing import AnnealingSearch
 from agents.search.base import RandomSearch
 from agents.search.evolution import CEMSearch, CMAESSearch
-from agents.search.gaussian_process import GPSearch
+from agents.search.gaussian_process import GPSearch, ScaledGPSearch
+from agents.search.level_switch import LevelSwitchSearch
 from agents.search.start_plans import KnapsackSearch, UniformSearch
 from hessian.support.names import unknown
 
@@ -61,6 +62,8 @@ AGENTS: dict[str, AgentKind] = {
     "cem": _seeded(CEMSearch),
     "cmaes": _seeded(CMAESSearch),
     "gp": _seeded(GPSearch),
+    "gp_scaled": _seeded(ScaledGPSearch),
+    "level_switch": _seeded(LevelSwitchSearch),
     **{name: _sb3(name) for name in (*DEFAULTS, *PRESETS) if name != "amc"},
 }
 """Agents of ``HOBSPrune-v0`` by name (the preset ``amc`` is made for one layer a step)."""

@@ -8,7 +8,7 @@ scored by its reward model. Everything is asked of ``env.unwrapped``; whether it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -90,6 +90,29 @@ class PlannableEnv(Protocol):
     def fork(self, **overrides: Any) -> gym.Env:
         """A copy with other constructor arguments, sharing problem and archive."""
         ...
+
+
+class BoundedEnv(PlannableEnv, Protocol):
+    """A pruning environment whose moves are steps of the pruning ratios in logit space, within limits of counts.
+
+    Attributes:
+        limits: legal kept counts (:class:`prune_gym.cost.limits.CountLimits`).
+        action_scale: logits that an entry of 1 moves a layer by.
+    """
+
+    limits: Any
+    action_scale: float
+
+
+def bounded(env: PlannableEnv) -> BoundedEnv:
+    """The environment, if it says how far actions move and what counts are legal.
+
+    Raises:
+        TypeError: it does not.
+    """
+    if not (hasattr(env, "limits") and hasattr(env, "action_scale")):
+        raise TypeError(f"{type(env).__name__} has no limits and action_scale, which an action towards a plan needs")
+    return cast(BoundedEnv, env)
 
 
 def plannable(env: gym.Env | gym.vector.VectorEnv) -> PlannableEnv:

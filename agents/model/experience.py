@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass, field
 import numpy as np
 
 from agents.interface.protocol import PlannableEnv, Problem
-from agents.model.reward_model import RewardModel
+from agents.model.reward_model import Prediction, RewardModel
 from prune_gym.measuring.evaluation import Evaluation
 
 Plan = tuple[int, ...]
@@ -89,7 +89,16 @@ class Experience:
         for plan in [plan for plan in env.archive if plan not in self.plans]:
             evaluation = env.archive[plan]
             self.plans[plan] = evaluation
-            self.model.add(damage(env.problem, np.array(plan)), getattr(evaluation, env.reward.metric))
+            kept = np.array(plan)
+            self.model.add(damage(env.problem, kept), getattr(evaluation, env.reward.metric), kept)
+
+    def expected(self, problem: Problem, kept: np.ndarray) -> np.ndarray:
+        """Log-odds [N] of the accuracy that plans [N, L] are believed to have."""
+        return self.model.expected(damage(problem, kept), kept)
+
+    def predict(self, problem: Problem, kept: np.ndarray) -> Prediction:
+        """Beliefs about plans [N, L]."""
+        return self.model.predict(damage(problem, kept), kept)
 
     def restore_archive(self, env: PlannableEnv) -> bool:
         """Give an environment the plans it does not know yet, which it then need not measure again.

@@ -63,25 +63,24 @@ class Imagination:
         The mean stands in for the measurement (kriging believer). The experience is copied; nothing is measured.
         """
         moves = self.moves(action[None])
-        seen = damage(self.env.problem, moves.kept)
-        expected = float(from_log_odds(self.experience.model.expected(seen))[0])
+        expected = float(from_log_odds(self.experience.expected(self.env.problem, moves.kept))[0])
         experience = copy.deepcopy(self.experience)
         plan = as_plan(moves.kept[0])
         experience.plans[plan] = Evaluation(expected, expected, 0.0)
         experience.moves.append(Move(as_plan(self.start), action, plan))
-        experience.model.add(seen[0], expected)
+        experience.model.add(damage(self.env.problem, moves.kept[0]), expected, moves.kept[0])
         return Imagination(self.env, experience, self.start, self.target)
 
     def scores(self, moves: Moves, deviations: float = 0.0) -> np.ndarray:
         """Scores [N] of moves, believed to be `deviations` standard deviations above the expected accuracy."""
         if deviations == 0.0:  # most calls, and they need no standard deviation
-            accuracies = from_log_odds(self.experience.model.expected(damage(self.env.problem, moves.kept)))
+            accuracies = from_log_odds(self.experience.expected(self.env.problem, moves.kept))
             return self.env.score_of(accuracies, moves.reductions, moves.kept)
         return self.score_quantiles(moves, np.array([deviations]))[0]
 
     def score_quantiles(self, moves: Moves, deviations: np.ndarray) -> np.ndarray:
         """Scores [K, N] of moves at each of K `deviations` from the expected accuracy."""
-        prediction = self.experience.model.predict(damage(self.env.problem, moves.kept))
+        prediction = self.experience.predict(self.env.problem, moves.kept)
         accuracies = prediction.accuracy(deviations[:, None])
         return self.env.score_of(accuracies, np.broadcast_to(moves.reductions, accuracies.shape), moves.kept)
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
-Trend = Literal["linear", "quadratic"]
-"""Polynomial of the inputs that a reward model expects."""
+from agents.model.covariance import LINEAR, Covariance
 
 
 def log_odds(probability: np.ndarray) -> np.ndarray:
@@ -53,70 +53,81 @@ class Prediction:
         return from_log_odds(self.mean + deviations * self.std)
 
 
+class Prior(Protocol):
+    """What plans are expected to score before any of this problem is measured."""
+
+    def expected(self, damages: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
+        """Log-odds [N] of plans, up to a constant, from their damages [N, D] or their kept units [N, L]."""
+        ...
+
+
 class RewardModel:
     """Gaussian process from log predicted losses to the log-odds of the soft accuracy.
 
     Args:
         refit_every: the kernel's hyper-parameters are fitted anew whenever this many measurements have come in; in
             between only the posterior is updated.
-        prior: model of another problem with as many layers, whose mean this one starts from while the measurements
-            are likelier with it than without (judged with every fit of the hyper-parameters); None: a constant.
-        trend: polynomial of the inputs that is expected.
-
-    Raises:
-        ValueError: unknown trend.
+        prior: what this model starts from while the measurements are likelier with it than without (judged with every
+            fit of the hyper-parameters), such as the model of another problem with as many layers; None: a constant.
+        covariance: what is believed beyond that.
     """
 
-    def __init__(self, refit_every: int = 8, prior: RewardModel | None = None, trend: Trend = "linear") -> None:
+    def __init__(self, refit_every: int = 8, prior: Prior | None = None, covariance: Covariance = LINEAR) -> None:
         self.refit_every = refit_every
         self.prior = prior
-        self.trend = check_trend(trend)
+        self.covariance = covariance
         self._inputs: list[np.ndarray] = []
+        self._kept: list[np.ndarray] = []
         self._outputs: list[float] = []
         self._hyperparameters: np.ndarray | None = None
         self._fitted_on = 0
         self._prior_holds = True
+        self._scale = np.ones(1)
         self._process: Any = None
 
     def __len__(self) -> int:
         """Number of measurements."""
         return len(self._outputs)
 
-    def add(self, damages: np.ndarray, accuracy: float) -> None:
+    def add(self, damages: np.ndarray, accuracy: float, kept: np.ndarray | None = None) -> None:
         """Learn from a measured plan.
 
         Args:
-            damages: [L].
+            damages: [D].
             accuracy: what was measured, in [0, 1]: mean probability of the true class, or top-1.
+            kept: its kept units [L], where the prior looks at them.
         """
         self._inputs.append(np.asarray(damages, dtype=np.float64))
         self._outputs.append(float(accuracy))
+        if kept is not None:
+            self._kept.append(np.asarray(kept, dtype=np.int64))
         self._process = None
 
-    def predict(self, damages: np.ndarray) -> Prediction:
+    def predict(self, damages: np.ndarray, kept: np.ndarray | None = None) -> Prediction:
         """Beliefs about N plans.
 
         Args:
-            damages: [N, L].
+            damages: [N, D].
+            kept: their kept units [N, L], where the prior looks at them.
 
         Raises:
             ValueError: nothing was measured yet.
         """
         process = self._fitted()
         mean, std = process.predict(self._scaled(damages), return_std=True)
-        return Prediction(mean + self._expected_before(damages), std)
+        return Prediction(mean + self._expected_before(damages, kept), std)
 
-    def expected(self, damages: np.ndarray) -> np.ndarray:
-        """Means alone, log-odds [N] of plans [N, L]: cheaper than :meth:`predict`.
+    def expected(self, damages: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
+        """Means alone, log-odds [N] of plans [N, D]: cheaper than :meth:`predict`.
 
         Raises:
             ValueError: nothing was measured yet.
         """
-        return self._fitted().predict(self._scaled(damages)) + self._expected_before(damages)
+        return self._fitted().predict(self._scaled(damages)) + self._expected_before(damages, kept)
 
-    def _expected_before(self, damages: np.ndarray) -> np.ndarray | float:
+    def _expected_before(self, damages: np.ndarray, kept: np.ndarray | None) -> np.ndarray | float:
         """Log-odds [N] expected before anything was measured, up to a constant."""
-        return self.prior.expected(damages) if self.prior is not None and self._prior_holds else 0.0
+        return self.prior.expected(damages, kept) if self.prior is not None and self._prior_holds else 0.0
 
     def _fitted(self) -> Any:
         """The posterior on everything measured.
@@ -132,7 +143,7 @@ class RewardModel:
 
     def _scaled(self, damages: np.ndarray) -> np.ndarray:
         """Inputs relative to the first measured plan, the point all others were made around."""
-        return damages - self._inputs[0]
+        return (damages - self._inputs[0]) / self._scale
 
     def _fit(self) -> None:
         """Posterior on everything measured; hyper-parameters too when they are due.
@@ -142,26 +153,26 @@ class RewardModel:
         from sklearn.gaussian_process import GaussianProcessRegressor
 
         damages, outputs = np.stack(self._inputs), log_odds(np.array(self._outputs))
+        self._scale = self.covariance.scale(damages)
         inputs = self._scaled(damages)
         due = self._hyperparameters is None or len(outputs) >= self._fitted_on + self.refit_every
         before_any = np.zeros(len(outputs))
         if self.prior is not None and (due or self._prior_holds):
-            before_any = self.prior.expected(damages)
+            before_any = self.prior.expected(damages, np.stack(self._kept) if self._kept else None)
         if due and len(outputs) >= MIN_MEASUREMENTS:
             before, self._fitted_on = self._hyperparameters, len(outputs)
-            evidence, self._hyperparameters = _most_likely(self.trend, inputs, outputs, before)
+            evidence, self._hyperparameters = _most_likely(self.covariance, inputs, outputs, before)
             if self.prior is not None:
-                with_prior, hyperparameters = _most_likely(self.trend, inputs, outputs - before_any, before)
+                with_prior, hyperparameters = _most_likely(self.covariance, inputs, outputs - before_any, before)
                 self._prior_holds = with_prior > evidence
                 if self._prior_holds:
                     self._hyperparameters = hyperparameters
-        process = GaussianProcessRegressor(
-            covariance(self.trend, self._hyperparameters), optimizer=None, normalize_y=True
-        )
+        kernel = self.covariance.kernel(inputs.shape[1], self._hyperparameters)
+        process = GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
         self._process = process.fit(inputs, outputs - before_any if self._prior_holds else outputs)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything needed to go on, as arrays."""
+        """Everything needed to go on, as arrays; of a prior that is no reward model, only whether it holds."""
         hyperparameters = self._hyperparameters if self._hyperparameters is not None else np.zeros(0)
         arrays = {
             "inputs": np.stack(self._inputs) if self._inputs else np.zeros((0, 0)),
@@ -169,19 +180,23 @@ class RewardModel:
             "hyperparameters": hyperparameters,
             "fitted_on": np.array([self._fitted_on]),
         }
-        if self.prior is not None:
+        if self._kept:
+            arrays["kept"] = np.stack(self._kept)
+        if isinstance(self.prior, RewardModel):
             arrays |= {PRIOR + name: array for name, array in self.prior.state().items()}
+        if self.prior is not None:
             arrays["prior_holds"] = np.array([self._prior_holds])
         return arrays
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Go on from the :meth:`state` of a model with the same trend."""
+        """Go on from the :meth:`state` of a model with the same covariance (and prior, unless that is in the state)."""
         before = {name.removeprefix(PRIOR): array for name, array in state.items() if name.startswith(PRIOR)}
         if before:
-            self.prior = RewardModel(self.refit_every, trend=self.trend)
+            self.prior = RewardModel(self.refit_every, covariance=self.covariance)
             self.prior.load_state(before)
+        if "prior_holds" in state:
             self._prior_holds = bool(state["prior_holds"][0])
-        self._inputs = list(state["inputs"])
+        self._inputs, self._kept = list(state["inputs"]), list(state.get("kept", ()))
         self._outputs = [float(value) for value in state["outputs"]]
         self._hyperparameters = state["hyperparameters"] if len(state["hyperparameters"]) else None
         self._fitted_on = int(state["fitted_on"][0])
@@ -194,60 +209,23 @@ MIN_MEASUREMENTS = 4
 """Fewer measurements say nothing about hyper-parameters."""
 
 
-def check_trend(trend: Trend) -> Trend:
-    """The trend, if there is such a one.
-
-    Raises:
-        ValueError: unknown.
-    """
-    if trend not in get_args(Trend):
-        raise ValueError(f"'trend' must be one of {', '.join(get_args(Trend))}, got {trend!r}")
-    return trend
-
-
-def covariance(trend: Trend, hyperparameters: np.ndarray | None = None) -> Any:
-    """Prior covariance of standardised log-odds; length scales in nats of log loss.
-
-    Args:
-        trend: its polynomial part.
-        hyperparameters: fitted values of its parameters; None: where fits begin.
-
-    Returns:
-        A kernel of scikit-learn.
-    """
-    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
-
-    smooth = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(3.0, (0.1, 100.0), nu=1.5)
-    kernel = smooth + polynomial(trend) + WhiteKernel(1e-2, (1e-6, 1.0))
-    return kernel if hyperparameters is None else kernel.clone_with_theta(hyperparameters)
-
-
-def polynomial(trend: Trend) -> Any:
-    """The kernel of a trend alone."""
-    from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct
-
-    # The offset of a linear trend only adds a constant, so it is fixed; squared, it weighs linear against quadratic
-    # terms and is fitted.
-    if trend == "linear":
-        return ConstantKernel(0.1, (1e-4, 1e2)) * DotProduct(1.0, "fixed")
-    return ConstantKernel(0.1, (1e-5, 1e2)) * DotProduct(1.0, (1e-2, 1e2)) ** 2
-
-
 def _most_likely(
-    trend: Trend, inputs: np.ndarray, outputs: np.ndarray, initial: np.ndarray | None
+    covariance: Covariance, inputs: np.ndarray, outputs: np.ndarray, initial: np.ndarray | None
 ) -> tuple[float, np.ndarray]:
     """Log marginal likelihood (nats) of the best hyper-parameters, and these.
 
     Args:
-        trend: of the kernel.
-        inputs: [N, L].
+        covariance: the kernel, and how likely its hyper-parameters are.
+        inputs: [N, D].
         outputs: [N].
         initial: hyper-parameters to start from; None: the kernel's own.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
 
-    search = GaussianProcessRegressor(covariance(trend, initial), optimizer=_maximise, normalize_y=True)
+    search = GaussianProcessRegressor(
+        covariance.kernel(inputs.shape[1], initial), optimizer=partial(_maximise, covariance), normalize_y=True
+    )
     with warnings.catch_warnings():
         # A hyper-parameter at its bound is an answer here: a layer without effect has the longest length scale.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -259,11 +237,18 @@ def _most_likely(
     return evidence, np.array(fitted.kernel_.theta)
 
 
-def _maximise(negative_log_likelihood: Any, initial: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, float]:
-    """A few L-BFGS steps from where the last fit ended: the likelihood is flat near its top."""
+def _maximise(
+    covariance: Covariance, negative_log_likelihood: Any, initial: np.ndarray, bounds: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """A few L-BFGS steps from where the last fit ended: the posterior of hyper-parameters is flat near its top."""
     from scipy.optimize import minimize
 
+    def negative_log_posterior(hyperparameters: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = negative_log_likelihood(hyperparameters)
+        log_prior, slope = covariance.log_prior(hyperparameters)
+        return value - log_prior, gradient - slope
+
     result = minimize(
-        negative_log_likelihood, initial, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 20}
+        negative_log_posterior, initial, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 20}
     )
     return result.x, float(result.fun)

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import gymnasium as gym
 import torch
 
+from agents.amortised.model import AmortisedModel
+from agents.amortised.storage import load_model
 from agents.interface.learner import Environment, Learner
 from agents.interface.monitor import Monitor
 from agents.interface.protocol import PlannableEnv
@@ -49,6 +51,8 @@ class RSPARAgent(LearnerState, Learner):
         initial_std: pre-squash standard deviation of the first actions.
         imagination: sizes of the imagined part; None: plain PPO on every environment.
         proposer: how the next plan to measure is chosen; None: the default.
+        amortised: what is known of plans for any network (:mod:`agents.amortised`), where the reward model begins and
+            the first move comes from; None: nothing.
         seed: of the weights, the actions and the candidates; the global generators are neither seeded nor used.
         device: where the networks live (see :func:`prune_gym.support.device.resolve_device`).
 
@@ -81,6 +85,7 @@ class RSPARAgent(LearnerState, Learner):
         initial_std: float = 0.2,
         imagination: ImaginationSettings | None = DEFAULT_IMAGINATION,
         proposer: Proposer | None = None,
+        amortised: AmortisedModel | None = None,
         seed: int = 0,
         device: str | int | torch.device | None = "cpu",
     ) -> None:
@@ -101,7 +106,7 @@ class RSPARAgent(LearnerState, Learner):
             initial_std=initial_std,
             seed=seed,
         )
-        super().__init__(config, imagination, proposer or Proposer(ExpectedImprovement()), device)
+        super().__init__(config, imagination, proposer or Proposer(ExpectedImprovement()), amortised, device)
 
     # Learning
 
@@ -121,6 +126,32 @@ class RSPARAgent(LearnerState, Learner):
             learn_from_rollouts(self, env, total_timesteps, monitor)
 
     # Persistence
+
+    @classmethod
+    def pretrained(
+        cls,
+        num_layers: int,
+        layer_feature_dim: int = 3,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        **settings: Any,
+    ) -> RSPARAgent:
+        """An agent that knows networks: it was taught on a family of small ones, and asks for a good plan at once.
+
+        Its first move needs nothing measured, and its reward model begins with what the family taught, so that only the
+        difference to the network at hand is left to learn.
+
+        Args:
+            num_layers: L.
+            layer_feature_dim: F.
+            path: file of :func:`agents.amortised.storage.save_model`; None: the one that comes with the package.
+            **settings: other arguments of the constructor.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it holds no such model.
+        """
+        return cls(num_layers, layer_feature_dim, amortised=load_model(path), **settings)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write weights, optimizer, random state, counters, history and measurements to one safetensors file.

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from agents.amortised.storage import document_of, model_of
 from agents.model.experience import Experience
 from agents.model.reward_model import RewardModel
 from agents.rspar.state import LearnerState
@@ -30,6 +31,8 @@ def write_checkpoint(agent: LearnerState, path: str | os.PathLike[str]) -> Path:
     if agent.experience is not None:
         arrays = agent.experience.state()
         tensors |= {f"experience.{name}": torch.as_tensor(array) for name, array in arrays.items()}
+    if agent.amortised is not None:
+        tensors |= {f"amortised.{name}": tensor for name, tensor in agent.amortised.state_dict().items()}
     document = {
         "format": FORMAT,
         "config": asdict(agent.config),
@@ -40,6 +43,7 @@ def write_checkpoint(agent: LearnerState, path: str | os.PathLike[str]) -> Path:
         "num_updates": agent.num_updates,
         "fingerprint": None if agent.experience is None else agent.experience.fingerprint,
         "history": agent.history,
+        "amortised": None if agent.amortised is None else document_of(agent.amortised),
     }
     return save_safetensors_atomic(path, tensors, {"agent": json.dumps(document)})
 
@@ -82,6 +86,7 @@ class _Document(BaseModel):
     num_updates: Count
     fingerprint: str | None
     history: list[dict[str, Any]]
+    amortised: str | None = None
 
 
 _DOCUMENT = TypeAdapter(_Document)
@@ -145,6 +150,8 @@ def restore(agent: LearnerState, tensors: Mapping[str, torch.Tensor], document: 
 
 def _restore(agent: LearnerState, tensors: Mapping[str, torch.Tensor], document: Mapping[str, Any]) -> None:
     agent.network.load_state_dict(_part(tensors, "network."))
+    if document.get("amortised") is not None:
+        agent.amortised = model_of(_part(tensors, "amortised."), document["amortised"], "the file")
     optimizer = agent.optimizer.state_dict()
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in _part(tensors, "optimizer.").items():

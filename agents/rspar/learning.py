@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 import torch
 
+from agents.amortised.model import KnownNetwork
 from agents.interface.monitor import Monitor
-from agents.interface.protocol import PlannableEnv, finite_reward, plannable, target_of
+from agents.interface.protocol import PlannableEnv, bounded, finite_reward, plannable, target_of
 from agents.model.acquisition import eligible
 from agents.model.experience import Experience, Move, as_plan, fingerprint
 from agents.model.imagination import Imagination
-from agents.model.reward_model import RewardModel
+from agents.model.reward_model import Prior, RewardModel
 from agents.ppo.rollout import Batch, Decision, joined
 from agents.ppo.update import normalise
 from agents.ppo.vectorized import lanes_of
@@ -63,7 +64,7 @@ def learn_with_imagination(
     plans = plannable(env)
     observation, info = _first_reset(agent, env)
     experience = _experience(agent, plans, settings)
-    carried = agent.num_updates > 0 and not experience.moves
+    carried = (agent.num_updates > 0 or agent.known is not None) and not experience.moves
     if not agent.history:
         monitor.episode(0.0, info, agent.num_timesteps)
     episode_return, over = 0.0, False
@@ -80,7 +81,7 @@ def learn_with_imagination(
         experience.absorb(plans)
         imagination = Imagination(plans, experience, info["kept"], target_of(info))
         if carried:
-            chosen, carried = carried_over(agent, imagination, observation), False
+            chosen, carried = first_moves(agent, imagination, observation), False
         if not chosen:
             states = [State(observation, imagination, float(info["score"]))]
             met = [imagination.target, *(target_of(record) for record in agent.history)]
@@ -102,6 +103,27 @@ def learn_with_imagination(
         if over:
             monitor.episode(episode_return, info, agent.num_timesteps)
     experience.absorb(plans)
+
+
+def first_moves(agent: LearnerState, imagination: Imagination, observation: np.ndarray) -> list[np.ndarray]:
+    """The move of an agent that learned elsewhere, before anything but the start plan is measured here.
+
+    With an amortised model it leads to the plan that the model expects to lose least.
+
+    Returns:
+        The action [L], or nothing where it leads to no new plan on the target.
+    """
+    if agent.known is None:
+        return carried_over(agent, imagination, observation)
+    return list(eligible(imagination, known_move(agent.known, imagination)[None]).actions)
+
+
+def known_move(known: KnownNetwork, imagination: Imagination) -> np.ndarray:
+    """The action [L] towards the plan on the target that an amortised model expects to lose least."""
+    env = bounded(imagination.env)
+    plan = known.plan(imagination.target, cast(Any, env.cost), env.limits)
+    step = (env.limits.logits(plan) - env.limits.logits(imagination.start)) / env.action_scale
+    return np.clip(step, -1.0, 1.0).astype(np.float32)
 
 
 def carried_over(agent: LearnerState, imagination: Imagination, observation: np.ndarray) -> list[np.ndarray]:
@@ -215,13 +237,17 @@ def imagined_decisions(agent: LearnerState, observation: np.ndarray, count: int)
 def _experience(agent: LearnerState, plans: PlannableEnv, settings: ImaginationSettings) -> Experience:
     """The agent's measurements of this problem; of another one's, what the reward model learned from them stays."""
     identity, before = fingerprint(plans), agent.experience
+    agent.known = None if agent.amortised is None else agent.amortised.at(cast(Any, plans.problem))
     if before is not None and before.fingerprint == identity:
+        if agent.known is not None:
+            before.model.prior = agent.known
         return before
-    prior = None
+    prior: Prior | None = agent.known
     if before is not None:
         logger.info("another problem: %d measured plans and the history are dropped", len(before.plans))
         agent.history.clear()
-        prior = before.model if len(before.model) else None
+        if prior is None and len(before.model):
+            prior = before.model
     agent.experience = Experience(identity, RewardModel(settings.refit_every, prior))
     return agent.experience
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agents.interface.protocol import PlannableEnv
-from agents.model.experience import Experience, damage
+from agents.model.experience import Experience
 from agents.model.imagination import Imagination
 from agents.model.reward_model import from_log_odds
 from prune_gym.measuring.evaluation import Evaluation
@@ -54,7 +54,7 @@ class ImaginedFidelity:
 
     def metrics(self, problem: Any, kept: np.ndarray) -> np.ndarray:
         """Beliefs [B, 3] about plans [B, L]; the reward's metric stands for both accuracies."""
-        accuracies = from_log_odds(self.experience.model.expected(damage(problem, kept)))
+        accuracies = from_log_odds(self.experience.expected(problem, kept))
         return np.stack([accuracies, accuracies, -np.log(accuracies)], axis=-1)
 
 

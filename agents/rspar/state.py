@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from agents.amortised.model import AmortisedModel, KnownNetwork
 from agents.interface.learner import Environment
 from agents.interface.monitor import Record
 from agents.model.acquisition import Proposer
@@ -53,10 +54,12 @@ class LearnerState(PPOAgent):
         config: hyper-parameters.
         imagination: sizes of the imagined part; None: plain PPO on every environment.
         proposer: how the next plan to measure is chosen.
+        amortised: what is known of plans for any network; None: nothing.
         device: where the networks live.
 
     Attributes:
         rng: source of candidates, beside the policy's own generator.
+        known: how the amortised model looks at the problem at hand; None without one, or before any problem.
         experience: what was measured of the problem at hand; None before any.
         history: one record an episode.
         reset_seed: seed of the next reset that starts a call of ``learn``; None goes on with the environment's stream.
@@ -67,12 +70,15 @@ class LearnerState(PPOAgent):
         config: AgentConfig,
         imagination: ImaginationSettings | None,
         proposer: Proposer,
+        amortised: AmortisedModel | None = None,
         device: str | int | torch.device | None = "cpu",
     ) -> None:
         super().__init__(config, device)
         self.rng = np.random.default_rng(config.seed)
         self.imagination = imagination
         self.proposer = proposer
+        self.amortised = amortised
+        self.known: KnownNetwork | None = None
         self.experience: Experience | None = None
         self.history: list[Record] = []
         self.reset_seed: int | None = config.seed

@@ -6,8 +6,9 @@ import numpy as np
 
 from agents.interface.protocol import positive
 from agents.model.acquisition import ExpectedImprovement, Proposer
+from agents.model.covariance import Covariance, DimensionScaled, Trend, TrendAndMatern
 from agents.model.imagination import Imagination
-from agents.model.reward_model import RewardModel, Trend, check_trend
+from agents.model.reward_model import RewardModel
 from agents.search.base import Search
 
 
@@ -40,7 +41,7 @@ class GPSearch(Search):
         seed: int = 0,
     ) -> None:
         super().__init__(seed)
-        self.trend = check_trend(trend)
+        self._covariance: Covariance = TrendAndMatern(trend)
         if samples < 1 or candidates < 1:
             raise ValueError(f"samples and candidates must be at least 1, got {samples} and {candidates}")
         self.samples, self.std = samples, positive("std", std)
@@ -48,9 +49,24 @@ class GPSearch(Search):
 
     def reward_model(self) -> RewardModel:
         """The Gaussian process."""
-        return RewardModel(trend=self.trend)
+        return RewardModel(covariance=self._covariance)
 
     def propose(self, view: Imagination) -> np.ndarray:
         """The candidate of the largest expected improvement."""
         samples = np.clip(self.rng.normal(0.0, self.std, (self.samples, len(view.start))), -1.0, 1.0)
         return self._proposer.propose(view, samples.astype(np.float32), self.rng)
+
+
+class ScaledGPSearch(GPSearch):
+    """The same search with a prior made for many dimensions (:class:`agents.model.covariance.DimensionScaled`).
+
+    Args:
+        samples: normal candidates around the start plan.
+        std: their standard deviation.
+        candidates: variations of the best measured plans.
+        seed: of the candidates.
+    """
+
+    def __init__(self, samples: int = 256, std: float = 0.2, candidates: int = 512, seed: int = 0) -> None:
+        super().__init__(samples, std, candidates, seed=seed)
+        self._covariance = DimensionScaled()

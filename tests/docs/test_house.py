@@ -42,7 +42,7 @@ ROOMS = {
         "data",
         "support",
     ),
-    "agents": ("", "rspar", "ppo", "search", "model", "interface"),
+    "agents": ("", "rspar", "amortised", "ppo", "search", "model", "interface"),
     "baselines": ("", "methods", "workshop"),
     "benchmarks": (
         "fuzz",
@@ -52,6 +52,7 @@ ROOMS = {
         "studies",
         "studies.evidence",
         "studies.manifest",
+        "studies.amortised",
         "studies.bench",
         "studies.transfer",
         "studies.ladder",

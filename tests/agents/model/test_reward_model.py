@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from agents.model.covariance import DimensionScaled, TrendAndMatern
 from agents.model.experience import Experience, damage
 from agents.model.imagination import Imagination
 from agents.model.reward_model import RewardModel, from_log_odds, log_odds
@@ -88,7 +89,7 @@ def test_a_quadratic_trend_knows_a_hill_after_fewer_measurements():
     outputs = 1.0 - 0.5 * (inputs**2).sum(axis=1) + inputs[:, 0] * inputs[:, 1]
     errors = {}
     for trend in ("linear", "quadratic"):
-        model = RewardModel(trend=trend)
+        model = RewardModel(covariance=TrendAndMatern(trend))
         for row, value in zip(inputs[:40], outputs, strict=False):
             model.add(row, float(from_log_odds(value)))
         errors[trend] = np.abs(model.predict(inputs[40:]).mean - log_odds(from_log_odds(outputs[40:]))).mean()
@@ -97,7 +98,7 @@ def test_a_quadratic_trend_knows_a_hill_after_fewer_measurements():
 
 def test_an_unknown_trend_is_an_error():
     with pytest.raises(ValueError, match="'trend' must be one of linear, quadratic, got 'cubic'"):
-        RewardModel(trend="cubic")
+        TrendAndMatern("cubic")
 
 
 def test_predicting_before_any_measurement_is_an_error():
@@ -169,3 +170,36 @@ def test_a_model_with_a_prior_goes_on_from_its_state(slope):
     found = restored.predict(probe)
     assert np.array_equal(found.mean, expected.mean)
     assert np.array_equal(found.std, expected.std)
+
+
+def test_length_scales_of_few_plans_in_many_dimensions_stay_where_they_are_expected():
+    inputs, accuracies = measured(6, dims=24)
+    model = RewardModel(covariance=DimensionScaled())
+    for row, accuracy in zip(inputs, accuracies, strict=True):
+        model.add(row, accuracy)
+    model.predict(inputs)
+    mode = np.sqrt(2) + np.log(24) / 2 - 3.0
+    np.testing.assert_allclose(model._hyperparameters[:-1], mode, atol=0.5)
+
+
+def test_the_gradient_of_the_prior_of_hyper_parameters_is_its_slope():
+    covariance, theta, step = DimensionScaled(), np.array([0.3, 2.0, -1.0, -3.0]), 1e-6
+    slopes = [
+        (covariance.log_prior(theta + step * unit)[0] - covariance.log_prior(theta - step * unit)[0]) / (2 * step)
+        for unit in np.eye(4)
+    ]
+    np.testing.assert_allclose(covariance.log_prior(theta)[1], slopes, rtol=1e-6)
+
+
+def test_a_prior_may_look_at_kept_units():
+    class FewerUnitsAreWorse:
+        def expected(self, damages, kept=None):
+            return np.log(kept).sum(axis=-1)
+
+    inputs, accuracies = measured(3)
+    model = RewardModel(prior=FewerUnitsAreWorse())
+    for row, accuracy, kept in zip(inputs, accuracies, [[4, 4], [3, 4], [2, 4]], strict=True):
+        model.add(row, accuracy, np.array(kept))
+    same = np.zeros((2, 4))
+    believed = model.expected(same, np.array([[4, 4], [1, 1]]))
+    assert believed[0] - believed[1] == pytest.approx(np.log(16))

@@ -1,0 +1,1 @@
+"""What networks have in common: plans for one never seen, learned from many."""
