@@ -17,7 +17,6 @@ from torchvision.models import (
     vgg,
 )
 from torchvision.models.googlenet import GoogLeNet, Inception
-from torchvision.ops import Conv2dNormActivation
 
 CLASSES = 5
 
@@ -34,15 +33,6 @@ class NarrowResNet(resnet.ResNet):
         if planes == 64:
             self.inplanes = 16
         return super()._make_layer(block, planes // 4, *args, **options)
-
-
-def narrow_mobilenet_v2():
-    model = mobilenetv2.MobileNetV2(CLASSES, 0.25, [[1, 16, 1, 1], [6, 24, 2, 2]])
-    model.features[-1] = Conv2dNormActivation(
-        model.features[-1][0].in_channels, 40, kernel_size=1, activation_layer=nn.ReLU6
-    )
-    model.classifier[1] = nn.Linear(40, CLASSES)
-    return model
 
 
 def narrow_vgg():
@@ -95,7 +85,9 @@ NARROW = {
     "resnext50_32x4d": partial(NarrowResNet, resnet.Bottleneck, groups=4, width_per_group=16),
     "wide_resnet50_2": partial(NarrowResNet, resnet.Bottleneck, width_per_group=64),
     "vgg16_bn": narrow_vgg,
-    "mobilenet_v2": narrow_mobilenet_v2,
+    "mobilenet_v2": partial(
+        mobilenetv2.MobileNetV2, CLASSES, width_mult=0.25, inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2]]
+    ),
     "mobilenet_v3_small": narrow_mobilenet_v3,
     "efficientnet_b0": narrow_efficientnet,
     "densenet121": partial(densenet.DenseNet, 8, (2, 2), 16, num_classes=CLASSES),
