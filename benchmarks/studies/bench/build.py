@@ -19,7 +19,7 @@ from prune_gym.bench.plans import PLANS_FILE, NetworkPlans, write_plans
 from prune_gym.bench.problem import BenchProblem
 from prune_gym.bench.protocol import best_known, reachable
 from prune_gym.bench.surrogate import Surrogate
-from prune_gym.cost.limits import IntArray
+from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.cost.quadratic import QuadraticCost
 
 MOST_BYTES = 10_000_000
@@ -76,27 +76,32 @@ def build_files(folder: Path, to: Path | None) -> int:
 
 
 def plans_of(cell: Result) -> NetworkPlans:
-    """The measured plans of a cell."""
+    """The measured plans of a cell, as precise as the file keeps them."""
     plans, kept = cell["plans"], np.array(cell["plans"]["kept"], dtype=np.int64)
     return NetworkPlans(
         network=cell["name"],
         kept=kept,
         source=tuple(plans["source"]),
-        target=np.array(plans["target"]),
-        flops_reduction=np.array(plans["flops_reduction"]),
-        params_reduction=np.array(plans["params_reduction"]),
-        metrics=np.array(plans["reward"]),
-        test_metrics=np.array(plans["test"]),
-        layer_errors=np.array(plans["layer_errors"], dtype=np.float64),
+        target=_single(plans["target"]),
+        flops_reduction=_single(plans["flops_reduction"]),
+        params_reduction=_single(plans["params_reduction"]),
+        metrics=_single(plans["reward"]),
+        test_metrics=_single(plans["test"]),
+        layer_errors=_single(plans["layer_errors"]),
         reconstructed=_reconstructed(cell["reconstructed"], len(kept)),
     )
 
 
-def _reconstructed(scores: Mapping[str, Any] | None, count: int) -> np.ndarray:
+def _single(values: Any) -> FloatArray:
+    """Numbers rounded to single precision, in double."""
+    return np.array(values, dtype=np.float32).astype(np.float64)
+
+
+def _reconstructed(scores: Mapping[str, Any] | None, count: int) -> FloatArray:
     """Accuracy and soft accuracy on reward, then on test, [count, 4]; NaN where not measured."""
     table = np.full((count, 4), np.nan)
     if scores is not None:
-        reward, test = np.array(scores["reward"]), np.array(scores["test"])
+        reward, test = _single(scores["reward"]), _single(scores["test"])
         table[scores["rows"]] = np.concatenate([reward[:, :2], test[:, :2]], axis=1)
     return table
 
@@ -113,7 +118,7 @@ def network_of(cell: Result, plans: NetworkPlans) -> BenchNetwork:
             default_target=cell["default_target"],
         ),
         units=np.array(cell["units"], dtype=np.int64),
-        curves=tuple(np.array(curve, dtype=np.float32).astype(np.float64) for curve in cell["curves"]),
+        curves=tuple(_single(curve) for curve in cell["curves"]),
         features=np.array(cell["features"]),
         flops_form=_form(cell["flops_form"]),
         params_form=_form(cell["params_form"]),

@@ -74,9 +74,9 @@ def datasheet(
         digits="{:,} / {:,} / {:,}".format(*DIGITS_SIZES),
         fashion="{:,} / {:,} / {:,}".format(*FASHION_SIZES),
         calibration=CALIBRATION,
-        kinds=_kinds(entries).markdown(),
-        found=_found(plans).markdown(),
-        gains=_gains(entries).markdown(),
+        kinds=kinds_table(entries).markdown(),
+        found=sources_table(plans).markdown(),
+        gains=gains_table(entries).markdown(),
         median=float(np.median(list(ranks.values()))),
         tenth=float(np.quantile(list(ranks.values()), 0.1)),
         lowest=ranks[worst],
@@ -85,8 +85,8 @@ def datasheet(
     )
 
 
-def _kinds(entries: Sequence[Entry]) -> Table:
-    """A row a kind and split."""
+def kinds_table(entries: Sequence[Entry]) -> Table:
+    """Networks, a row a kind and split."""
     columns: list[Column | str] = [
         "kind",
         "split",
@@ -119,7 +119,7 @@ def _kinds(entries: Sequence[Entry]) -> Table:
     return Table("The networks; Spearman: median of the surrogates on plans left out", columns, rows)
 
 
-def _found(plans: Sequence[NetworkPlans]) -> Table:
+def sources_table(plans: Sequence[NetworkPlans]) -> Table:
     """Plans by the way they were found."""
     sources = [source for entry in plans for source in entry.source]
     about = {
@@ -134,7 +134,7 @@ def _found(plans: Sequence[NetworkPlans]) -> Table:
     return Table("How plans were found; all but the knapsack are then projected onto their target", columns, rows)
 
 
-def _gains(entries: Sequence[Entry]) -> Table:
+def gains_table(entries: Sequence[Entry]) -> Table:
     """Gains over the knapsack, by measured plans."""
     columns: list[Column | str] = [
         Column("FLOPs removed, %", ".0f", 100),

@@ -1,19 +1,24 @@
 """The bench is measured network by network, goes on where it was, and is built to the byte."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from benchmarks.studies.bench import measuring
+from benchmarks.studies.bench.build import DATASHEET, MOST_BYTES
 from benchmarks.studies.bench.command import main
+from benchmarks.studies.bench.datasheet import gains_table, kinds_table, sources_table
 from benchmarks.studies.bench.sampling import TARGETS, Sampler
 from benchmarks.studies.bench.study import interleaved
 from prune_gym import PruningProblem
 from prune_gym.bench import load_networks, load_plans
+from prune_gym.bench.networks import NETWORKS_FILE
+from prune_gym.bench.plans import PLANS_FILE
 from prune_gym.bench.problem import BenchProblem
 from prune_gym.problem.features import FEATURES, raw_features
-from prune_gym.tasks.family import family_names, split_of, tasks
+from prune_gym.tasks.family import design_of, family_names, split_of, tasks
 from prune_gym.tasks.family.draws import kind_of
 
 NETWORK = "plain-00"
@@ -129,3 +134,29 @@ def test_every_beginning_of_the_order_holds_all_kinds_and_splits_in_proportion()
     half = names[: len(names) // 2]
     assert {kind_of(name) for name in half} == {kind_of(name) for name in names}
     assert abs(sum(split_of(name) == "train" for name in half) - 30) <= 6
+
+
+def test_the_files_of_the_package_hold_the_family():
+    networks, plans = load_networks(), load_plans()
+    assert sorted(networks) == sorted(plans) == sorted(family_names())
+    for name, network in networks.items():
+        assert network.split == split_of(name)
+        assert network.description.recipe["design"] == json.loads(json.dumps(asdict(design_of(name))))
+        assert len(plans[name]) >= 300
+        measured = {tuple(kept) for kept in plans[name].kept.tolist()}
+        for target in network.references:
+            assert tuple(BenchProblem(network).start_plan("knapsack", target).tolist()) in measured
+
+
+def test_the_files_of_the_package_are_small_and_their_surrogates_rank_plans_that_were_left_out():
+    assert sum(path.stat().st_size for path in (NETWORKS_FILE, PLANS_FILE)) <= MOST_BYTES
+    ranks = [network.surrogate.spearman[1] for network in load_networks().values()]
+    assert np.median(ranks) >= 0.95
+
+
+def test_the_datasheet_is_that_of_the_files():
+    networks, plans = load_networks(), load_plans()
+    sheet = (NETWORKS_FILE.parent / DATASHEET).read_text()
+    entries = [(networks[name], plans[name]) for name in sorted(networks)]
+    for table in (kinds_table(entries), sources_table([entry for _, entry in entries]), gains_table(entries)):
+        assert table.markdown() in sheet
