@@ -156,7 +156,7 @@ PAST = dict.fromkeys(
 )
 """Results that no command makes any more -> why they are kept."""
 
-WRITTEN = ("files.md", "speed_scale.md", "zoo.md", "manifest.json", "checked.json", "leaderboard")
+WRITTEN = ("files.md", "speed_scale.md", "zoo.md", "manifest.json", "checked.json", "leaderboard", "leaderboard.md")
 """Pages beside the results, what this command writes, and what users submit."""
 
 
