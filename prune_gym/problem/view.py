@@ -55,7 +55,7 @@ class NetworkCosts(Protocol):
 
 
 class NetworkProblem(Protocol):
-    """What is asked of a problem; :class:`prune_gym.PruningProblem` and its table-backed sibling have it."""
+    """Problem as it is seen here: a :class:`prune_gym.PruningProblem`, or its sibling made of a table."""
 
     cost: Any
 

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def as_json(device: torch.device, sizes: object, rows: Sequence[Measured], *, trial: bool) -> dict[str, object]:
-    """What is written: the device by its maker's name, and no verdict on limits from a trial."""
+    """Content of the file: the device by its maker's name, and no verdict on limits from a trial."""
     from prune_gym.support.device import device_name
 
     found = [{**dataclasses.asdict(row), "kept": None if trial else row.kept} for row in rows]

@@ -74,7 +74,7 @@ class Measured:
 
     @property
     def kept(self) -> bool | None:
-        """Whether the limit is kept; None without one."""
+        """True where the limit is kept; None without one."""
         if self.limit is None:
             return None
         return self.value >= self.limit if self.unit == "x dense" else self.value <= self.limit
