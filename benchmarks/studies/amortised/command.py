@@ -2,12 +2,13 @@
 
     python -m benchmarks.studies.amortised teach --out DIR [--bench FOLDER] [--to FILE]
     python -m benchmarks.studies.amortised first --out DIR [--bench FOLDER] [--trusts T ...]
-    python -m benchmarks.studies.amortised search --out DIR [--bench FOLDER] [--seeds N] [--targets T ...]
+    python -m benchmarks.studies.amortised search --out DIR [--bench FOLDER] [--seeds S ...] [--targets T ...]
+    python -m benchmarks.studies.amortised measured --out DIR [--seeds S ...]
 
 `teach` trains the model and the linear correction that it is compared with. `first` measures what they propose for the
 test networks with nothing measured; with ``--trusts`` it measures plans of the validation networks that follow the
-model more or less far. `search` compares agents on the surrogates of the test networks. The last two go on where they
-were left.
+model more or less far. `search` compares agents on the surrogates of the test networks, `measured` on two networks
+outside the family, every plan really measured. All but `teach` go on where they were left.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from pathlib import Path
 from benchmarks.common.arguments import add_options, command_parser, positive
 from benchmarks.common.command import reports_errors
 from benchmarks.studies.engine.command import INTERRUPTED, SHARED, run_command
+
+OUTSIDE = {"fashion-resnet20": 0.91, "fashion-vgg11": 0.94}
+"""Tasks outside the family, and the FLOPs reductions that the comparison of agents asks for."""
 
 
 @reports_errors(ValueError, KeyError, ImportError, FileNotFoundError, interrupted=INTERRUPTED)
@@ -50,6 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder, split = options.out / "trust", "validation"
             models = {f"trust {trust:g}": (chosen, trust) for trust in options.trusts}
         return run_command(partial(FirstPlanStudy, folder, family, models, split), options, threads=1)
+    if options.step == "measured":
+        from benchmarks.studies.amortised.measured import MeasuredStudy
+
+        files = {"linear": linear, "amortised": chosen}
+        own = partial(MeasuredStudy, options.out / "measured", files, OUTSIDE, options.seeds, options.evaluations)
+        return run_command(own, options, threads=1)
     from benchmarks.studies.amortised.searches import SearchStudy
 
     study = partial(
@@ -68,11 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     first.add_argument("--trusts", type=float, nargs="+", metavar="T", help="of the model, on the validation networks")
     search = steps.add_parser("search", help="compare agents on the surrogates of the test networks")
     search.add_argument("--targets", type=float, nargs="+", default=[0.75, 0.85, 0.92], metavar="T")
-    search.add_argument("--seeds", type=int, nargs="+", default=[42, 2024, 10086], metavar="S")
-    search.add_argument("--evaluations", type=positive, default=32, metavar="N", help="a run (default: %(default)s)")
-    for step in (teach, first, search):
+    measured = steps.add_parser("measured", help="compare agents on networks outside the family, plans measured")
+    for step in (search, measured):
+        step.add_argument("--seeds", type=int, nargs="+", default=[42, 2024, 10086], metavar="S")
+        step.add_argument("--evaluations", type=positive, default=32, metavar="N", help="a run (default: %(default)s)")
+    for step in (teach, first, search, measured):
         step.add_argument("--out", type=Path, required=True, metavar="DIR", help="where models and results are kept")
         step.add_argument("--bench", type=Path, metavar="FOLDER", help="files of the bench (default: the package's)")
-    for step in (first, search):
+    for step in (first, search, measured):
         add_options(step, *SHARED)
     return parser

@@ -167,3 +167,39 @@ def search_table(summary: Sequence[Row]) -> Table:
         for found in summary
     ]
     return Table("Searches of surrogates", columns, rows, "scores: 0 the knapsack's plan, 1 the best one known")
+
+
+# ---------------------------------------------------------------- measured networks outside the family
+
+
+def measured_summary(results: Sequence[Row]) -> list[Row]:
+    """Soft accuracies on the reward split and top-1 on test, by task; means over seeds.
+
+    Args:
+        results: of :class:`benchmarks.studies.amortised.measured.MeasuredStudy`.
+
+    Returns:
+        For every task and plan or agent and number of plans: ``soft`` and, where a plan was tested, ``test``.
+    """
+    summary = []
+    for task in dict.fromkeys(row["task"] for row in results):
+        runs = [row for row in results if row["task"] == task]
+        own = {"task": task, "target": runs[0]["target"], "runs": len(runs)}
+        for name, plan in runs[0]["first"].items():
+            summary.append({**own, "what": name, "soft": plan["soft_accuracy"], "test": plan["test_accuracy"]})
+        for agent in runs[0]["curves"]:
+            for look in (8, len(runs[0]["curves"][agent])):
+                soft = float(np.mean([run["curves"][agent][look - 1] for run in runs]))
+                summary.append({**own, "what": f"{agent}, {look} plans", "soft": soft, "test": None})
+            summary[-1]["test"] = float(np.mean([run["best"][agent]["test_accuracy"] for run in runs]))
+    return summary
+
+
+def measured_table(summary: Sequence[Row]) -> Table:
+    """The table of :func:`measured_summary`."""
+    columns = ("task", "plan", percent_column("soft accuracy"), percent_column("test"))
+    rows = [
+        [f"{found['task']}, {100 * found['target']:g} %", found["what"], found["soft"], found["test"]]
+        for found in summary
+    ]
+    return Table("Networks outside the family, plans really measured", columns, rows)
