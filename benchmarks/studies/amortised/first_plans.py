@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from agents.amortised.model import AmortisedModel
 from agents.amortised.storage import load_model
 from benchmarks.studies.amortised.family import Family
+from benchmarks.studies.amortised.plot import plot_first_plans
 from benchmarks.studies.amortised.tables import first_plan_summary, first_plan_table
 from benchmarks.studies.bench.measuring import Meter
 from benchmarks.studies.engine.store import CellFiles
@@ -128,8 +129,13 @@ class FirstPlanStudy:
 
     def report(self, results: Mapping[NetworkCell, Result]) -> Report:
         """Return one table."""
-        summary = first_plan_summary(list(results.values()))
-        return Report([first_plan_table(summary)], {"summary": summary, "networks": list(results.values())})
+        networks = list(results.values())
+        summary = first_plan_summary(networks)
+        content = {"summary": summary, "networks": networks}
+        if self.split != "test":
+            return Report([first_plan_table(summary)], content)
+        draw = partial(plot_first_plans, networks, self.folder / "first_plans.png")
+        return Report([first_plan_table(summary)], content, plots=[draw])
 
     @cached_property
     def _models(self) -> dict[str, AmortisedModel]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.common.columns import Column, Interval, percent_column
 from benchmarks.common.table import Table
+from prune_gym.bench.protocol import LEAST_GAIN
 
 Row = dict[str, Any]
 GROUPS = ("known kinds", "held-out kinds")
@@ -40,12 +41,11 @@ def group_of(result: Row) -> str:
 # ---------------------------------------------------------------- first plans
 
 
-def first_plan_summary(results: Sequence[Row], least_gain: float = 0.002) -> list[Row]:
+def first_plan_summary(results: Sequence[Row]) -> list[Row]:
     """What first plans are worth, by group of networks and by plan.
 
     Args:
         results: of :class:`benchmarks.studies.amortised.first_plans.FirstPlanStudy`.
-        least_gain: soft accuracy that has to be gained somewhere for a target to be a contest.
 
     Returns:
         For every group and plan: ``networks``, ``better`` (share of the networks whose mean score over the contests is
@@ -55,13 +55,13 @@ def first_plan_summary(results: Sequence[Row], least_gain: float = 0.002) -> lis
     summary = []
     for group in GROUPS:
         own = [result for result in results if group_of(result) == group]
-        contests = [[row for row in result["rows"] if row["best"] - row["knapsack"] >= least_gain] for result in own]
+        contests = [[row for row in result["rows"] if row["best"] - row["knapsack"] >= LEAST_GAIN] for result in own]
         contests = [rows for rows in contests if rows]
         names = dict.fromkeys(name for rows in contests for row in rows for name in row["plans"])
         for name in names:
             if name == "knapsack":
                 continue
-            scores = [[_score(row, name) for row in rows] for rows in contests]
+            scores = [[score_of(row, name) for row in rows] for rows in contests]
             summary.append(
                 {
                     "group": group,
@@ -80,7 +80,7 @@ def first_plan_summary(results: Sequence[Row], least_gain: float = 0.002) -> lis
     return summary
 
 
-def _score(row: Row, name: str) -> float:
+def score_of(row: Row, name: str) -> float:
     """Normalised score, not below -1."""
     return max(-1.0, (row["plans"][name]["soft"] - row["knapsack"]) / (row["best"] - row["knapsack"]))
 
