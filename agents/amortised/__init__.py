@@ -1,1 +1,1 @@
-"""What networks have in common: plans for one never seen, learned from many."""
+"""Plans for networks never seen, learned from many: damages of layers, and the best plan by them."""

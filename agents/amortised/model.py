@@ -1,4 +1,4 @@
-"""What is known of plans for any network: how much its layers lose, and the plan that loses least."""
+"""Amortised models: how much the layers of any network lose, and the plan that loses least."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class AmortisedModel(nn.Module):
         return ((inputs - self.centre) / self.spread).clamp(-BOUND, BOUND)
 
     def at(self, problem: NetworkProblem) -> KnownNetwork:
-        """How the model looks at the network of a problem."""
+        """The model at the network of a problem."""
         return KnownNetwork(self, NetworkView(problem))
 
 

@@ -14,7 +14,7 @@ from agents.amortised.networks import DamageNetwork, damage_weights
 
 @dataclass(frozen=True)
 class RewardTraining:
-    """How damage networks are trained.
+    """Settings of the training of damage networks.
 
     Attributes:
         steps: gradient steps, each on all examples.
@@ -94,7 +94,7 @@ def predicted(network: DamageNetwork, inputs: Tensor, examples: Examples) -> Ten
 
 
 def reward_loss(found: Tensor, examples: Examples, settings: RewardTraining, weights: Tensor) -> Tensor:
-    """How far predictions [G, M] are from what was measured, and what choosing plans by them would lose.
+    """Distance of predictions [G, M] from what was measured, and what choosing plans by them would lose.
 
     Plans are compared with those of their own comparison only: by the squared error of centred log-odds, better plans
     counting more, and by the expected gain of a choice with the softmax of the predictions (ListNet's top one, Cao et

@@ -71,7 +71,7 @@ class TrendAndMatern:
 
 
 LINEAR = TrendAndMatern()
-"""What R-SPAR believes."""
+"""Belief of R-SPAR."""
 
 
 @dataclass(frozen=True)

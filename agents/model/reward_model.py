@@ -54,7 +54,7 @@ class Prediction:
 
 
 class Prior(Protocol):
-    """What plans are expected to score before any of this problem is measured."""
+    """Expectation of what plans score before any of this problem is measured."""
 
     def expected(self, damages: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
         """Log-odds [N] of plans, up to a constant, from their damages [N, D] or their kept units [N, L]."""

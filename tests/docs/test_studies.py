@@ -70,8 +70,7 @@ def test_the_parity_of_ppo_is_that_of_the_file():
 def test_what_carries_over_is_what_was_measured():
     rows = result("transfer_digits/transfer.json")["rows"]
     plans = {"start": "knapsack start", "zero_shot": "zero-shot"}
-    for key, title in (("transferred", "transferred"), ("scratch", "from scratch")):
-        plans |= {f"{key} {count}": f"{title}, {count} plans" for count in (8, 32)}
+    plans |= {"transferred 32": "transferred, 32 plans", "scratch 32": "from scratch, 32 plans"}
     for key, title in plans.items():
         (line,) = (line for line in PAGES["agents"].splitlines() if line.startswith(f"| {title} | "))
         for row in rows:
@@ -149,3 +148,21 @@ def test_what_methods_cost_is_what_was_measured():
         f"which measures {rows[longest]['evaluations']} plans)"
     ) in page
     assert min(seconds.values()) >= seconds["magnitude"] - 0.05
+
+
+def test_what_is_known_beforehand_is_what_was_measured():
+    summary = result("amortised/first/first_plans.json")["summary"]
+    assert sum(found["networks"] for found in summary if found["plan"] == "amortised") == 30
+    for found in summary:
+        if found["plan"] == "uniform":
+            continue
+        title = {"linear": "linear correction", "amortised": "pretrained"}[found["plan"]]
+        percents = "{value:.0f} [{low:.0f}, {high:.0f}]".format(
+            **{end: 100 * value for end, value in found["better"].items()}
+        )
+        gained = "{value:.2f} [{low:.2f}, {high:.2f}]".format(
+            **{end: 100 * value for end, value in found["test_soft_gain"].items()}
+        )
+        row = f"| {title} | {percents} | {interval(found['score'])} | {gained} |"
+        assert row in PAGES["agents"], row
+    assert len(result("amortised/lesson.json")["variants"]["attention"]["networks"]) == 60

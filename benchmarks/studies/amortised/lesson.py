@@ -54,7 +54,7 @@ def lesson(family: Family, out: Path, to: Path | None, seed: int) -> int:
 
 
 def lesson_table(models: Mapping[str, AmortisedModel], qualities: Mapping[str, Quality]) -> Table:
-    """How well models know the validation networks."""
+    """The table of what models know of the validation networks."""
     columns = ("model", "parameters", "CPU s", Column("rank correlation", ".3f"), Column("gain", ".2f"))
     rows = [
         [

@@ -42,7 +42,7 @@ def group_of(result: Row) -> str:
 
 
 def first_plan_summary(results: Sequence[Row]) -> list[Row]:
-    """What first plans are worth, by group of networks and by plan.
+    """Worth of first plans, by group of networks and by plan.
 
     Args:
         results: of :class:`benchmarks.studies.amortised.first_plans.FirstPlanStudy`.

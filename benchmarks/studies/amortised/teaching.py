@@ -21,7 +21,7 @@ VARIANTS: Mapping[str, tuple[Sizes, RewardTraining]] = {
 """Models that are taught: a linear map of every layer alone, and attention over layers."""
 
 TRUST = 0.75
-"""How far proposed plans follow what was learned; settled by plans measured on the validation networks."""
+"""Weight of what was learned in proposed plans; settled by plans measured on the validation networks."""
 
 DEEP = 0.7
 """Targets from here on decide between models: below, plans differ by less than what they are measured to."""
@@ -29,7 +29,7 @@ DEEP = 0.7
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a model knows networks, over all their comparisons on targets of at least :data:`DEEP`.
+    """Knowledge of networks, over all their comparisons on targets of at least :data:`DEEP`.
 
     Attributes:
         rank_correlation: mean Spearman correlation of its expectations with what plans measured.
@@ -44,7 +44,7 @@ class Quality:
 
 
 def quality(model: AmortisedModel, examples: Examples) -> Quality:
-    """How well a model knows the networks of examples."""
+    """Knowledge that a model has of the networks of examples."""
     known = [KnownNetwork(model, network.view) for network in examples.networks]
     ours, summed, gains, gaps = [], [], [], []
     for found in examples.comparisons:

@@ -146,6 +146,18 @@ PARTS = {
             ("transfer_digits",),
             90,
         ),
+        Part(
+            "amortised",
+            (
+                f"{STUDIES}.amortised teach --out {{out}}/amortised",
+                f"{STUDIES}.amortised first --out {{out}}/amortised --trusts 0.45 0.6 0.75 0.9 1.0",
+                f"{STUDIES}.amortised first --out {{out}}/amortised",
+                f"{STUDIES}.amortised search --out {{out}}/amortised",
+                f"{STUDIES}.amortised measured --out {{out}}/amortised",
+            ),
+            ("amortised",),
+            60,
+        ),
     )
 }
 """Every part of the evidence."""
