@@ -109,7 +109,8 @@ class MeasuredStudy:
             agent = make_agent(name, env, cell.seed, list(known.values())[-1])
             row["curves"][name] = best_so_far(env, agent, cell.target, self.evaluations)
             inner: Any = env.unwrapped
-            row["best"][name] = tested(*inner.best_plan(), problem)
+            best, found = inner.best_plan()
+            row["best"][name] = tested(best, found, problem)
         return row
 
     def in_short(self, result: Result) -> str:

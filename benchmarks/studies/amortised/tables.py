@@ -154,7 +154,7 @@ def search_table(summary: Sequence[Row]) -> Table:
     """The table of :func:`search_summary`."""
     looks = list(summary[0]["scores"])
     ahead = list(summary[0]["ahead"])
-    columns = (
+    columns: tuple[Column | str, ...] = (
         "networks",
         "agent",
         *(Column(f"score after {look} [95 %]", ".2f") for look in looks),
