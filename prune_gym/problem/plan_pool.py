@@ -11,8 +11,8 @@ from __future__ import annotations
 import multiprocessing
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,7 +34,7 @@ Self = TypeVar("Self", bound="PlanPool")
 
 
 class PoolError(RuntimeError):
-    """Plans could not be measured on a pool; none of the batch is known."""
+    """Some plans could not be measured on a pool; those measured before are known."""
 
 
 class PlanPool(ABC):
@@ -54,14 +54,14 @@ class PlanPool(ABC):
         problem.pool = self
 
     @abstractmethod
-    def measure(self, plans: Sequence[Plan]) -> list[Timed]:
-        """Measure distinct plans side by side.
+    def measure(self, plans: Sequence[Plan]) -> Iterable[tuple[Plan, Timed]]:
+        """Measure distinct plans side by side, and give each with its scores as soon as it is there.
 
         Args:
             plans: kept units a layer.
 
         Raises:
-            PoolError: a process was lost.
+            PoolError: a process was lost, and nobody is there to take over.
         """
 
     def fill(self, evaluator: Evaluator, plans: Sequence[Sequence[int]]) -> None:
@@ -72,13 +72,19 @@ class PlanPool(ABC):
             plans: kept units a layer; repeated and known ones cost nothing.
 
         Raises:
-            PoolError: a process was lost.
+            PoolError: a process was lost, and nobody is there to take over; what was measured before is known.
         """
         keys = dict.fromkeys(tuple(int(count) for count in plan) for plan in plans)
         missing = [plan for plan in keys if plan not in evaluator.archive]
-        if missing:
-            for plan, (evaluation, seconds) in zip(missing, self.measure(missing), strict=True):
-                evaluator.archive[plan], evaluator.seconds[plan] = evaluation, seconds
+        if not missing:
+            return
+        found: dict[Plan, Timed] = {}
+        try:
+            found.update(self.measure(missing))
+        finally:
+            # In the order asked for, whoever was the first to be ready.
+            for plan in (plan for plan in missing if plan in found):
+                evaluator.archive[plan], evaluator.seconds[plan] = found[plan]
 
     def close(self) -> None:
         """Detach from the problem and end the processes; what was measured stays known."""
@@ -115,14 +121,16 @@ class ProcessPool(PlanPool):
             workers, multiprocessing.get_context("spawn"), _begin_process, (pickled, threads)
         )
 
-    def measure(self, plans: Sequence[Plan]) -> list[Timed]:
+    def measure(self, plans: Sequence[Plan]) -> Iterator[tuple[Plan, Timed]]:
         """Measure distinct plans side by side; see :meth:`PlanPool.measure`.
 
         Raises:
             PoolError: a measuring process was lost.
         """
         try:
-            return list(self._executor.map(_measure_here, plans))
+            running = {self._executor.submit(_measure_here, plan): plan for plan in plans}
+            for ended in as_completed(running):
+                yield running[ended], ended.result()
         except BrokenProcessPool as error:
             self.close()
             raise PoolError("a measuring process was lost (killed, or out of memory?); the pool is closed") from error
@@ -136,44 +144,67 @@ class ProcessPool(PlanPool):
 class RayPool(PlanPool):
     """Actors of a Ray cluster (extra ``ray``): ``ray.init(...)`` first, with whatever your cluster needs.
 
+    Nodes may differ: an actor goes where there is room for it. With a problem on a GPU each has a GPU of its own. Where
+    an actor is lost, with its node or alone, the others measure its plan.
+
     Args:
-        problem: what is pruned.
-        workers: actors.
+        problem: what is pruned; on a GPU, on ``"cuda:0"``.
+        workers: actors; None: as many as the nodes have room for.
         threads: CPU threads of each, as many CPUs it asks Ray for; None: as many as here.
 
     Raises:
         ImportError: Ray is not installed.
-        ValueError: fewer than one actor or thread, the problem has a pool already, or it cannot be sent to others.
+        ValueError: fewer than one actor or thread, no room for one, a GPU other than the first, the problem has a pool
+            already, or it cannot be sent to others.
     """
 
-    def __init__(self, problem: PruningProblem, workers: int = 2, threads: int | None = None) -> None:
+    def __init__(self, problem: PruningProblem, workers: int | None = 2, threads: int | None = None) -> None:
         try:
             import ray
         except ImportError as error:
             raise ImportError("RayPool needs Ray: pip install 'prune-gym[ray]'") from error
         threads = torch.get_num_threads() if threads is None else threads
-        check_sizes(workers, threads)
+        check_sizes(1 if workers is None else workers, threads)
+        if problem.device.type == "cuda" and problem.device.index:
+            raise ValueError(f"an actor has one GPU, its 'cuda:0'; the problem is on {problem.device}")
+        gpus = int(problem.device.type == "cuda")
+        if workers is None:
+            workers = sum(_room(node["Resources"], threads, gpus) for node in ray.nodes() if node["Alive"])
+        if workers < 1:
+            raise ValueError(f"no node has room for an actor of {threads} CPUs and {gpus} GPUs")
         pickled = sendable(problem)
         super().__init__(problem)
         self._ray: Any = ray
-        gpus = int(problem.device.type == "cuda")
         actor = ray.remote(num_cpus=threads, num_gpus=gpus)(Measurer)
         stored = ray.put(pickled)
         self._actors = [actor.remote(stored, threads) for _ in range(workers)]
 
-    def measure(self, plans: Sequence[Plan]) -> list[Timed]:
+    def measure(self, plans: Sequence[Plan]) -> Iterator[tuple[Plan, Timed]]:
         """Measure distinct plans side by side; see :meth:`PlanPool.measure`.
 
         Raises:
-            PoolError: a measuring actor was lost.
+            PoolError: all measuring actors were lost.
         """
-        from ray.util import ActorPool
-
-        try:
-            return list(ActorPool(self._actors).map(lambda actor, plan: actor.measure.remote(plan), list(plans)))
-        except self._ray.exceptions.RayError as error:
-            self.close()
-            raise PoolError(f"a measuring actor was lost ({error}); the pool is closed") from error
+        waiting, idle, running = list(plans), list(self._actors), dict[Any, tuple[Any, Plan]]()
+        lost: Exception | None = None
+        while waiting or running:
+            while waiting and idle:
+                actor, plan = idle.pop(), waiting.pop(0)
+                running[actor.measure.remote(plan)] = actor, plan
+            if not running:
+                self.close()
+                raise PoolError(f"every measuring actor was lost ({lost}); the pool is closed") from lost
+            (ended, *_), _ = self._ray.wait(list(running), num_returns=1)
+            actor, plan = running.pop(ended)
+            try:
+                timed: Timed = self._ray.get(ended)
+            except self._ray.exceptions.RayActorError as error:
+                lost = error
+                self._actors.remove(actor)
+                waiting.insert(0, plan)
+            else:
+                idle.append(actor)
+                yield plan, timed
 
     def close(self) -> None:
         """Detach from the problem and end the actors; what was measured stays known."""
@@ -181,6 +212,12 @@ class RayPool(PlanPool):
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors = []
+
+
+def _room(resources: Mapping[str, float], threads: int, gpus: int) -> int:
+    """Actors that a node has room for."""
+    by_cpus = int(resources.get("CPU", 0) // threads)
+    return min(by_cpus, int(resources.get("GPU", 0) // gpus)) if gpus else by_cpus
 
 
 class Measurer:

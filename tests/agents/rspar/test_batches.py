@@ -27,7 +27,7 @@ class HerePool(PlanPool):
     def measure(self, plans):
         self.asked.append(list(plans))
         evaluator = self.problem.evaluator
-        return [(evaluator._measure(plan), 0.0) for plan in plans]
+        return [(plan, (evaluator._measure(plan), 0.0)) for plan in plans]
 
 
 @pytest.fixture
