@@ -41,6 +41,11 @@ def _rspar(env: gym.Env, seed: int, options: Mapping[str, Any]) -> Learner:
     return RSPARAgent(layout.num_layers, layout.feature_dim, seed=seed, **options)
 
 
+def _pretrained(env: gym.Env, seed: int, options: Mapping[str, Any]) -> Learner:
+    layout = env.unwrapped.layout  # type: ignore[attr-defined]
+    return RSPARAgent.pretrained(layout.num_layers, layout.feature_dim, seed=seed, **options)
+
+
 def _seeded(search: Callable[..., Learner]) -> AgentKind:
     return AgentKind(lambda env, seed, options: search(seed=seed, **options), search)
 
@@ -55,6 +60,7 @@ def _sb3(name: str) -> AgentKind:
 
 AGENTS: dict[str, AgentKind] = {
     "rspar": AgentKind(_rspar, RSPARAgent, serves_targets=True),
+    "rspar_pretrained": AgentKind(_pretrained, RSPARAgent, serves_targets=True),
     "uniform": _unseeded(UniformSearch),
     "knapsack": _unseeded(KnapsackSearch),
     "random": _seeded(RandomSearch),

@@ -61,6 +61,7 @@ def test_the_wheel_has_types_and_data_of_every_package(wheel):
     for package in PACKAGES:
         assert f"{package}/py.typed" in names
     assert any(name.startswith("prune_gym/assets/") and name.endswith(".safetensors") for name in names)
+    assert "agents/amortised/pretrained.safetensors" in names
     assert "benchmarks/configs/digits_resnet20.yaml" in names
     assert any(name.startswith("benchmarks/report/templates/") for name in names)
     assert not any(name.startswith("tests/") for name in names)

@@ -9,6 +9,7 @@ import prune_gym  # noqa: F401  registers the environments
 from agents import RSPARAgent
 from agents.amortised.storage import save_model
 from agents.model.experience import damage
+from agents.registry import create
 from agents.rspar.state import ImaginationSettings
 from tests.agents.amortised import family
 from tests.agents.synthetic import FEATURES, SyntheticPruning
@@ -66,6 +67,13 @@ def test_a_saved_agent_goes_on_as_if_it_had_not_stopped(agent, tmp_path):
     assert [record["kept"] for record in whole.history] == [record["kept"] for record in resumed.history]
     for ours, theirs in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_the_shipped_model_is_one_of_small_networks_and_is_found_by_name():
+    found = create("rspar_pretrained", world(), seed=3, hidden_dim=8, imagination=FAST)
+    assert found.amortised.parameter_count <= 200_000
+    assert len(found.amortised.trained_on["networks"]) == 60
+    assert found.learn(world(), 2).history[1]["measured_evaluations"] == 2
 
 
 def test_an_environment_that_does_not_describe_its_network_is_refused():
