@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hessian.support.layout import in_float64
 from hessian.support.names import unknown
 from prune_gym.cost.limits import FloatArray, IntArray
 
@@ -241,6 +240,8 @@ def _half_shares(change: Any, units: IntArray, total: int) -> FloatArray:
 
 def _factor_statistics(factors: Any) -> tuple[float, float, float]:
     """Log mean diagonals of A and G, log participation ratio of A (groups of a grouped convolution averaged)."""
+    from hessian.support.layout import in_float64  # here, because the bench names features without PyTorch
+
     inputs, gradients = in_float64(factors.A), in_float64(factors.G)
     trace = inputs.diagonal(dim1=-2, dim2=-1).sum(-1)
     frobenius = inputs.square().sum(dim=(-2, -1))

@@ -1,10 +1,23 @@
-"""A run that dies at a write, and is started again, ends as if nothing had happened."""
+"""A run that dies at a write, and is started again, ends as if nothing had happened.
+
+The runs are forked off a process of their own: this one may have threads that other tests left, and locks they hold.
+"""
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import pytest
+import torch
 
 from benchmarks.fuzz import crashes as module
 from benchmarks.fuzz.crash_jobs import JOBS
 from benchmarks.fuzz.crashes import DIED, Crashes, crash_points, dying_at
+
+
+@pytest.fixture(scope="module")
+def process():
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield lambda work, *args: pool.submit(work, *args).result()
 
 
 def started(folder, name):
@@ -13,23 +26,29 @@ def started(folder, name):
     return crashes
 
 
-@pytest.fixture(scope="module")
-def crashes(tmp_path_factory):
-    return started(tmp_path_factory.mktemp("crashes"), "run")
+def crashed(folder, name, writes, ways=module.WAYS):
+    return crash_points(started(folder, name), writes=writes, ways=ways)
 
 
-def test_a_crash_at_a_write_changes_no_result_and_leaves_nothing_behind(crashes):
-    rows = crash_points(crashes, writes=[12])
+def died_at(folder, write, way):
+    crashes = Crashes(folder, JOBS["run"])
+    code = crashes.run("dies", dying_at(write, way))
+    return code, bool(crashes.leftovers("dies")), (folder / "dies" / "seed_3" / "result.json").exists()
+
+
+def test_a_crash_at_a_write_changes_no_result_and_leaves_nothing_behind(process, tmp_path):
+    rows = process(crashed, tmp_path, "run", [12])
     assert len(rows) == len(module.WAYS)
     assert all(row["died"] and row["same"] for row in rows)
     assert not any(row["leftovers"] for row in rows)
 
 
-def test_a_sweep_that_dies_in_its_second_cell_ends_with_the_same_table(tmp_path):
-    rows = crash_points(started(tmp_path, "sweep"), writes=[14], ways=["torn"])
+def test_a_sweep_that_dies_in_its_second_cell_ends_with_the_same_table(process, tmp_path):
+    rows = process(crashed, tmp_path, "sweep", [14], ["torn"])
     assert rows == [{"write": 14, "way": "torn", "died": True, "same": True, "leftovers": 0}]
 
 
-def test_a_run_dies_where_it_is_told_to(crashes):
-    assert crashes.run("dies", dying_at(1, "torn")) == DIED
-    assert crashes.leftovers("dies") or not (crashes.folder / "dies" / "seed_3" / "result.json").exists()
+def test_a_run_dies_where_it_is_told_to(process, tmp_path):
+    code, leftovers, finished = process(died_at, tmp_path, 1, "torn")
+    assert code == DIED
+    assert leftovers or not finished

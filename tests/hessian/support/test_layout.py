@@ -53,4 +53,4 @@ def test_both_kinds_of_network_get_the_same_analysis_and_repair(images):
     for name, tensor in states[0].items():
         # Of a layer's scale: float32 sums in another order, divided by small eigenvalues.
         scale = float(tensor.abs().max()) if tensor.numel() else 0.0
-        torch.testing.assert_close(tensor, states[1][name], rtol=0.0, atol=2e-3 * scale)
+        torch.testing.assert_close(tensor, states[1][name], rtol=0.0, atol=5e-3 * scale)

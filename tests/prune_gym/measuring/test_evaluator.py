@@ -204,7 +204,7 @@ def test_closed_form_refits_are_made_once_for_what_a_layer_keeps(monkeypatch):
     compensator = evaluator.hobs.compensator
     solved = []
     solve = compensator._solve
-    monkeypatch.setattr(compensator, "_solve", lambda name, part: solved.append(name) or solve(name, part))
+    monkeypatch.setattr(compensator, "_solve", lambda name, *rest: solved.append(name) or solve(name, *rest))
     kept = half(evaluator)
     first = evaluator.evaluate(kept)
     once = len(solved)
