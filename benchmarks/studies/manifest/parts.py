@@ -163,7 +163,7 @@ PARTS = {
 """Every part of the evidence."""
 
 PAST = dict.fromkeys(
-    ("alternatives_fashion.json", "reward_models_fashion.json", "signal_limits_fashion.json"),
+    ("alternatives_fashion.json", "signal_limits_fashion.json"),
     "a study of 28 November; its command is gone, its conclusion stands",
 )
 """Results that no command makes any more -> why they are kept."""
