@@ -9,6 +9,7 @@ from agents.amortised.model import AmortisedModel, Sizes
 from agents.amortised.networks import DamageNetwork
 from agents.amortised.training import RewardTraining, predicted, reward_loss
 from hessian.audit.rank_correlation import spearman
+from prune_gym.allocation.knapsack import knapsack
 from tests.agents.amortised import family
 
 
@@ -102,3 +103,27 @@ def test_equal_seeds_train_equal_models_and_leave_the_global_generator_alone():
     for one, other in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_proposed_plans_weigh_both_curves_in_units_of_what_the_knapsacks_plan_loses():
+    differ = 0
+    for seed in range(20, 32):
+        problem = family.problem(seed)
+        limits = problem.cost.limits()
+        model = AmortisedModel(Sizes(8, 1), seed=seed)
+        known = model.at(problem)
+        losses = [np.exp(curve) - np.exp(curve[0]) for curve in problem.log_curves]
+        start = knapsack(losses, problem.cost, 0.8, limits=limits)
+        units = [sum(c[len(c) - k] for c, k in zip(each, start, strict=True)) for each in (known.curves(0.8), losses)]
+        plans = []
+        for trust in (0.0, 0.6, 1.0):
+            model.trust = trust
+            mixed = [
+                trust * own / units[0] + (1.0 - trust) * loss / units[1]
+                for own, loss in zip(known.curves(0.8), losses, strict=True)
+            ]
+            plans.append(known.plan(0.8, problem.cost, limits).tolist())
+            assert plans[-1] == knapsack(mixed, problem.cost, 0.8, limits=limits).tolist()
+        assert plans[0] == start.tolist()
+        differ += len({*map(tuple, plans)}) == 3
+    assert differ > 3
