@@ -30,7 +30,7 @@ class Setting:
         return f"learning rate {self.lr:g}, {'batch' if self.batch_statistics else 'frozen'} statistics"
 
 
-CANDIDATES = (Setting(4e-3, True), Setting(1e-3, False), Setting(3e-4, False))
+CANDIDATES = (Setting(4e-3, True), Setting(2e-3, True), Setting(3e-4, False))
 """Settings raced by default: deep cuts like large steps and statistics of their own, shallow ones small steps."""
 
 
