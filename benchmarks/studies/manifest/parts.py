@@ -91,7 +91,7 @@ PARTS = {
     for part in (
         _one_off("one_shot_fashion", f"{ONE_OFF}.one_shot --task fashion-resnet20", 3),
         _one_off("reconstruction_networks", f"{ONE_OFF}.reconstruction --networks", 4),
-        _one_off("reconstruction", f"{ONE_OFF}.reconstruction --seeds 0 1 2", 15),
+        _one_off("reconstruction", f"{ONE_OFF}.reconstruction", 30),
         _one_off("feature_evidence_digits", f"{ONE_OFF}.feature_evidence --task digits-resnet20", 3),
         _one_off("feature_evidence_fashion", f"{ONE_OFF}.feature_evidence --task fashion-resnet20", 6),
         _signal("digits", "digits-resnet20", "0.84 0.9", 5),
