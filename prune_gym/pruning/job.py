@@ -208,9 +208,15 @@ class Job:
             deepest = first.run(least, most, BISECTION_STEPS, report)
         with self.stage("repair cuts") as report:
             second = Bisection(repaired, bound)
-            second.measure(least if deepest is None else deepest)
-            steps = DEEPER_STEPS if finisher.settings is not None else 0
-            found = second.run(least if deepest is None else deepest, most, steps, report)
+            low = least if deepest is None else deepest
+            if deepest is None or self._targets.latency is not None:
+                second.measure(low)
+            else:
+                # Reconstruction keeps the better network, so this one is within the bound without it.
+                second.measured[low] = first.measured[low]
+            found = second.run(low, most, DEEPER_STEPS if finisher.settings is not None else 0, report)
+            if found is not None and found not in finished:
+                repaired(found)
         if found is None:
             drop = min(first.measured[least], second.measured[least])
             raise TargetsNotMetError(_too_much_lost(self._targets, least, drop, bound))

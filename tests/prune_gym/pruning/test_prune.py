@@ -7,6 +7,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import prune_gym
+from prune_gym.pruning.finishing import Finisher
+from prune_gym.pruning.job import DEEPER_STEPS
 from prune_gym.pruning.prune import prune
 from prune_gym.pruning.targets import TargetsNotMetError
 from prune_gym.reconstruction.settings import Reconstruction
@@ -88,6 +90,25 @@ def test_the_deepest_cut_stays_within_the_drop_and_a_larger_drop_cuts_deeper(tas
     for result, drop in zip(found, (1.0, 8.0), strict=True):
         assert 100 * (result.dense.held_out.value - result.pruned.held_out.value) <= drop
     assert found[0].flops_reduction < found[1].flops_reduction
+
+
+def test_a_cut_that_the_refit_alone_carries_is_not_reconstructed_to_look_deeper(task, monkeypatch):
+    cuts, within = [], 5.0
+    reconstructed = Finisher.reconstructed
+
+    def counted(self, cut, progress=None, seconds=None):
+        cuts.append(tuple(cut.kept.tolist()))
+        return reconstructed(self, cut, progress, seconds)
+
+    monkeypatch.setattr(Finisher, "reconstructed", counted)
+    result = prune(
+        *(task.model, task.train.images, task.train.labels), val=task.reward, max_drop=within, reconstruct=SHORT
+    )
+    # Only where nothing deeper holds is it repaired, and then last.
+    assert len(cuts) <= DEEPER_STEPS or cuts[-1] == tuple(map(len, result.kept.values()))
+    assert len(set(cuts)) == len(cuts)
+    assert result.tier == "reconstructed"
+    assert 100 * (result.dense.held_out.value - result.pruned.held_out.value) <= within
 
 
 def test_a_metric_takes_the_place_of_accuracy(task):
