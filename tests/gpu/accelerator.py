@@ -67,6 +67,7 @@ class FakeAccelerator:
         synchronisations: line of this project -> how often the host waited there.
         uploads: line of this project -> how often a tensor went there without waiting.
         operations: operators that ran there.
+        capability: compute capability of the GPU it stands for.
     """
 
     def __init__(self, name: str = "cuda:0") -> None:
@@ -74,6 +75,7 @@ class FakeAccelerator:
         self.synchronisations: Counter[str] = Counter()
         self.uploads: Counter[str] = Counter()
         self.operations = 0
+        self.capability = (9, 0)
         self._storages: dict[int, StorageWeakRef] = {}
         self._zeros: dict[int, StorageWeakRef] = {}
         self._stack = contextlib.ExitStack()
@@ -192,6 +194,7 @@ class FakeAccelerator:
             "is_available": lambda: True,
             "device_count": lambda: 1,
             "get_device_name": lambda device=None: "no GPU (tests)",
+            "get_device_capability": lambda device=None: self.capability,
             "is_bf16_supported": lambda *args, **kwargs: True,
             "synchronize": self._wait,
             "current_stream": lambda device=None: None,
