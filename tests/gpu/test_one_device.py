@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hessian import HOBSSensitivityAnalyzer
+from hessian.obs.refined import Solver, float64_rate
 from hessian.obs.sweep import PANEL_COLUMNS
 from hessian.pricing.layer_sweeps import sweep_layers
 from hessian.support.distributed import SingleProcess
@@ -140,6 +141,18 @@ def test_solves_go_to_the_cpu_where_a_device_has_no_float64(name):
     assert_same(found, expected, min(scenario.tolerance, 1e-3))
 
 
+@pytest.mark.parametrize("name", ["closed_form_refit-Residual", "sequential_refit-Residual"])
+def test_solves_are_refined_where_float64_is_slow(name, there, monkeypatch):
+    """Of such small layers it does not pay by the count of operations, so that count is left out."""
+    there.capability = (8, 9)
+    refined, solve = [], Solver._refined
+    monkeypatch.setattr("hessian.obs.refined.pays", lambda device, *_: float64_rate(device) < 0.5)
+    monkeypatch.setattr(Solver, "_refined", lambda self, *args: refined.append(self) or solve(self, *args))
+    scenario = SCENARIOS[name]
+    assert_same(scenario.compute(there.device), scenario.compute(CPU), min(scenario.tolerance, 1e-3))
+    assert any(solver.rounds for solver in refined)
+
+
 # ---------------------------------------------------------------- how often the host waits
 
 
@@ -182,6 +195,18 @@ def test_a_plan_is_waited_for_when_it_is_checked_and_when_it_is_scored(there, an
     evaluator = Evaluator(task, hobs, repair)
     there.forget()
     evaluator.evaluate([max(1, group.num_units - 2) for group in hobs.groups])
+    assert there.synchronisations.total() <= 4
+
+
+@pytest.mark.parametrize("plans", [2, 6])
+def test_plans_measured_together_are_waited_for_once_however_many(there, analysed, plans):
+    task, hobs = analysed
+    evaluator = Evaluator(task, hobs, "closed_form")
+    assert evaluator.together
+    assert evaluator.one_by_one is None
+    there.forget()
+    evaluator.evaluate_many([[max(1, group.num_units - less) for group in hobs.groups] for less in range(plans)])
+    assert evaluator.num_measured == plans
     assert there.synchronisations.total() <= 4
 
 
