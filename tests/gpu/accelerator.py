@@ -179,7 +179,16 @@ class FakeAccelerator:
         def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
             return run("cpu" if device_type == self.device.type else device_type, *args, **kwargs)
 
+        clipping: Any = sys.modules["torch.nn.utils.clip_grad"]
+        group = clipping._group_tensors_by_device_and_dtype
+
+        def by_device(lists: Any, *args: Any, **kwargs: Any) -> Any:
+            # Below the operators, where gradients lie on the CPU: clipping would bring its factor there.
+            found = group(lists, *args, **kwargs)
+            return {(self.device_of(each[0][0]), dtype): (each, where) for (_, dtype), (each, where) in found.items()}
+
         patches = [
+            mock.patch.object(clipping, "_group_tensors_by_device_and_dtype", by_device),
             mock.patch.object(threading.Thread, "run", in_thread),
             mock.patch.object(torch, "Generator", _generator(self)),
             mock.patch.object(torch, "autocast", autocast),

@@ -19,7 +19,7 @@ from prune_gym.reconstruction.reconstruction import prepare
 from prune_gym.reconstruction.settings import Setting
 from prune_gym.reconstruction.trials import adam, take_steps
 from prune_gym.surgery.pruner import PhysicalPruner
-from prune_gym.training import fine_tune
+from prune_gym.training import evaluate_model, fine_tune
 from tests.gpu.accelerator import FakeAccelerator, MixedDevices
 from tests.gpu.comparison import assert_same
 from tests.gpu.scenarios import SCENARIOS, half, task_on, trained_task
@@ -236,7 +236,26 @@ def test_a_step_of_a_reconstruction_is_not_waited_for(there):
     assert there.operations > 100
 
 
-def test_a_minibatch_of_a_policy_is_waited_for_a_few_times(there):
-    """For the distinct states in it, for the norm of its gradients and for what is reported; then once in all."""
+def test_a_minibatch_of_a_policy_is_not_waited_for(there):
+    """An update is, for where its states are, for what is reported and for the explained variance."""
     SCENARIOS["ppo"].compute(there.device)  # 4 minibatches
-    assert waits(there, "agents/") <= 4 * 4 + 4
+    assert waits(there, "agents/ppo/") <= 5
+
+
+def test_looking_at_a_network_is_waited_for_once_however_many_batches(there):
+    task = task_on(there.device)
+    there.forget()
+    evaluate_model(task.model, task.reward, batch_size=8)
+    assert waits(there, "prune_gym/training/training.py") == 1
+
+
+def test_held_out_images_are_waited_for_once(there, monkeypatch):
+    monkeypatch.setattr("prune_gym.reconstruction.trials.TEACHER_BATCH", 8)
+    task = task_on(there.device)
+    small = PhysicalPruner(task.model, task.example_input).prune({}).eval()
+    settings = Reconstruction(steps=8, batch_size=16)
+    course, student = prepare(small, task.model, UnlabelledImages(task.calibration.images), settings, 0)
+    course.teacher.keep()
+    there.forget()
+    course.held_out_loss(student)
+    assert there.synchronisations.total() == 1
