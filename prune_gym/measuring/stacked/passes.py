@@ -6,6 +6,7 @@ batched product, and so on: as many kernels as one network has, each with more t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +32,10 @@ def outputs(model: nn.Module, stacked: Stacked, images: Tensor) -> Any:
         What the network returns, [plans, N, ...].
     """
     own = _tensors_of(model, stacked)
-    return vmap(lambda tensors: functional_call(model, tensors, (images,), tie_weights=False))(own)
+    with warnings.catch_warnings():
+        # Operators that vmap does not know run plan by plan, which is what would be done otherwise.
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        return vmap(lambda tensors: functional_call(model, tensors, (images,), tie_weights=False))(own)
 
 
 @torch.no_grad()
@@ -59,7 +63,9 @@ def batch_statistics(model: nn.Module, stacked: Stacked, images: Tensor) -> Stac
             for column, statistic in enumerate(("running_mean", "running_var"))
         }
 
-    return vmap(one)(own)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop")
+        return vmap(one)(own)
 
 
 def recalibrates(model: nn.Module) -> bool:
