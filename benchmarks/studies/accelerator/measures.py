@@ -17,6 +17,7 @@ from torch import nn
 
 from benchmarks.metrics.comparison import compare_networks
 from benchmarks.metrics.memory import peak_of
+from benchmarks.metrics.system_metrics import SystemMetrics
 from benchmarks.studies.speed.prune import uniform_plan
 from benchmarks.studies.speed.random_networks import enliven, random_images, random_network
 from benchmarks.studies.speed.rows import seconds_of
@@ -118,8 +119,10 @@ def measure(device: torch.device, sizes: Sizes) -> Iterator[Measured]:
     (row,) = compare_networks(networks, shape, (sizes.batch_size,), num_iterations=sizes.repeats, faster_format=True)
     if row.problem is not None:
         raise ValueError(row.problem)
-    yield Measured(f"throughput_at_{sizes.batch_size}", row.speedup("pruned", "dense"), "x dense", 3.1)
-    yield Measured("dense_throughput", row.throughput("dense"), "images/s")
+    peaks = {name: SystemMetrics.peak_memory(network, (sizes.batch_size, *shape)) for name, network in networks.items()}
+    pruned, whole = (None if peak is None else peak[0] for peak in (peaks["pruned"], peaks["dense"]))
+    yield Measured(f"throughput_at_{sizes.batch_size}", row.speedup("pruned", "dense"), "x dense", 3.1, pruned)
+    yield Measured("dense_throughput", row.throughput("dense"), "images/s", peak_bytes=whole)
 
 
 def _task(dense: nn.Module, sizes: Sizes) -> PruningTask:

@@ -33,6 +33,8 @@ def test_a_trial_measures_every_number_and_says_that_it_is_one(tmp_path, monkeyp
         "dense_throughput",
     ]
     assert all(row["value"] > 0 and row["kept"] is None for row in rows.values())
+    without = {"plan_over_its_forward_pass", "plan_of_resnet20_one_of_2", "plans_together"}
+    assert {name for name, row in rows.items() if row["peak_bytes"] is None} == without
     assert "no numbers of a GPU" in capsys.readouterr().out
 
 
