@@ -31,6 +31,7 @@ SOLVING = [
     for name in SCENARIOS
     if name.startswith(("curvature_of_sampled", "prices", "closed_form", "sequential", "surgery", "baseline"))
     or name in ("evaluator-closed_form", "evaluator-reconstructed", "judged_by_the_dense_network", "one_call")
+    or name == "plans_together-closed_form"
 ]
 """Scenarios that ask for float64 somewhere."""
 
