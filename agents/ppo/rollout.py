@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hessian.support.layout import sent
+
 
 def compute_gae(
     rewards: np.ndarray,
@@ -73,9 +75,16 @@ class Batch:
     def __len__(self) -> int:
         return len(self.state_index)
 
-    def select(self, index: torch.Tensor) -> Batch:
-        """The actions at `index` [n], with only the states they were taken in."""
-        states, state_index = self.state_index[index].unique(return_inverse=True)
+    def select(self, index: torch.Tensor, where: torch.Tensor) -> Batch:
+        """The actions at some places, with only the states they were taken in; nobody waits for the device.
+
+        Args:
+            index: [n], on the CPU.
+            where: :attr:`state_index` on the CPU.
+        """
+        device = self.state_index.device
+        states, state_index = (sent(each, device) for each in where[index].unique(return_inverse=True))
+        index = sent(index, device)
         return Batch(
             self.observations[states],
             state_index,

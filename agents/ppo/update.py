@@ -42,9 +42,21 @@ def normalise(advantages: torch.Tensor) -> torch.Tensor:
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
 
 
+DIAGNOSTICS = (
+    "train/policy_gradient_loss",
+    "train/value_loss",
+    "train/entropy_loss",
+    "train/approx_kl",
+    "train/clip_fraction",
+    "train/loss",
+    "train/std",
+)
+"""Diagnostics of a minibatch, by SB3's names."""
+
+
 def ppo_loss(
     network: ActorCritic, batch: Batch, noise: torch.Tensor, settings: PPOSettings
-) -> tuple[torch.Tensor, dict[str, float]]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Loss of one minibatch.
 
     Args:
@@ -54,7 +66,7 @@ def ppo_loss(
         settings: clip range and weights.
 
     Returns:
-        (scalar loss, diagnostics with SB3's names).
+        (scalar loss, its :data:`DIAGNOSTICS`), both on the device: reading them waits for it.
     """
     policy = network.policy(batch.observations).select(batch.state_index)
     log_ratio = policy.log_prob(batch.pre_squash) - batch.log_probs
@@ -71,18 +83,9 @@ def ppo_loss(
     with torch.no_grad():
         approx_kl = ((ratio - 1) - log_ratio).mean()
         clip_fraction = ((ratio - 1).abs() > settings.clip_range).float().mean()
-        diagnostics = {
-            "train/policy_gradient_loss": policy_loss,
-            "train/value_loss": value_loss,
-            "train/entropy_loss": -entropy,
-            "train/approx_kl": approx_kl,
-            "train/clip_fraction": clip_fraction,
-            "train/loss": loss,
-            "train/std": policy.log_std.exp().mean(),
-        }
-        # Read together: every look waits for the device.
-        numbers = torch.stack(list(diagnostics.values())).tolist()
-    return loss, dict(zip(diagnostics, numbers, strict=True))
+        std = policy.log_std.exp().mean()
+        diagnostics = torch.stack([policy_loss, value_loss, -entropy, approx_kl, clip_fraction, loss, std])
+    return loss, diagnostics
 
 
 def explained_variance(values: torch.Tensor, returns: torch.Tensor) -> float:
@@ -101,7 +104,7 @@ def ppo_update(
     epochs: int,
     generator: torch.Generator,
 ) -> dict[str, float]:
-    """Several epochs of shuffled minibatches over `batch`.
+    """Several epochs of shuffled minibatches over `batch`; with a ``target_kl`` each is waited for, without one none.
 
     Args:
         network: changed in place.
@@ -115,17 +118,17 @@ def ppo_update(
     Returns:
         SB3-named diagnostics: means over the minibatches; ``train/approx_kl`` of the last epoch that ran.
     """
-    totals: dict[str, float] = {}
-    count = 0
+    taken: list[torch.Tensor] = []
     device = batch.pre_squash.device
+    where = batch.state_index.cpu()
     stop = False
     for _ in range(epochs):
-        divergences = []
+        divergences: list[torch.Tensor] = []
         for index in torch.randperm(len(batch), generator=generator).split(batch_size):
-            minibatch = batch.select(sent(index, device))
+            minibatch = batch.select(index, where)
             noise = sent(torch.randn(minibatch.pre_squash.shape, generator=generator), device)
             loss, diagnostics = ppo_loss(network, minibatch, noise, settings)
-            divergences.append(diagnostics["train/approx_kl"])
+            divergences.append(diagnostics[DIAGNOSTICS.index("train/approx_kl")])
             if settings.target_kl is not None and divergences[-1] > 1.5 * settings.target_kl:
                 stop = True
                 break
@@ -133,12 +136,12 @@ def ppo_update(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
             optimizer.step()
-            totals = {key: totals.get(key, 0.0) + value for key, value in diagnostics.items()}
-            count += 1
+            taken.append(diagnostics)
         if stop:
             break
-    means = {key: value / max(count, 1) for key, value in totals.items()}
-    means["train/approx_kl"] = sum(divergences) / len(divergences)
+    columns = zip(*torch.stack(taken).tolist(), strict=True) if taken else ()
+    means = {name: sum(column) / len(taken) for name, column in zip(DIAGNOSTICS, columns, strict=False)}
+    means["train/approx_kl"] = sum(torch.stack(divergences).tolist()) / len(divergences)
     means["train/explained_variance"] = explained_variance(batch.values, batch.returns)
     means["train/clip_range"] = settings.clip_range
     return means

@@ -1,19 +1,24 @@
 """Workers of a Ray cluster: the cells of a sweep as remote tasks (extra ``ray``).
 
 Every node needs this project installed, and sees ``save_dir`` under the same path (a shared file system): runs are
-written, and resumed, where they would be on one machine.
+written, and resumed, where they would be on one machine. A lost node costs no finished cell; those it was at are begun
+again elsewhere.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
 from benchmarks.studies.engine.study import Cell, CellT, Outcome
 from benchmarks.studies.engine.workers import Begin, WorkerStartError, attempt, prepare_process
+
+BEGUN_AGAIN = 2
+"""Times that a cell is begun again because its node was lost."""
 
 
 class RayWorkers:
@@ -58,18 +63,28 @@ class RayWorkers:
         """
         ours = self._connect()
         run = self._ray.remote(num_cpus=self.threads, num_gpus=int(self.gpu), max_retries=0)(_run_in_ray)
-        waiting, running = iter(cells), dict[Any, CellT]()
+        waiting, running, lost = iter(cells), dict[Any, CellT](), Counter[str]()
         device = "cuda:0" if self.gpu else "cpu"
+
+        def give(cell: CellT) -> None:
+            running[run.remote(begin, cell, self.threads, device, self.imports)] = cell
+            started(cell)
+
         try:
             while True:
                 room = None if self.workers is None else self.workers - len(running)
                 for cell in islice(waiting, room):
-                    running[run.remote(begin, cell, self.threads, device, self.imports)] = cell
-                    started(cell)
+                    give(cell)
                 if not running:
                     return
                 (ended, *_), _ = self._ray.wait(list(running), num_returns=1)
-                yield self._outcome(ended, running.pop(ended))
+                cell = running.pop(ended)
+                outcome, node_lost = self._outcome(ended, cell)
+                lost[cell.name] += node_lost
+                if node_lost and lost[cell.name] <= BEGUN_AGAIN:
+                    give(cell)
+                else:
+                    yield outcome
         finally:
             for reference in running:
                 self._ray.cancel(reference, force=True)
@@ -98,14 +113,15 @@ class RayWorkers:
             raise WorkerStartError(f"no Ray cluster at {self.address or 'this machine'}: {error}") from None
         return True
 
-    def _outcome(self, reference: Any, cell: Cell) -> Outcome:
+    def _outcome(self, reference: Any, cell: Cell) -> tuple[Outcome, bool]:
+        """How a cell ended, and whether that is because its node was lost."""
         try:
-            outcome: Outcome = self._ray.get(reference)
+            return self._ray.get(reference), False
         except self._ray.exceptions.RayError as error:
             # The worker died, or could not begin; what a cell itself dies of comes back as an outcome.
             first = str(error).strip().splitlines()[0]
-            return Outcome(cell.name, 0.0, error=f"{type(error).__name__}: {first}", trace=str(error))
-        return outcome
+            outcome = Outcome(cell.name, 0.0, error=f"{type(error).__name__}: {first}", trace=str(error))
+            return outcome, isinstance(error, self._ray.exceptions.NodeDiedError)
 
 
 def _run_in_ray(begin: Begin, cell: Cell, threads: int, device: str, imports: Sequence[str]) -> Outcome:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hessian.obs.refined import Solver
 from hessian.support.layout import in_float64, sent
 
 
@@ -187,12 +188,13 @@ def refit_columns(weight: Tensor, A: Tensor, kept: Tensor, factorisations: Facto
         return weight[..., kept]
     rows = A.index_select(-2, kept)
     solving = factorisations or Factorisations()
-    factor = solving.cholesky(rows.index_select(-1, kept))
+    carried = rows.index_select(-1, removed) @ weight[..., removed].transpose(-1, -2)
+    solver = Solver(rows.index_select(-1, kept), carried.shape[-1], solving.cholesky)
+    # The correction is added to the dense weights because it is small: W A[:, K] A_KK^-1 would round all their digits.
+    refitted = weight[..., kept] + solver.solve(carried).transpose(-1, -2)
     if factorisations is None:
         solving.check()
-    carried = rows.index_select(-1, removed) @ weight[..., removed].transpose(-1, -2)
-    # The correction is added to the dense weights because it is small: W A[:, K] A_KK^-1 would round all their digits.
-    return weight[..., kept] + torch.cholesky_solve(carried, factor).transpose(-1, -2)
+    return refitted
 
 
 # ---------------------------------------------------------------- removing outputs (rows): the producer's side

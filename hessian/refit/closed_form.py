@@ -68,12 +68,20 @@ class Compensator:
         Raises:
             DegenerateFactorError: the kept block of a factor is not positive definite.
         """
-        state = cut.state()
+        return self.states([cut])[0]
+
+    def states(self, cuts: Sequence[Cut]) -> list[dict[str, Tensor]]:
+        """:meth:`state` of several plans, whose solutions are checked together."""
         solving = Factorisations()
+        states = [self._state(cut, solving) for cut in cuts]
+        self._check(solving)
+        return states
+
+    def _state(self, cut: Cut, solving: Factorisations) -> dict[str, Tensor]:
+        state = cut.state()
         for name, part in cut.slices.items():
             if part.columns is not None and name in self.factors:
                 self._install(state, name, part, cut.slices, solving)
-        self._check(solving)
         for names in self._shared:
             source = next((name for name in names if name.rpartition(".")[0] in cut.slices), names[0])
             state.update(dict.fromkeys(names, state[source]))
@@ -118,12 +126,16 @@ class Compensator:
         self._check(solving)
         return result
 
+    def forget(self) -> None:
+        """Drop the refitted weights kept for reuse."""
+        self._cache.clear()
+        self._cached_bytes = 0
+
     def _check(self, solving: Factorisations) -> None:
         try:
             solving.check()
         except DegenerateFactorError:
-            self._cache.clear()  # what was solved in vain is among it
-            self._cached_bytes = 0
+            self.forget()  # what was solved in vain is among it
             raise
 
     def _known(self, name: str, part: ModuleSlice, solving: Factorisations) -> tuple[Tensor, Tensor | None]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hessian.obs.algebra import Factorisations
+from hessian.obs.refined import Solver
 from hessian.patches.matrices import (
     CHUNK_ELEMENTS,
     moment_with_constant,
@@ -80,14 +81,14 @@ def ridge_refit(
     columns = _Patches(module, inputs)
     gram = _gram(columns, shift is not None, weight)
     solving = factorisations or Factorisations()
-    solve = _solution(weight, gram, damping, shift is not None, solving)
-    if factorisations is None:
-        solving.check()
+    solve = _solution(weight, gram, damping, shift is not None, solving, 1 + ROUNDS if relu else 1)
     asked = wanted = _cross(columns, targets, weight)
     matrix = solve(wanted.cross)
     for _ in range(ROUNDS if relu else 0):
         wanted = _cross(columns, relu or (), weight, matrix)
         matrix = solve(wanted.cross)
+    if factorisations is None:
+        solving.check()
     return Refitted(matrix, wanted.missed(matrix, gram, asked.variance))
 
 
@@ -122,11 +123,12 @@ class NormalEquations:
 
 
 def _solution(
-    weight: Tensor, gram: Tensor, damping: float, constant: bool, factorisations: Factorisations
+    weight: Tensor, gram: Tensor, damping: float, constant: bool, factorisations: Factorisations, solutions: int = 1
 ) -> Callable[[Tensor], Tensor]:
-    """Function from ``Y X^T`` to the ridge solution."""
-    factor = factorisations.cholesky(gram + torch.diag_embed(_ridge(gram, damping, constant)))
-    return lambda cross: weight + torch.cholesky_solve((cross - weight @ gram).transpose(1, 2), factor).transpose(1, 2)
+    """Function from ``Y X^T`` to the ridge solution, that is called so many times."""
+    damped = gram + torch.diag_embed(_ridge(gram, damping, constant))
+    solver = Solver(damped, weight.shape[1] * solutions, factorisations.cholesky)
+    return lambda cross: weight + solver.solve((cross - weight @ gram).transpose(1, 2)).transpose(1, 2)
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -10,21 +10,23 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hessian.channels.slicing import NetworkSlicer, installed
+from hessian.channels.slicing import Cut, NetworkSlicer, installed
 from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.support.layout import layout_for
 from prune_gym.cost.limits import FloatArray
 from prune_gym.data.splits import equal_parts
 from prune_gym.measuring.evaluation import Evaluation, Metric
 from prune_gym.measuring.folding import FoldedNetwork
-from prune_gym.measuring.grading import evaluation_of, make_grader
+from prune_gym.measuring.grading import GraderOfParts, evaluation_of, make_grader
 from prune_gym.measuring.repair import make_repair
+from prune_gym.measuring.stacked.side_by_side import SideBySide
 from prune_gym.support.device import module_device
 
 if TYPE_CHECKING:
@@ -49,6 +51,9 @@ class Evaluator:
         task: data and dense network; its model gives the device.
         hobs: a finished analysis of the task's model.
         repair: how surviving weights are repaired, a name in :data:`prune_gym.measuring.repair.REPAIRS`.
+        together: whether :meth:`evaluate_many` runs several plans in one pass where it can
+            (:mod:`prune_gym.measuring.stacked`); scores then differ from those of a plan alone by rounding. None: on
+            accelerators. On a CPU it takes twice as long.
 
     Attributes:
         archive: kept vector -> :class:`Evaluation`, every distinct plan measured, in order.
@@ -59,13 +64,21 @@ class Evaluator:
         ValueError: unknown repair.
     """
 
-    def __init__(self, task: PruningTask, hobs: HOBSSensitivityAnalyzer, repair: str = "sequential") -> None:
+    def __init__(
+        self,
+        task: PruningTask,
+        hobs: HOBSSensitivityAnalyzer,
+        repair: str = "sequential",
+        *,
+        together: bool | None = None,
+    ) -> None:
         self.task = task
         self.hobs = hobs
         self.archive: dict[tuple[int, ...], Evaluation] = {}
         self.seconds: dict[tuple[int, ...], float] = {}
         self.device = module_device(task.model)
         self.batch_size = CPU_BATCH_SIZE if self.device.type == "cpu" else BATCH_SIZE
+        self.together = self.device.type != "cpu" if together is None else together
         self._repair = make_repair(repair, task, hobs)
         self._slicer = NetworkSlicer(task.model, hobs.groups)
         self._folded = FoldedNetwork(task.model, task.example_input)
@@ -92,8 +105,49 @@ class Evaluator:
         return self.archive[key]
 
     def evaluate_many(self, candidates: Sequence[Sequence[int]]) -> list[Evaluation]:
-        """Score several plans, in order."""
-        return [self.evaluate(kept) for kept in candidates]
+        """Score several plans, in order; those not known yet together, where :attr:`one_by_one` names no reason."""
+        keys = [tuple(int(count) for count in kept) for kept in candidates]
+        missing = [key for key in dict.fromkeys(keys) if key not in self.archive]
+        if len(missing) > 1 and self.one_by_one is None:
+            parts = equal_parts(torch.arange(len(missing)), self._plans_at_once)
+            for part in (part.tolist() for part in parts if len(part) > 1):
+                self._measure_together([missing[index] for index in part])
+        return [self.evaluate(key) for key in keys]
+
+    @property
+    def one_by_one(self) -> str | None:
+        """Why :meth:`evaluate_many` measures plans one by one; None where it measures them together."""
+        return "not asked for: together is False, as it is on a CPU" if not self.together else self._obstacle
+
+    @cached_property
+    def _obstacle(self) -> str | None:
+        if not isinstance(self._grade, GraderOfParts):
+            return "the task's metric runs the network itself"
+        if self._plans_at_once < 2:
+            return "two plans need more memory than prune_gym.measuring.stacked.side_by_side.STACK_BYTES"
+        return self._side_by_side.problem
+
+    @cached_property
+    def _side_by_side(self) -> SideBySide:
+        units = [group.num_units for group in self.hobs.groups]
+        return SideBySide(self._folded, self._cut, self._repair, units, self._reward.images)
+
+    @cached_property
+    def _plans_at_once(self) -> int:
+        return self._side_by_side.plans_at_once(min(self.batch_size, len(self._reward)))
+
+    @torch.no_grad()
+    def _measure_together(self, keys: Sequence[tuple[int, ...]]) -> None:
+        """Repair and run distinct plans together, and put their scores into the archive."""
+        started, grade, notes = time.perf_counter(), self._grade, list[Tensor]()
+        assert isinstance(grade, GraderOfParts)
+        with self._side_by_side.installed(keys) as run:
+            for index, part in enumerate(grade.parts):
+                notes.append(torch.func.vmap(lambda outputs, index=index: grade.noted(index, outputs))(run(part)))
+        scores = torch.func.vmap(lambda *of_one: grade.scores(of_one))(*notes).tolist()
+        seconds = (time.perf_counter() - started) / len(keys)
+        for key, row in zip(keys, scores, strict=True):
+            self.archive[key], self.seconds[key] = Evaluation(*row), seconds
 
     @torch.no_grad()
     def race(self, kept: Sequence[int], rival: float, metric: Metric = "soft_accuracy") -> Evaluation | None:
@@ -153,11 +207,14 @@ class Evaluator:
         Args:
             kept: kept units a layer.
         """
-        cut = self._slicer.cut(self.hobs.plan(kept))
+        cut = self._cut(kept)
         state = self._folded.fold(self._repair.state(cut))
         state = {name: self._layout(tensor) for name, tensor in state.items()}
-        with installed(self._folded.model, state, cut.attributes):
+        with installed(self._folded.model, state, self._folded.attributes(cut.attributes)):
             yield self._folded.model
+
+    def _cut(self, kept: Sequence[int]) -> Cut:
+        return self._slicer.cut(self.hobs.plan(kept))
 
     @property
     def layer_errors(self) -> FloatArray | None:

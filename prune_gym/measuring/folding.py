@@ -76,6 +76,10 @@ class FoldedNetwork:
             folded[f"{layer}.bias"] = shift
         return folded
 
+    def attributes(self, values: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+        """Those attributes of modules that :attr:`model` still has: folded batch norms have none."""
+        return {owner: each for owner, each in values.items() if owner not in self.norms.values()}
+
     def _without_norms(self, model: nn.Module) -> nn.Module:
         bare = copy.deepcopy(model).eval().requires_grad_(False)
         for layer, norm in self.norms.items():

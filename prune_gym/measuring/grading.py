@@ -7,7 +7,8 @@ dense outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,39 @@ from prune_gym.tasks.task import AGREEMENT, Metric, PruningTask
 
 Grader = Callable[[nn.Module], Evaluation]
 """Scores a network, given in evaluation mode on the images' device."""
+
+
+@runtime_checkable
+class GraderOfParts(Protocol):
+    """A grader that needs no more of a network than its outputs, so that several networks can be graded together.
+
+    Attributes:
+        parts: the images, a forward pass each.
+    """
+
+    parts: Sequence[Tensor]
+
+    def noted(self, index: int, outputs: Any) -> Tensor:
+        """What is kept of a network's outputs for a part."""
+        ...
+
+    def scores(self, notes: Sequence[Tensor]) -> Tensor:
+        """Accuracy, soft accuracy and loss, float64 [3], from what was kept of every part."""
+        ...
+
+
+class _OfParts:
+    """Grades a network part by part."""
+
+    parts: Sequence[Tensor]
+    noted: Callable[[int, Any], Tensor]
+    scores: Callable[[Sequence[Tensor]], Tensor]
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module) -> Evaluation:
+        """Score a network."""
+        notes = [self.noted(index, model(part)) for index, part in enumerate(self.parts)]
+        return Evaluation(*self.scores(notes).tolist())
 
 
 def make_grader(task: PruningTask, batch_size: int, split: TensorSplit | None = None) -> Grader:
@@ -46,7 +80,7 @@ def make_grader(task: PruningTask, batch_size: int, split: TensorSplit | None = 
     return MetricGrader(task.metric, split)
 
 
-class LabelGrader:
+class LabelGrader(_OfParts):
     """Top-1 accuracy of logits [N, classes].
 
     Args:
@@ -55,12 +89,15 @@ class LabelGrader:
     """
 
     def __init__(self, split: TensorSplit, batch_size: int) -> None:
-        self._parts, self._labels = equal_parts(split.images, batch_size), split.labels
+        self.parts, self._labels = equal_parts(split.images, batch_size), split.labels
 
-    @torch.no_grad()
-    def __call__(self, model: nn.Module) -> Evaluation:
-        """Score a network."""
-        return evaluation_of(torch.cat([model(part) for part in self._parts]), self._labels)
+    def noted(self, index: int, outputs: Tensor) -> Tensor:
+        """The logits."""
+        return outputs
+
+    def scores(self, notes: Sequence[Tensor]) -> Tensor:
+        """Scores of all logits."""
+        return scores_of(torch.cat(list(notes)), self._labels)
 
 
 class MetricGrader:
@@ -91,7 +128,7 @@ class MetricGrader:
         return Evaluation(number, number, 1.0 - number)
 
 
-class ClassAgreement:
+class ClassAgreement(_OfParts):
     """Agreement of logits [N, classes, *positions] with the dense network's.
 
     Args:
@@ -101,24 +138,25 @@ class ClassAgreement:
     """
 
     def __init__(self, images: Tensor, dense: Tensor, batch_size: int) -> None:
-        self._parts = equal_parts(images, batch_size)
-        self._dense = torch.tensor_split(dense, len(self._parts))
+        self.parts = equal_parts(images, batch_size)
+        self._dense = torch.tensor_split(dense, len(self.parts))
+        self._positions = dense.numel() // dense.shape[1]
 
-    @torch.no_grad()
-    def __call__(self, model: nn.Module) -> Evaluation:
-        """Score a network."""
-        totals, positions = torch.zeros(3, dtype=torch.float64), 0
-        for images, dense in zip(self._parts, self._dense, strict=True):
-            (logits,) = tensors_of(model(images))
-            expected, found = (F.log_softmax(in_float64(each), dim=1) for each in (dense, logits))
-            same = in_float64(logits.argmax(dim=1) == dense.argmax(dim=1)).sum()
-            shared = torch.minimum(expected.exp(), found.exp()).sum()
-            totals += torch.stack([same, shared, F.kl_div(found, expected, reduction="sum", log_target=True)]).cpu()
-            positions += dense.numel() // dense.shape[1]
-        return Evaluation(*(totals / positions).tolist())
+    def noted(self, index: int, outputs: Any) -> Tensor:
+        """Sums over the part: positions of the same class, shared probabilities, divergences."""
+        dense, (logits,) = self._dense[index], tensors_of(outputs)
+        expected, found = (F.log_softmax(in_float64(each), dim=1) for each in (dense, logits))
+        same = in_float64(logits.argmax(dim=1) == dense.argmax(dim=1)).sum()
+        shared = torch.minimum(expected.exp(), found.exp()).sum()
+        # Written out, as vmap does not know kl_div.
+        return torch.stack([same, shared, (expected.exp() * (expected - found)).sum()])
+
+    def scores(self, notes: Sequence[Tensor]) -> Tensor:
+        """Means over all positions."""
+        return torch.stack(list(notes)).sum(dim=0) / self._positions
 
 
-class Closeness:
+class Closeness(_OfParts):
     """R squared of the dense network's outputs, averaged over its output tensors.
 
     Args:
@@ -128,24 +166,30 @@ class Closeness:
     """
 
     def __init__(self, images: Tensor, dense: list[Tensor], batch_size: int) -> None:
-        self._images, self._dense, self._batch_size = images, dense, batch_size
-        self._variances = [in_float64(output - output.mean(dim=0)).square().sum() for output in dense]
+        self.parts = equal_parts(images, batch_size)
+        self._dense = [torch.tensor_split(output, len(self.parts)) for output in dense]
+        variances = torch.stack([in_float64(output - output.mean(dim=0)).square().sum() for output in dense])
+        self._variances = variances.clamp_min(torch.finfo(torch.float64).tiny)
 
-    @torch.no_grad()
-    def __call__(self, model: nn.Module) -> Evaluation:
-        """Score a network."""
-        found = outputs_of(model, self._images, self._batch_size)
-        missed = [
-            float(in_float64(output - dense).square().sum() / variance.clamp_min(torch.finfo(torch.float64).tiny))
-            for output, dense, variance in zip(found, self._dense, self._variances, strict=True)
-        ]
-        share = sum(missed) / len(missed)
-        return Evaluation(1.0 - share, 1.0 - share, share)
+    def noted(self, index: int, outputs: Any) -> Tensor:
+        """Squared errors of every output, summed over the part."""
+        pairs = zip(tensors_of(outputs), self._dense, strict=True)
+        return torch.stack([in_float64(output - dense[index]).square().sum() for output, dense in pairs])
+
+    def scores(self, notes: Sequence[Tensor]) -> Tensor:
+        """R squared twice, and what is missing to 1."""
+        share = (torch.stack(list(notes)).sum(dim=0) / self._variances).mean()
+        return torch.stack([1.0 - share, 1.0 - share, share])
 
 
 def evaluation_of(outputs: Tensor, labels: Tensor) -> Evaluation:
     """Scores of logits [N, classes] against class indices [N]."""
+    return Evaluation(*scores_of(outputs, labels).tolist())
+
+
+def scores_of(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Accuracy, soft accuracy and loss of logits [N, classes] against class indices [N], float64 [3]."""
     truth = F.log_softmax(in_float64(outputs), dim=1)
     truth = truth.gather(1, labels[:, None].to(truth.device))[:, 0]
     hits = in_float64(outputs.argmax(dim=1) == labels).mean()
-    return Evaluation(*torch.stack([hits, truth.exp().mean(), -truth.mean()]).tolist())
+    return torch.stack([hits, truth.exp().mean(), -truth.mean()])

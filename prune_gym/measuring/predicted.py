@@ -28,6 +28,8 @@ def fit_to_measurements(
         progress: called with (description, done, total).
     """
     plans = [cost.units, *probe_plans(losses.curves, cost, cost.limits())]
+    if evaluator.one_by_one is None:
+        evaluator.evaluate_many([plan.tolist() for plan in plans])
     measured = []
     for done, plan in enumerate(plans, start=1):
         measured.append(dataclasses.astuple(evaluator.evaluate(plan.tolist())))

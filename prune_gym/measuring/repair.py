@@ -30,6 +30,8 @@ from hessian.support.layout import layout_for
 from prune_gym.data.splits import TensorSplit, equal_parts
 from prune_gym.measuring.folding import overwrite_inputs
 from prune_gym.measuring.short_reconstruction import ShortReconstruction
+from prune_gym.measuring.stacked.passes import batch_statistics, recalibrates
+from prune_gym.measuring.stacked.shapes import Stacked, stack
 from prune_gym.support.device import module_device
 from prune_gym.training.batchnorm import mean_over_batches, recalibrate_bn
 
@@ -116,10 +118,29 @@ class ClosedFormRepair:
             if isinstance(module, BATCH_NORM) and module.track_running_stats
         }
 
-    @torch.no_grad()
     def state(self, cut: Cut) -> dict[str, Tensor]:
         """Repaired state dict at the pruned shapes, with the pruned network's own BatchNorm statistics."""
-        state = self._hobs.compensator.state(cut)
+        return self._recalibrated(cut, self._hobs.compensator.state(cut))
+
+    @torch.no_grad()
+    def stacked(self, cuts: Sequence[Cut], wide: Cut) -> Stacked:
+        """Repaired state dicts of several plans, stacked; their statistics are taken in one pass.
+
+        Args:
+            cuts: plans applied to the task's network.
+            wide: the plan that keeps what any of them keeps.
+        """
+        states = self._hobs.compensator.states(cuts)
+        if not recalibrates(self._model):
+            return stack(wide, cuts, [self._recalibrated(*pair) for pair in zip(cuts, states, strict=True)])
+        stacked = stack(wide, cuts, states)
+        if not self._norms:
+            return stacked
+        with installed(self._model, {}, wide.attributes):
+            return stacked | batch_statistics(self._model, stacked, self._images)
+
+    @torch.no_grad()
+    def _recalibrated(self, cut: Cut, state: dict[str, Tensor]) -> dict[str, Tensor]:
         for name in self._norms:
             for statistic in ("running_mean", "running_var"):
                 state[f"{name}.{statistic}"] = state[f"{name}.{statistic}"].clone()

@@ -229,7 +229,9 @@ class PruningProblem:
         return self._parts.cut(kept, refit)
 
     def prefetch(self, plans: Sequence[Sequence[int]]) -> None:
-        """Measure plans side by side, so that asking for them is free; without a :attr:`pool` nothing happens.
+        """Measure plans side by side, so that asking for them is free: on the :attr:`pool`, or on an accelerator.
+
+        Where there is neither (:attr:`prune_gym.measuring.evaluator.Evaluator.one_by_one` says why), nothing happens.
 
         Prefetched plans count as measured evaluations of an environment only when it asks for them.
 
@@ -241,6 +243,8 @@ class PruningProblem:
         """
         if self.pool is not None:
             self.pool.fill(self.evaluator, plans)
+        elif self.is_loaded and self.evaluator.one_by_one is None:
+            self.evaluator.evaluate_many(plans)
 
     @property
     def dense(self) -> Evaluation:

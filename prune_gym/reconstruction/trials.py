@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hessian.support.layout import in_float64
 from hessian.support.modes import modes_restored
 from prune_gym.data.splits import equal_parts
 from prune_gym.reconstruction.images import TEACHER_BATCH, Teacher
@@ -52,13 +54,13 @@ class Course:
     @torch.no_grad()
     def held_out_loss(self, model: nn.Module) -> float:
         """Mean loss of a network, in evaluation mode, on the held-out images; infinite where it is not a number."""
-        total = torch.zeros((), dtype=torch.float64)
+        losses = []
         with modes_restored(model):
             model.eval()
             parts = equal_parts(self.held_out, TEACHER_BATCH)
             for part, (inputs, targets) in zip(parts, self.teacher.batches(parts), strict=True):
-                total += self.matching(float_outputs(call(model, inputs)), targets).cpu().double() * len(part)
-        loss = float(total) / len(self.held_out)
+                losses.append(in_float64(self.matching(float_outputs(call(model, inputs)), targets)) * len(part))
+        loss = float(reduce(torch.add, losses)) / len(self.held_out)
         return loss if math.isfinite(loss) else math.inf
 
 

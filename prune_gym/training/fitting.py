@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from hessian.support.distributed import current_workers
+from hessian.support.layout import sent
 from hessian.support.modes import modes_restored
 from hessian.support.progress import Progress
 from prune_gym.data.augmentation import Augmentation
@@ -206,7 +207,7 @@ def fit(
             batches = _shuffled_batches(split, schedule.batch_size, augment, generator)
             for step, (images, labels) in enumerate(batches, start=1):
                 lr = schedule.lr * one_cycle((epoch - 1) * steps + step - 1, total, schedule.warmup)
-                sums += stepper.step(images.to(device), labels.to(device), lr)
+                sums += stepper.step(sent(images, device), sent(labels, device), lr)
                 if average is not None:
                     average.update()
                 if progress is not None:

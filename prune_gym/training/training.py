@@ -6,13 +6,14 @@ import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
+from hessian.support.layout import in_float64, sent
 from hessian.support.modes import modes_restored
 from hessian.support.progress import Progress
 from prune_gym.data.augmentation import Augmentation
@@ -75,16 +76,16 @@ def evaluate_model(
     if len(split) == 0:
         raise ValueError("cannot evaluate on an empty split")
     device = module_device(model)
-    totals = torch.zeros(3, dtype=torch.float64)
+    totals = []
     with modes_restored(model):
         model.eval()
         for images, labels in split.batches(batch_size):
-            labels = labels.to(device)
-            logits = model(images.to(device))
+            labels = sent(labels, device)
+            logits = model(sent(images, device))
             correct = (logits.argmax(dim=1) == labels).sum()
             confidence = logits.softmax(dim=1).gather(1, labels[:, None]).sum()
-            totals += torch.stack([correct, confidence, criterion(logits, labels) * len(labels)]).cpu()
-    accuracy, soft_accuracy, loss = (totals / len(split)).tolist()
+            totals.append(in_float64(torch.stack([correct, confidence, criterion(logits, labels) * len(labels)])))
+    accuracy, soft_accuracy, loss = (reduce(torch.add, totals) / len(split)).tolist()
     return EvaluationResult(accuracy, soft_accuracy, loss)
 
 

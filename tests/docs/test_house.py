@@ -31,6 +31,7 @@ ROOMS = {
         "bench",
         "problem",
         "measuring",
+        "measuring.stacked",
         "saving",
         "surgery",
         "reconstruction",

@@ -67,6 +67,7 @@ class FakeAccelerator:
         synchronisations: line of this project -> how often the host waited there.
         uploads: line of this project -> how often a tensor went there without waiting.
         operations: operators that ran there.
+        capability: compute capability of the GPU it stands for.
     """
 
     def __init__(self, name: str = "cuda:0") -> None:
@@ -74,6 +75,7 @@ class FakeAccelerator:
         self.synchronisations: Counter[str] = Counter()
         self.uploads: Counter[str] = Counter()
         self.operations = 0
+        self.capability = (9, 0)
         self._storages: dict[int, StorageWeakRef] = {}
         self._zeros: dict[int, StorageWeakRef] = {}
         self._stack = contextlib.ExitStack()
@@ -177,7 +179,16 @@ class FakeAccelerator:
         def autocast(device_type: str, *args: Any, **kwargs: Any) -> Any:
             return run("cpu" if device_type == self.device.type else device_type, *args, **kwargs)
 
+        clipping: Any = sys.modules["torch.nn.utils.clip_grad"]
+        group = clipping._group_tensors_by_device_and_dtype
+
+        def by_device(lists: Any, *args: Any, **kwargs: Any) -> Any:
+            # Below the operators, where gradients lie on the CPU: clipping would bring its factor there.
+            found = group(lists, *args, **kwargs)
+            return {(self.device_of(each[0][0]), dtype): (each, where) for (_, dtype), (each, where) in found.items()}
+
         patches = [
+            mock.patch.object(clipping, "_group_tensors_by_device_and_dtype", by_device),
             mock.patch.object(threading.Thread, "run", in_thread),
             mock.patch.object(torch, "Generator", _generator(self)),
             mock.patch.object(torch, "autocast", autocast),
@@ -192,6 +203,7 @@ class FakeAccelerator:
             "is_available": lambda: True,
             "device_count": lambda: 1,
             "get_device_name": lambda device=None: "no GPU (tests)",
+            "get_device_capability": lambda device=None: self.capability,
             "is_bf16_supported": lambda *args, **kwargs: True,
             "synchronize": self._wait,
             "current_stream": lambda device=None: None,

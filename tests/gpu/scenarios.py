@@ -261,6 +261,19 @@ def evaluator(repair: str, device: torch.device) -> Found:
     ) | found(raced=raced.soft_accuracy)
 
 
+@scenario_of_each(["closed_form", "sequential"], tolerance=2e-2)
+def plans_together(repair: str, device: torch.device) -> Found:
+    """Several plans in one pass, which is how an accelerator measures them; on the CPU because it is asked to."""
+    task = task_on(device)
+    hobs = HOBSSensitivityAnalyzer(task.model, fisher="type-2")
+    hobs.compute_sensitivity([(task.calibration.images, task.calibration.labels)])
+    judge = Evaluator(task, hobs, repair, together=True)
+    assert judge.one_by_one is None
+    plans = [[max(1, group.num_units - less) for group in hobs.groups] for less in (1, 2, 4)]
+    scores = judge.evaluate_many(plans)
+    return found(scores=[[score.soft_accuracy, score.loss] for score in scores])
+
+
 def problem_on(device: torch.device, **options: Any) -> PruningProblem:
     folder = tempfile.mkdtemp(prefix="scenario")
     return PruningProblem(task_on(device), cache_dir=folder, curvature=None, repair="closed_form", **options)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hessian import HOBSSensitivityAnalyzer
+from hessian.obs.refined import Solver, float64_rate
 from hessian.obs.sweep import PANEL_COLUMNS
 from hessian.pricing.layer_sweeps import sweep_layers
 from hessian.support.distributed import SingleProcess
@@ -18,7 +19,7 @@ from prune_gym.reconstruction.reconstruction import prepare
 from prune_gym.reconstruction.settings import Setting
 from prune_gym.reconstruction.trials import adam, take_steps
 from prune_gym.surgery.pruner import PhysicalPruner
-from prune_gym.training import fine_tune
+from prune_gym.training import evaluate_model, fine_tune
 from tests.gpu.accelerator import FakeAccelerator, MixedDevices
 from tests.gpu.comparison import assert_same
 from tests.gpu.scenarios import SCENARIOS, half, task_on, trained_task
@@ -30,6 +31,7 @@ SOLVING = [
     for name in SCENARIOS
     if name.startswith(("curvature_of_sampled", "prices", "closed_form", "sequential", "surgery", "baseline"))
     or name in ("evaluator-closed_form", "evaluator-reconstructed", "judged_by_the_dense_network", "one_call")
+    or name == "plans_together-closed_form"
 ]
 """Scenarios that ask for float64 somewhere."""
 
@@ -140,6 +142,18 @@ def test_solves_go_to_the_cpu_where_a_device_has_no_float64(name):
     assert_same(found, expected, min(scenario.tolerance, 1e-3))
 
 
+@pytest.mark.parametrize("name", ["closed_form_refit-Residual", "sequential_refit-Residual"])
+def test_solves_are_refined_where_float64_is_slow(name, there, monkeypatch):
+    """Of such small layers it does not pay by the count of operations, so that count is left out."""
+    there.capability = (8, 9)
+    refined, solve = [], Solver._refined
+    monkeypatch.setattr("hessian.obs.refined.pays", lambda device, *_: float64_rate(device) < 0.5)
+    monkeypatch.setattr(Solver, "_refined", lambda self, *args: refined.append(self) or solve(self, *args))
+    scenario = SCENARIOS[name]
+    assert_same(scenario.compute(there.device), scenario.compute(CPU), min(scenario.tolerance, 1e-3))
+    assert any(solver.rounds for solver in refined)
+
+
 # ---------------------------------------------------------------- how often the host waits
 
 
@@ -185,6 +199,18 @@ def test_a_plan_is_waited_for_when_it_is_checked_and_when_it_is_scored(there, an
     assert there.synchronisations.total() <= 4
 
 
+@pytest.mark.parametrize("plans", [2, 6])
+def test_plans_measured_together_are_waited_for_once_however_many(there, analysed, plans):
+    task, hobs = analysed
+    evaluator = Evaluator(task, hobs, "closed_form")
+    assert evaluator.together
+    assert evaluator.one_by_one is None
+    there.forget()
+    evaluator.evaluate_many([[max(1, group.num_units - less) for group in hobs.groups] for less in range(plans)])
+    assert evaluator.num_measured == plans
+    assert there.synchronisations.total() <= 4
+
+
 def test_a_training_step_is_not_waited_for(there):
     task = task_on(there.device)
 
@@ -211,7 +237,26 @@ def test_a_step_of_a_reconstruction_is_not_waited_for(there):
     assert there.operations > 100
 
 
-def test_a_minibatch_of_a_policy_is_waited_for_a_few_times(there):
-    """For the distinct states in it, for the norm of its gradients and for what is reported; then once in all."""
+def test_a_minibatch_of_a_policy_is_not_waited_for(there):
+    """An update is, for where its states are, for what is reported and for the explained variance."""
     SCENARIOS["ppo"].compute(there.device)  # 4 minibatches
-    assert waits(there, "agents/") <= 4 * 4 + 4
+    assert waits(there, "agents/ppo/") <= 5
+
+
+def test_looking_at_a_network_is_waited_for_once_however_many_batches(there):
+    task = task_on(there.device)
+    there.forget()
+    evaluate_model(task.model, task.reward, batch_size=8)
+    assert waits(there, "prune_gym/training/training.py") == 1
+
+
+def test_held_out_images_are_waited_for_once(there, monkeypatch):
+    monkeypatch.setattr("prune_gym.reconstruction.trials.TEACHER_BATCH", 8)
+    task = task_on(there.device)
+    small = PhysicalPruner(task.model, task.example_input).prune({}).eval()
+    settings = Reconstruction(steps=8, batch_size=16)
+    course, student = prepare(small, task.model, UnlabelledImages(task.calibration.images), settings, 0)
+    course.teacher.keep()
+    there.forget()
+    course.held_out_loss(student)
+    assert there.synchronisations.total() == 1

@@ -7,16 +7,19 @@ is timed.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from benchmarks.metrics.comparison import compare_networks
 from benchmarks.metrics.memory import peak_of
+from benchmarks.metrics.system_metrics import SystemMetrics
 from benchmarks.studies.speed.prune import uniform_plan
-from benchmarks.studies.speed.random_networks import random_images, random_network
+from benchmarks.studies.speed.random_networks import enliven, random_images, random_network
 from benchmarks.studies.speed.rows import seconds_of
 from hessian.hobs import HOBSSensitivityAnalyzer
 from hessian.support.layout import in_float64
@@ -26,7 +29,11 @@ from prune_gym.reconstruction import Reconstruction, reconstruct
 from prune_gym.reconstruction.settings import Setting
 from prune_gym.support.timing import time_callable
 from prune_gym.surgery.pruner import PhysicalPruner
+from prune_gym.tasks.models import resnet20
 from prune_gym.tasks.task import PruningTask
+
+SMALL_PLANS, SMALL_IMAGES, SMALL_PIXELS = 16, 1000, 32
+"""Plans measured together, images and pixels a side of the small network: ResNet-20, as on CIFAR-10."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +112,17 @@ def measure(device: torch.device, sizes: Sizes) -> Iterator[Measured]:
     pruner = PhysicalPruner(dense, task.example_input)
     plan = uniform_plan(pruner, sizes.reduction)
     yield from _plans(task, hobs, sizes, device)
+    yield from _plans_of_a_small_network(sizes, device)
     yield _reconstruction(pruner.prune(plan), dense, shown, sizes, device)
     shape = (3, sizes.image_size, sizes.image_size)
     networks = {"dense": dense, "pruned": pruner.prune(plan)}
     (row,) = compare_networks(networks, shape, (sizes.batch_size,), num_iterations=sizes.repeats, faster_format=True)
     if row.problem is not None:
         raise ValueError(row.problem)
-    yield Measured(f"throughput_at_{sizes.batch_size}", row.speedup("pruned", "dense"), "x dense", 3.1)
-    yield Measured("dense_throughput", row.throughput("dense"), "images/s")
+    peaks = {name: SystemMetrics.peak_memory(network, (sizes.batch_size, *shape)) for name, network in networks.items()}
+    pruned, whole = (None if peak is None else peak[0] for peak in (peaks["pruned"], peaks["dense"]))
+    yield Measured(f"throughput_at_{sizes.batch_size}", row.speedup("pruned", "dense"), "x dense", 3.1, pruned)
+    yield Measured("dense_throughput", row.throughput("dense"), "images/s", peak_bytes=whole)
 
 
 def _task(dense: nn.Module, sizes: Sizes) -> PruningTask:
@@ -152,6 +162,25 @@ def _plans(task: PruningTask, hobs: HOBSSensitivityAnalyzer, sizes: Sizes, devic
 
     timing = time_callable(forward, device=device, num_iterations=max(1, sizes.repeats // 2), num_warmup=1)
     yield Measured("plan_over_its_forward_pass", middle / (timing.p50_ms / 1e3), "x forward", 1.3)
+
+
+def _plans_of_a_small_network(sizes: Sizes, device: torch.device) -> Iterator[Measured]:
+    """Plans of ResNet-20, which leave a device idle, measured together and one by one; refitted in closed form."""
+    small = dataclasses.replace(
+        sizes, network="resnet20", image_size=SMALL_PIXELS, reward_images=min(sizes.reward_images, SMALL_IMAGES)
+    )
+    task = _task(enliven(resnet20(2, in_channels=3)).to(device), small)
+    hobs = HOBSSensitivityAnalyzer(task.model, example_input=task.example_input)
+    hobs.compute_sensitivity(task.calibration.batches(sizes.batch_size))
+    alone, together = (Evaluator(task, hobs, "closed_form", together=each) for each in (False, True))
+    plans = [[max(1, group.num_units // 2 + shift) for group in hobs.groups] for shift in range(-4, SMALL_PLANS - 2)]
+    seconds = []
+    for evaluator in (together, alone):
+        evaluator.evaluate_many(plans[:2])
+        hobs.compensator.forget()
+        seconds.append(seconds_of(partial(evaluator.evaluate_many, plans[2:])) / SMALL_PLANS)
+    yield Measured(f"plan_of_resnet20_one_of_{SMALL_PLANS}", seconds[0], "s")
+    yield Measured("plans_together", seconds[1] / seconds[0], "x one by one")
 
 
 def _reconstruction(

@@ -15,6 +15,8 @@ SMALL = ("--image-size", "16", "--analysis-images", "24", "--reward-images", "32
 
 def test_a_trial_measures_every_number_and_says_that_it_is_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measures, "random_network", lambda name: enliven(ResidualNetwork(4, 16)))
+    monkeypatch.setattr(measures, "SMALL_PLANS", 2)
+    monkeypatch.setattr(measures, "SMALL_PIXELS", 8)
     path = tmp_path / "gpu.json"
     assert main(["--gpu", "cpu", "--trial", "--threads", "1", "--repeats", "2", *SMALL, "--json", str(path)]) == 0
     content = json.loads(path.read_text())
@@ -24,11 +26,15 @@ def test_a_trial_measures_every_number_and_says_that_it_is_one(tmp_path, monkeyp
         "analysis_24_images",
         "plan_on_32_images",
         "plan_over_its_forward_pass",
+        "plan_of_resnet20_one_of_2",
+        "plans_together",
         "reconstruction_3_steps",
         "throughput_at_8",
         "dense_throughput",
     ]
     assert all(row["value"] > 0 and row["kept"] is None for row in rows.values())
+    without = {"plan_over_its_forward_pass", "plan_of_resnet20_one_of_2", "plans_together"}
+    assert {name for name, row in rows.items() if row["peak_bytes"] is None} == without
     assert "no numbers of a GPU" in capsys.readouterr().out
 
 
