@@ -189,11 +189,11 @@ def test_vector_environments_equal_single_ones(mode):
 
 
 @pytest.mark.parametrize("env_id", ["HOBSPrune-v0", "HOBSPruneLayerwise-v0"])
-def test_make_vec_in_spawned_processes(env_id):
+def test_make_vec_in_a_spawned_process(env_id):
     """By the module-qualified id, on the package's own task: a spawned process knows no other."""
     vector = gym.make_vec(
         f"prune_gym:{env_id}",
-        num_envs=2,
+        num_envs=1,
         vectorization_mode="async",
         vector_kwargs={"context": "spawn"},
         task="digits-resnet20",
