@@ -10,6 +10,7 @@ from prune_gym.allocation.loss_curves import LossCurves
 from prune_gym.bench.cost import BenchCost
 from prune_gym.bench.networks import BenchNetwork, bench_network, digest
 from prune_gym.bench.surrogate import Surrogate
+from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.problem.features import FEATURES, FeatureSet, standardised
@@ -105,6 +106,11 @@ class BenchProblem(PredictedPlans):
             columns = [FEATURES.index(name) for name in features.names]
             self._features[features] = standardised(self.network.features[:, columns])
         return self._features[features]
+
+    @property
+    def params_cost(self) -> BudgetedCost:
+        """Parameters of plans as a cost that a target can limit."""
+        return self.cost.params_cost
 
     def latency_cost(self) -> NoReturn:
         """Refused: no table of the bench has latencies.

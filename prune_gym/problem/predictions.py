@@ -1,4 +1,4 @@
-"""What is said of plans before any is measured: their predicted losses and costs, and where searches begin."""
+"""Predictions of plans before any is measured: losses, costs, and the plans that searches begin from."""
 
 from __future__ import annotations
 
@@ -16,18 +16,15 @@ from prune_gym.problem.features import FeatureSet
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from prune_gym.bench.cost import BenchCost
-    from prune_gym.cost.model import CostModel
-
 
 class PredictedPlans(ABC):
     """Predictions of a problem, from the loss curves of its layers and the costs of its plans.
 
     Attributes:
-        cost: FLOPs and parameters of plans.
+        cost: FLOPs of plans.
     """
 
-    cost: CostModel | BenchCost
+    cost: BudgetedCost
 
     def __init__(self) -> None:
         self._starts = StartPlans()
@@ -44,6 +41,11 @@ class PredictedPlans(ABC):
     @abstractmethod
     def predicted_metrics(self, kept: IntArray) -> FloatArray:
         """Accuracy, soft accuracy and loss expected on the reward split: kept int [..., L] -> float64 [..., 3]."""
+
+    @property
+    @abstractmethod
+    def params_cost(self) -> BudgetedCost:
+        """Parameters of plans as a cost that a target can limit."""
 
     @abstractmethod
     def latency_cost(self) -> BudgetedCost:
@@ -66,7 +68,7 @@ class PredictedPlans(ABC):
             raise ValueError(unknown("quantity", quantity, QUANTITIES))
         if quantity == "latency":
             return self.latency_cost()
-        return self.cost if quantity == "flops" else self.cost.params_cost
+        return self.cost if quantity == "flops" else self.params_cost
 
     @property
     def curves(self) -> list[FloatArray]:

@@ -13,6 +13,7 @@ from hessian.channels.group import ChannelGroup, PinnedChannels
 from hessian.discovery.discover import discover, layers_found
 from hessian.support.names import unknown
 from prune_gym.allocation.loss_curves import LossCurves
+from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.latency import BATCH_SIZE as LATENCY_BATCH
 from prune_gym.cost.latency import LatencyTable, latency_table
 from prune_gym.cost.latency_cost import LatencyCost
@@ -265,6 +266,11 @@ class PruningProblem(PredictedPlans):
                 task.model, task.example_input, self.cost, self.name, self._folder, self.progress, batch_size
             )
         return self._latencies[batch_size]
+
+    @property
+    def params_cost(self) -> BudgetedCost:
+        """Parameters of plans as a cost that a target can limit."""
+        return self.cost.params_cost
 
     def latency_cost(self) -> LatencyCost:
         """Latency of plans as a cost that a target can limit, of :attr:`latency_table`."""
