@@ -20,7 +20,7 @@ demo: $(INSTALLED)  ## prune the embedded network: train the agent, cut, fine-tu
 	$(BIN)/python -m benchmarks.main --config $(CONFIG) $(ARGS)
 
 test: $(TESTABLE)  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-gpu: $(TESTABLE)  ## run the tests that need a GPU ; without one they are skipped
 	$(BIN)/python -m pytest -m gpu -rs $(ARGS)

@@ -26,8 +26,24 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 
+LONG = (
+    "test_wheel.py",
+    "benchmarks/fuzz/test_crashes.py",
+    "benchmarks/sweep/test_sweep.py",
+    "benchmarks/sweep/test_sweeps_docs.py",
+    "benchmarks/studies/bench/test_bench.py",
+    "agents/test_agents_docs.py",
+    "docs/test_prune_examples.py",
+)
+"""Files of few long tests. They come first, or one process would still be at them when all others are done."""
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     watch(session)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,21 +19,6 @@ class Acquisition(Protocol):
 
 
 @dataclass(frozen=True)
-class UpperConfidence:
-    """Score at an optimistic accuracy (Srinivas et al. 2010).
-
-    Attributes:
-        deviations: standard deviations above the mean.
-    """
-
-    deviations: float = 1.0
-
-    def __call__(self, imagination: Imagination, moves: Moves) -> np.ndarray:
-        """Optimistic scores [N]."""
-        return imagination.scores(moves, self.deviations)
-
-
-@dataclass(frozen=True)
 class ExpectedImprovement:
     """Expected gain over the best measured feasible plan (Mockus 1975).
 

@@ -71,12 +71,10 @@ class Imagination:
         experience.model.add(damage(self.env.problem, moves.kept[0]), expected, moves.kept[0])
         return Imagination(self.env, experience, self.start, self.target)
 
-    def scores(self, moves: Moves, deviations: float = 0.0) -> np.ndarray:
-        """Scores [N] of moves, believed to be `deviations` standard deviations above the expected accuracy."""
-        if deviations == 0.0:  # most calls, and they need no standard deviation
-            accuracies = from_log_odds(self.experience.expected(self.env.problem, moves.kept))
-            return self.env.score_of(accuracies, moves.reductions, moves.kept)
-        return self.score_quantiles(moves, np.array([deviations]))[0]
+    def scores(self, moves: Moves) -> np.ndarray:
+        """Scores [N] of moves at the expected accuracy."""
+        accuracies = from_log_odds(self.experience.expected(self.env.problem, moves.kept))
+        return self.env.score_of(accuracies, moves.reductions, moves.kept)
 
     def score_quantiles(self, moves: Moves, deviations: np.ndarray) -> np.ndarray:
         """Scores [K, N] of moves at each of K `deviations` from the expected accuracy."""

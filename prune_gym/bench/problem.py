@@ -6,17 +6,15 @@ import functools
 import os
 from typing import Any, NoReturn
 
-from hessian.support.names import unknown
 from prune_gym.allocation.loss_curves import LossCurves
-from prune_gym.allocation.start import StartPlans
 from prune_gym.bench.cost import BenchCost
 from prune_gym.bench.networks import BenchNetwork, bench_network, digest
 from prune_gym.bench.surrogate import Surrogate
 from prune_gym.cost.budgeted import BudgetedCost
-from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
-from prune_gym.cost.target import QUANTITIES
+from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.measuring.evaluation import Evaluation
 from prune_gym.problem.features import FEATURES, FeatureSet, standardised
+from prune_gym.problem.predictions import PredictedPlans
 
 PREFIX = "bench/"
 """Beginning of the names of tasks that are networks of the bench."""
@@ -26,7 +24,7 @@ class NoNetworkError(ValueError):
     """A network of the bench was asked for what only a real network can do."""
 
 
-class BenchProblem:
+class BenchProblem(PredictedPlans):
     """A network of the bench with its costs, predicted losses and surrogate; there is no network, and no data.
 
     It answers as :class:`prune_gym.problem.problem.PruningProblem` does, but for what needs weights or images.
@@ -42,14 +40,16 @@ class BenchProblem:
         dense: scores of the unpruned network on the reward split.
     """
 
+    cost: BenchCost
+
     def __init__(self, network: BenchNetwork) -> None:
+        super().__init__()
         self.network = network
         self.name = PREFIX + network.name
         self.default_target = network.description.default_target
         self.cost = BenchCost(network.description.layer_names, network.units, network.flops_form, network.params_form)
         self.dense = Evaluation(*network.dense[:3].tolist())
         self._losses = LossCurves(network.curves)
-        self._starts = StartPlans()
         self._features: dict[FeatureSet, FloatArray] = {}
 
     @classmethod
@@ -93,11 +93,6 @@ class BenchProblem:
         """True: everything is there."""
         return True
 
-    @property
-    def features(self) -> FloatArray:
-        """The default features of the layers, standardised, float64 [L, F]."""
-        return self.features_of(FeatureSet())
-
     def features_of(self, features: FeatureSet) -> FloatArray:
         """Features of the layers, float64 [L, F]; not to be modified.
 
@@ -112,52 +107,29 @@ class BenchProblem:
             self._features[features] = standardised(self.network.features[:, columns])
         return self._features[features]
 
-    def cost_of(self, quantity: str | BudgetedCost) -> BudgetedCost:
-        """Cost that a target limits: ``"flops"`` or ``"params"``.
+    @property
+    def params_cost(self) -> BudgetedCost:
+        """Parameters of plans as a cost that a target can limit."""
+        return self.cost.params_cost
+
+    def latency_cost(self) -> NoReturn:
+        """Refused: no table of the bench has latencies.
 
         Raises:
-            ValueError: another quantity.
-            NoNetworkError: latency, which no table of the bench has.
+            NoNetworkError: always.
         """
-        if isinstance(quantity, BudgetedCost):
-            return quantity
-        if quantity not in QUANTITIES:
-            raise ValueError(unknown("quantity", quantity, QUANTITIES))
-        if quantity == "latency":
-            self.refuse("measure latency")
-        return self.cost if quantity == "flops" else self.cost.params_cost
+        self.refuse("measure latency")
 
     # ------------------------------------------------------------------ predictions
 
     @property
-    def curves(self) -> list[FloatArray]:
-        """Predicted loss curves: a float64 array [num_units] a layer, nats, non-decreasing."""
-        return self._losses.curves
-
-    @property
-    def log_curves(self) -> list[FloatArray]:
-        """Logarithms of :attr:`curves`, finite."""
-        return self._losses.log_curves
-
-    def layer_losses(self, kept: IntArray) -> FloatArray:
-        """Predicted loss increase of every layer, nats: kept int [..., L] -> float64 [..., L]."""
-        return self._losses.of_layers(kept)
-
-    def predicted_loss(self, kept: IntArray) -> FloatArray:
-        """Predicted loss increase of plans, nats, summed over layers: kept int [..., L] -> float64 [...]."""
-        return self._losses.of_plans(kept)
-
-    def log_predicted_loss(self, kept: IntArray) -> FloatArray:
-        """Finite logarithm of :meth:`predicted_loss`, float64 [...]."""
-        return self._losses.log_of_plans(kept)
+    def losses(self) -> LossCurves:
+        """Predicted losses of every layer."""
+        return self._losses
 
     def predicted_metrics(self, kept: IntArray) -> FloatArray:
         """Accuracy, soft accuracy and loss by the predicted losses alone: kept int [..., L] -> float64 [..., 3]."""
         return self.surrogate.predicted(self.log_predicted_loss(kept))
-
-    def predicted_score(self, kept: IntArray) -> FloatArray:
-        """Soft accuracy by the predicted losses alone: kept int [..., L] -> float64 [...]."""
-        return self.predicted_metrics(kept)[..., 1]
 
     @property
     def surrogate(self) -> Surrogate:
@@ -182,25 +154,6 @@ class BenchProblem:
             NoNetworkError: always.
         """
         self.refuse("measure latency")
-
-    # ------------------------------------------------------------------ start plans
-
-    def start_plan(
-        self,
-        start: str,
-        target: float,
-        max_ratio: float = 0.95,
-        *,
-        limits: CountLimits | None = None,
-        cost: BudgetedCost | None = None,
-    ) -> IntArray:
-        """Plan on the target that a search begins from; see :meth:`prune_gym.PruningProblem.start_plan`.
-
-        Raises:
-            ValueError: unknown start, or a target out of reach.
-        """
-        limits = self.cost.limits(max_ratio) if limits is None else limits
-        return self._starts.plan(start, self.curves, self.cost if cost is None else cost, target, limits)
 
     # ------------------------------------------------------------------ what a table cannot do
 
@@ -237,10 +190,6 @@ class BenchProblem:
         """
         family = f"task 'family/{self.network.name}' trains it and does"
         raise NoNetworkError(f"{self.name} is a table and has no network to {what}{instead}; {family}")
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> BenchProblem:
-        """Itself: nothing of it ever changes."""
-        return self
 
     @property
     def measurement_key(self) -> str:

@@ -12,14 +12,13 @@ import torch
 from hessian.channels.group import ChannelGroup, PinnedChannels
 from hessian.discovery.discover import discover, layers_found
 from hessian.support.names import unknown
-from prune_gym.allocation.start import StartPlans
+from prune_gym.allocation.loss_curves import LossCurves
 from prune_gym.cost.budgeted import BudgetedCost
 from prune_gym.cost.latency import BATCH_SIZE as LATENCY_BATCH
 from prune_gym.cost.latency import LatencyTable, latency_table
 from prune_gym.cost.latency_cost import LatencyCost
-from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
+from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.cost.model import CostModel
-from prune_gym.cost.target import QUANTITIES
 from prune_gym.measuring import magnitude
 from prune_gym.measuring.curvature_cache import CurvatureSettings, analyse
 from prune_gym.measuring.evaluation import Evaluation
@@ -29,6 +28,7 @@ from prune_gym.measuring.monotone import PredictedMetrics
 from prune_gym.measuring.repair import REPAIRS
 from prune_gym.problem.analysed import AnalysedTask
 from prune_gym.problem.features import FeatureSet
+from prune_gym.problem.predictions import PredictedPlans
 from prune_gym.support.cache import cache_path, remember
 from prune_gym.support.device import module_device, resolve_device
 from prune_gym.support.files import cache_dir as default_cache_dir
@@ -57,7 +57,7 @@ class Pool(Protocol):
         ...
 
 
-class PruningProblem:
+class PruningProblem(PredictedPlans):
     """A task with its structure, costs, predicted losses and measurements.
 
     Only the network's structure is built at once; data, weights and curvature load at :meth:`load`, or when something
@@ -93,6 +93,8 @@ class PruningProblem:
         ValueError: no such device, or a network that cannot be pruned.
     """
 
+    cost: CostModel
+
     def __init__(
         self,
         task: str | PruningTask = "digits-resnet20",
@@ -106,6 +108,7 @@ class PruningProblem:
         selection: str = "hobs",
         task_options: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__()
         if repair not in REPAIRS:
             raise ValueError(unknown("repair", repair, tuple(REPAIRS)))
         if judge not in JUDGES:
@@ -139,7 +142,6 @@ class PruningProblem:
         self._predictor: PredictedMetrics | None = None
         self._latencies: dict[int, LatencyTable] = {}
         self._latency_cost: LatencyCost | None = None
-        self._starts = StartPlans()
 
     # ------------------------------------------------------------------ structure
 
@@ -251,11 +253,6 @@ class PruningProblem:
         """Scores of the unpruned network on the reward split."""
         return self._parts.dense
 
-    @property
-    def features(self) -> FloatArray:
-        """The default features of the layers, standardised, float64 [L, F] (:mod:`prune_gym.problem.features`)."""
-        return self.features_of(FeatureSet())
-
     def features_of(self, features: FeatureSet) -> FloatArray:
         """Features of the layers that no plan changes, float64 [L, F]; not to be modified."""
         return self._parts.features_of(features)
@@ -274,53 +271,27 @@ class PruningProblem:
             )
         return self._latencies[batch_size]
 
-    def cost_of(self, quantity: str | BudgetedCost) -> BudgetedCost:
-        """Cost that a target limits: ``"flops"``, ``"params"`` or ``"latency"`` (measured when first asked for).
+    @property
+    def params_cost(self) -> BudgetedCost:
+        """Parameters of plans as a cost that a target can limit."""
+        return self.cost.params_cost
 
-        Raises:
-            ValueError: another quantity.
-        """
-        if isinstance(quantity, BudgetedCost):
-            return quantity
-        if quantity not in QUANTITIES:
-            raise ValueError(unknown("quantity", quantity, QUANTITIES))
-        if quantity == "latency":
-            if self._latency_cost is None:
-                self._latency_cost = LatencyCost(self.latency_table)
-            return self._latency_cost
-        return self.cost if quantity == "flops" else self.cost.params_cost
+    def latency_cost(self) -> LatencyCost:
+        """Latency of plans as a cost that a target can limit, of :attr:`latency_table`."""
+        if self._latency_cost is None:
+            self._latency_cost = LatencyCost(self.latency_table)
+        return self._latency_cost
 
     # ------------------------------------------------------------------ predictions
 
     @property
-    def curves(self) -> list[FloatArray]:
-        """Predicted loss curves: a float64 array [num_units] a layer, nats, non-decreasing, [0] = 0."""
-        return self._parts.losses.curves
-
-    @property
-    def log_curves(self) -> list[FloatArray]:
-        """Logarithms of :attr:`curves`, finite: losses below a thousandth of the median layer's at 50 % count alike."""
-        return self._parts.losses.log_curves
-
-    def layer_losses(self, kept: IntArray) -> FloatArray:
-        """Predicted loss increase of every layer, nats: kept int [..., L] -> float64 [..., L]."""
-        return self._parts.losses.of_layers(kept)
-
-    def predicted_loss(self, kept: IntArray) -> FloatArray:
-        """Predicted loss increase of plans, nats, summed over layers: kept int [..., L] -> float64 [...]."""
-        return self._parts.losses.of_plans(kept)
-
-    def log_predicted_loss(self, kept: IntArray) -> FloatArray:
-        """Finite logarithm of :meth:`predicted_loss`, float64 [...]."""
-        return self._parts.losses.log_of_plans(kept)
+    def losses(self) -> LossCurves:
+        """Predicted losses of every layer."""
+        return self._parts.losses
 
     def predicted_metrics(self, kept: IntArray) -> FloatArray:
         """Accuracy, soft accuracy and loss expected on the reward split: kept int [..., L] -> float64 [..., 3]."""
         return self.predictor(self.log_predicted_loss(kept))
-
-    def predicted_score(self, kept: IntArray) -> FloatArray:
-        """Soft accuracy expected on the reward split: kept int [..., L] -> float64 [...]."""
-        return self.predicted_metrics(kept)[..., 1]
 
     @property
     def measurement_key(self) -> str:
@@ -344,39 +315,6 @@ class PruningProblem:
                 path, lambda: self._parts.fit_predictor(self.progress).tensors(), PredictedMetrics.restore
             )
         return self._predictor
-
-    # ------------------------------------------------------------------ start plans
-
-    def start_plan(
-        self,
-        start: str,
-        target: float,
-        max_ratio: float = 0.95,
-        *,
-        limits: CountLimits | None = None,
-        cost: BudgetedCost | None = None,
-    ) -> IntArray:
-        """Plan on the target that a search begins from.
-
-        Args:
-            start: ``"knapsack"`` (least summed predicted loss) or ``"uniform"`` (equal ratios).
-            target: reduction of the cost.
-            max_ratio: largest pruning ratio of a layer; ignored when ``limits`` are given.
-            limits: legal counts.
-            cost: what the target limits; None means FLOPs.
-
-        Returns:
-            int64 [L] kept units; ``cost.reduction(kept) >= target``.
-
-        Raises:
-            ValueError: unknown start, or a target out of reach.
-        """
-        limits = self.cost.limits(max_ratio) if limits is None else limits
-        return self._starts.plan(start, self.curves, self.cost if cost is None else cost, target, limits)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
-        """Itself: what it computes never changes, so copies of an environment go on sharing one loaded problem."""
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the progress callback and the pool, which belong to this process."""

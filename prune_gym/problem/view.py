@@ -34,26 +34,6 @@ _TINY = 1e-6
 _EDGE = 0.02
 
 
-class Form(Protocol):
-    """A quadratic cost of kept units (:class:`prune_gym.cost.quadratic.QuadraticCost`)."""
-
-    def __call__(self, kept: np.ndarray) -> np.ndarray:
-        """Costs [...] of plans [..., L]."""
-        ...
-
-    def change(self, kept: np.ndarray, other: np.ndarray) -> np.ndarray:
-        """Changes [..., L] from changing one layer at a time."""
-        ...
-
-
-class NetworkCosts(Protocol):
-    """FLOPs and parameters of plans."""
-
-    units: Any
-    flops_form: Any
-    params_form: Any
-
-
 class NetworkProblem(Protocol):
     """Problem as it is seen here: a :class:`prune_gym.PruningProblem`, or its sibling made of a table."""
 

@@ -8,6 +8,7 @@ code; docstrings, comments and empty lines decide nothing. None of them counts.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ DIGITS = 12
 
 
 class Sources:
-    """The modules below a checkout.
+    """The modules below a checkout, as they are when they are first asked for: every file is read once.
 
     Args:
         root: folder of the packages.
@@ -27,12 +28,16 @@ class Sources:
     def __init__(self, root: Path) -> None:
         self._files: dict[str, Path] = {}
         self._faces: dict[str, Path] = {}
-        self._imported: dict[str, set[str]] = {}
+        self._rooms: dict[str, list[str]] = {}
         for floor in FLOORS:
             for path in sorted((root / floor).rglob("*.py")):
                 name = ".".join(path.relative_to(root).with_suffix("").parts)
                 face = path.name == "__init__.py"
                 (self._faces if face else self._files)[name.removesuffix(".__init__")] = path
+        for name in self._files:
+            self._rooms.setdefault(name.rpartition(".")[0], []).append(name)
+        self._read = functools.cache(self._read_module)
+        self._names = functools.cache(self._read_face)
 
     def closure(self, entries: Iterable[str]) -> list[str]:
         """Names of all modules that modules can import, themselves included, sorted; unknown names are left out."""
@@ -42,52 +47,54 @@ class Sources:
             name = waiting.pop()
             if name not in found:
                 found.add(name)
-                waiting += self._imports(name) - found
+                waiting += self._read(name)[0] - found
         return sorted(found)
 
     def digests(self, entries: Iterable[str]) -> dict[str, str]:
         """Room -> digest of those of its modules that modules can import."""
         rooms: dict[str, list[str]] = {}
         for name in self.closure(entries):
-            rooms.setdefault(name.rpartition(".")[0], []).append(f"{name}\n{_that_counts(self._files[name])}")
+            rooms.setdefault(name.rpartition(".")[0], []).append(f"{name}\n{self._read(name)[1]}")
         return {room: hashlib.sha256("\0".join(texts).encode()).hexdigest()[:DIGITS] for room, texts in rooms.items()}
 
-    def _imports(self, name: str) -> set[str]:
-        if name not in self._imported:
-            named = self._named(name, ast.parse(self._files[name].read_bytes()))
-            self._imported[name] = {found for found in named if found in self._files}
-        return self._imported[name]
+    def _read_module(self, name: str) -> tuple[frozenset[str], str]:
+        """Names of the modules that a module can import, and its lines that count."""
+        text = self._files[name].read_text(encoding="utf-8")
+        nodes = list(ast.walk(ast.parse(text)))
+        return frozenset(self._files.keys() & set(self._named(name, nodes))), _that_counts(text, nodes)
 
-    def _named(self, module: str, tree: ast.Module) -> Iterator[str]:
+    def _named(self, module: str, nodes: Iterable[ast.AST]) -> Iterator[str]:
         """Modules that the code of a module names in any way, and names that are none."""
         packages = [".".join(module.split(".")[:end]) for end in range(1, module.count(".") + 1)]
-        for node in ast.walk(tree):
+        for node in nodes:
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 yield node.module
-                yield from (self._defining(node.module, alias.name) for alias in node.names)
+                face = self._names(node.module)
+                yield from (face.get(alias.name, f"{node.module}.{alias.name}") for alias in node.names)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value != "__main__":
                 yield from (f"{package}.{node.value}" for package in packages)
                 yield node.value
                 if node.value.endswith("."):  # the beginning of a name that is put together
-                    yield from (name for name in self._files if name.rpartition(".")[0] == node.value[:-1])
+                    yield from self._rooms.get(node.value[:-1], ())
 
-    def _defining(self, module: str, name: str) -> str:
-        """The module behind an imported name: one of that name, or the one that a face takes the name from."""
+    def _read_face(self, module: str) -> dict[str, str]:
+        """Name -> module that the face of a room takes it from; none of what is no face."""
+        found: dict[str, str] = {}
         if module in self._faces:
             for node in ast.walk(ast.parse(self._faces[module].read_bytes())):
-                if isinstance(node, ast.ImportFrom) and node.module and any(alias.name == name for alias in node.names):
-                    return node.module
-        return f"{module}.{name}"
+                if isinstance(node, ast.ImportFrom) and node.module:
+                    for alias in node.names:
+                        found.setdefault(alias.name, node.module)
+        return found
 
 
-def _that_counts(path: Path) -> str:
-    """Lines of a source file but docstrings, comments that stand alone, and empty lines."""
-    text = path.read_text(encoding="utf-8")
+def _that_counts(text: str, nodes: Iterable[ast.AST]) -> str:
+    """Lines of a source but docstrings, comments that stand alone, and empty lines."""
     described = {
         line
-        for node in ast.walk(ast.parse(text))
+        for node in nodes
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
     }

@@ -1,5 +1,7 @@
 """Every search: better than chance at equal evaluations, exact about its budget, reproducible, clear about misuse."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,7 @@ def search(request):
     return SEARCHES[request.param]
 
 
+@functools.cache
 def mean_score(search, evaluations, seeds):
     landscapes = (0, 1, 2)
     return np.mean(

@@ -3,6 +3,7 @@
 The runs are forked off a process of their own: this one may have threads that other tests left, and locks they hold.
 """
 
+import importlib
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
@@ -14,9 +15,16 @@ from benchmarks.fuzz.crash_jobs import JOBS
 from benchmarks.fuzz.crashes import DIED, Crashes, crash_points, dying_at
 
 
+def begin():
+    """What training and cutting import when they first need it is imported here, or every fork would import it anew."""
+    torch.set_num_threads(1)
+    for name in ("torch._dynamo", "torch_pruning"):
+        importlib.import_module(name)
+
+
 @pytest.fixture(scope="module")
 def process():
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=begin) as pool:
         yield lambda work, *args: pool.submit(work, *args).result()
 
 

@@ -29,7 +29,13 @@ GRID = {
     "tasks": ["tiny-cnn"],
     "targets": [0.6],
     "seeds": [1, 2],
-    "run": {"pruning": {"rspar": {"num_episodes": 3}, "finetune": {"epochs": 1, "batch_size": 32}}},
+    "run": {
+        "pruning": {
+            "rspar": {"num_episodes": 3},
+            "reconstruction": {"steps": 10, "images": 60, "candidates": [{"learning_rate": 0.004}]},
+            "finetune": {"epochs": 1, "batch_size": 32},
+        }
+    },
 }
 
 

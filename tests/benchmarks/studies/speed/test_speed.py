@@ -3,8 +3,11 @@
 import json
 
 import pytest
+from torch import nn
 
 from benchmarks.studies.speed import command as speed
+from benchmarks.studies.speed import hessian
+from benchmarks.studies.speed.random_networks import ResidualNetwork, enliven
 from benchmarks.studies.speed.rows import SpeedRow, interleaved, median_ratio
 
 
@@ -14,10 +17,18 @@ def run(tmp_path, *arguments):
     return code, json.loads(path.read_text()) if path.exists() else None
 
 
+@pytest.fixture
+def narrow(monkeypatch):
+    """A narrow network of ImageNet's classes instead of the one asked for."""
+    model = ResidualNetwork(4, 16)
+    model.head = nn.Linear(16, 1000)
+    monkeypatch.setattr(hessian, "random_network", lambda name: enliven(model))
+
+
 SMALL = ("--network", "resnet18", "--image-size", "32", "--batch-size", "2", "--batches", "1", "--repeats", "1")
 
 
-def test_rows_name_their_baseline_and_land_in_the_file(tmp_path, capsys):
+def test_rows_name_their_baseline_and_land_in_the_file(tmp_path, capsys, narrow):
     code, result = run(
         tmp_path, *SMALL, "--rows", "factors_vs_forward_backward", "factors_vs_forward_backward_subsampled"
     )
@@ -34,7 +45,7 @@ def test_rows_name_their_baseline_and_land_in_the_file(tmp_path, capsys):
     assert "factors_vs_forward_backward" in capsys.readouterr().out
 
 
-def test_factors_are_compared_with_curvlinops(tmp_path):
+def test_factors_are_compared_with_curvlinops(tmp_path, narrow):
     pytest.importorskip("curvlinops")
     _, result = run(tmp_path, *SMALL, "--rows", "factors_vs_curvlinops")
     assert result["rows"][0]["ratio"] > 0
