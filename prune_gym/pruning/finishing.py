@@ -15,7 +15,7 @@ from prune_gym.problem.problem import PruningProblem
 from prune_gym.pruning.numbers import evaluation_on, in_memory
 from prune_gym.reconstruction.images import FEWEST
 from prune_gym.reconstruction.reconstruction import reconstruct
-from prune_gym.reconstruction.settings import Reconstruction
+from prune_gym.reconstruction.settings import Reconstruction, Setting
 from prune_gym.tasks.outputs import scores_classes
 
 
@@ -29,6 +29,7 @@ class Finished:
         network: the better of it and the reconstructed one on the held-out images.
         tier: which of them :attr:`network` is.
         score: of :attr:`network`, on the held-out images.
+        setting: that the reconstruction took its steps by; None without one.
     """
 
     kept: IntArray
@@ -36,6 +37,7 @@ class Finished:
     network: nn.Module
     tier: str
     score: Evaluation
+    setting: Setting | None = None
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,18 @@ class Finisher:
         settings = self.settings if seconds is None else replace(self.settings, seconds=seconds)
         network = copy.deepcopy(cut.one_shot)
         task = self.problem.task
-        reconstruct(network, task.model, images, settings, seed=self.seed, progress=progress)
+        found = reconstruct(network, task.model, images, settings, seed=self.seed, progress=progress)
         score = self._score(network.eval())
         if (score.accuracy, score.soft_accuracy) < (cut.score.accuracy, cut.score.soft_accuracy):
             return cut
-        return Finished(cut.kept, cut.one_shot, network, "reconstructed", score)
+        setting = None if found.chosen is None else found.chosen.setting
+        return Finished(cut.kept, cut.one_shot, network, "reconstructed", score, setting)
+
+    def by(self, setting: Setting | None) -> Finisher:
+        """This one, but reconstructing by a setting that won a race before; None: by its own."""
+        if self.settings is None or setting is None:
+            return self
+        return replace(self, settings=replace(self.settings, candidates=(setting,)))
 
     def _images(self) -> TensorSplit:
         task = self.problem.task

@@ -199,7 +199,9 @@ class Job:
 
         def repaired(reduction: float) -> float:
             cut = finisher.cut(planner.close_latency(planner.plan(reduction), reduction))
-            finished[reduction] = finisher.reconstructed(cut, None, self._left(1.0 / DEEPER_STEPS))
+            # Cuts are alike, so that one race between settings serves them all.
+            raced = next((before.setting for before in finished.values() if before.setting is not None), None)
+            finished[reduction] = finisher.by(raced).reconstructed(cut, None, self._left(1.0 / DEEPER_STEPS))
             return 100.0 * (dense - finished[reduction].score.accuracy)
 
         least, most = self._targets.flops or 0.0, problem.cost.largest_reduction(planner.limits)

@@ -12,7 +12,6 @@ as it is done; the same command goes on, and another task or target is added to 
 from __future__ import annotations
 
 import argparse
-import copy
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -169,9 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, kept in enumerate(plans):
         row = rows[number] if number < len(rows) else {"kept": kept, "scores": score(number), "ends": []}
         missing = range(len(row["ends"]), 2 if number < options.repeats else 1)
-        network = refit.export(kept) if missing else None
         for seed in missing:
-            row["ends"].append(carried_to_the_end(problem, copy.deepcopy(network), seed))
+            row["ends"].append(carried_to_the_end(problem, refit.export(kept), seed))
         if number == len(rows):
             rows.append(row)
         if missing:

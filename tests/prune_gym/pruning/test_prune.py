@@ -93,11 +93,12 @@ def test_the_deepest_cut_stays_within_the_drop_and_a_larger_drop_cuts_deeper(tas
 
 
 def test_a_cut_that_the_refit_alone_carries_is_not_reconstructed_to_look_deeper(task, monkeypatch):
-    cuts, within = [], 5.0
+    cuts, raced, within = [], [], 5.0
     reconstructed = Finisher.reconstructed
 
     def counted(self, cut, progress=None, seconds=None):
         cuts.append(tuple(cut.kept.tolist()))
+        raced.append(len(self.settings.candidates))
         return reconstructed(self, cut, progress, seconds)
 
     monkeypatch.setattr(Finisher, "reconstructed", counted)
@@ -107,6 +108,7 @@ def test_a_cut_that_the_refit_alone_carries_is_not_reconstructed_to_look_deeper(
     # Only where nothing deeper holds is it repaired, and then last.
     assert len(cuts) <= DEEPER_STEPS or cuts[-1] == tuple(map(len, result.kept.values()))
     assert len(set(cuts)) == len(cuts)
+    assert raced == [len(SHORT.candidates), *[1] * (len(cuts) - 1)]
     assert result.tier == "reconstructed"
     assert 100 * (result.dense.held_out.value - result.pruned.held_out.value) <= within
 
