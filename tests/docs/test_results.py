@@ -115,16 +115,14 @@ def table_of_the_reconstruction():
 
 @RESULTS.says
 def reconstruction_of_small_networks():
-    """Never further from the dense network; top-1 lower once."""
+    """Never further from the dense network, and never fewer images right."""
     cells = result("reconstruction_networks.json")["cells"]
     assert len(cells) == len(reconstruction.NETWORKS) * len(reconstruction.RATIOS)
     for cell in [*cells, *result("reconstruction.json")["cells"]]:
         assert cell["held_out"]["after"] <= cell["held_out"]["before"]
         assert cell["divergence"]["reconstructed"] <= cell["divergence"]["refit"]
-    worse = [cell for cell in cells if cell["accuracy"]["reconstructed"] < cell["accuracy"]["refit"]]
-    assert [(cell["network"], cell["removed"]) for cell in worse] == [("VGG-11", 0.5)]
-    assert round(498 * (worse[0]["accuracy"]["refit"] - worse[0]["accuracy"]["reconstructed"])) == 1
-    yield f"falls in all {len(cells)} cuts and top-1 rises in {len(cells) - 1}"
+        assert cell["accuracy"]["reconstructed"] >= cell["accuracy"]["refit"]
+    yield f"falls and top-1 rises in all {len(cells)} cuts"
 
 
 @RESULTS.says
