@@ -2,8 +2,8 @@
 
     python -m benchmarks.files.sign PATH [PATH ...]
 
-What a file says stays as it is; from then on a change shows. Look at old files before: nobody can tell whether they were
-changed until now.
+What a file says stays as it is; from then on a change shows. Look at old files before: nobody can tell whether they
+were changed until now.
 """
 
 from __future__ import annotations
