@@ -7,7 +7,6 @@ digest is over values, not bytes: a file may be indented anew.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from typing import Any
 from benchmarks.common.errors import InputError
 from hessian.support.files import CHECKSUM_KEY, sha256_of, write_atomic
 
-logger = logging.getLogger(__name__)
-
 CONTENT = "content"
 """Key of what is no object."""
+
+
+UNSIGNED = "so an earlier version or another program wrote it; to believe it, python -m benchmarks.files.sign"
+"""Why a file has no checksum, and what gives it one."""
 
 
 class FileError(InputError):
@@ -52,13 +53,12 @@ def write_signed(path: Path, content: Any, *, indent: int | None = 2) -> Path:
     return write_atomic(path, json.dumps(signed(content), indent=indent, allow_nan=False) + "\n")
 
 
-def read_signed(path: Path, remedy: str, *, unsigned: bool = False) -> Any:
+def read_signed(path: Path, remedy: str) -> Any:
     """Content of a file that :func:`write_signed` wrote, verified and without its checksum.
 
     Args:
         path: an existing file.
         remedy: what to do when it cannot be believed, for the message.
-        unsigned: read files without a checksum, too, as earlier versions wrote them, with a logged warning.
 
     Raises:
         OSError: it cannot be read.
@@ -66,10 +66,7 @@ def read_signed(path: Path, remedy: str, *, unsigned: bool = False) -> Any:
     """
     body = parse_json(path.read_bytes(), path, remedy)
     if not isinstance(body, dict) or CHECKSUM_KEY not in body:
-        if not unsigned:
-            raise FileError(f"{path} carries no checksum, so an earlier version or another program wrote it; {remedy}")
-        logger.warning("%s carries no checksum: an earlier version wrote it, and changes to it would not show", path)
-        return body
+        raise FileError(f"{path} carries no checksum, {UNSIGNED}; {remedy}")
     if body.pop(CHECKSUM_KEY) != _digest(body):
         raise FileError(f"{path} does not match its checksum: it was changed or damaged; {remedy}")
     return body[CONTENT] if body.keys() == {CONTENT} else body

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.signed import FileError
+from benchmarks.common.signed import UNSIGNED, FileError
 from hessian.support.files import CHECKSUM_KEY, sha256_of
-
-logger = logging.getLogger(__name__)
 
 DIGITS = 16
 """Hexadecimal digits of a digest, which stands in every row."""
@@ -34,7 +31,7 @@ def signed_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str
 
 
 def read_csv(path: Path, remedy: str) -> list[dict[str, str]]:
-    """Rows of a table, verified and without the checksum; tables without one are read with a logged warning.
+    """Rows of a table, verified and without the checksum.
 
     Args:
         path: an existing file.
@@ -42,7 +39,17 @@ def read_csv(path: Path, remedy: str) -> list[dict[str, str]]:
 
     Raises:
         OSError: it cannot be read.
-        FileError: it is no CSV in UTF-8, has rows of different lengths, or was changed or damaged.
+        FileError: it is no CSV in UTF-8, has rows of different lengths, was changed or damaged, or carries no checksum.
+    """
+    return verified(parse_csv(path, remedy), path, remedy)
+
+
+def parse_csv(path: Path, remedy: str) -> list[dict[str, str]]:
+    """Rows of a table as they stand there, with their checksum where they have one.
+
+    Raises:
+        OSError: it cannot be read.
+        FileError: it is no CSV in UTF-8, or has rows of different lengths.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -52,21 +59,22 @@ def read_csv(path: Path, remedy: str) -> list[dict[str, str]]:
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise FileError(f"{path}, row {number}: more or fewer values than columns; {remedy}")
-    return verified(rows, path, remedy)
+    return rows
 
 
 def verified(rows: list[dict[str, Any]], path: Path, remedy: str) -> list[dict[str, Any]]:
-    """Rows without their checksum, which has to match where there is one.
+    """Rows without their checksum, which has to match.
 
     Raises:
-        FileError: it does not.
+        FileError: it does not, or there is none.
     """
     digests = {row.get(CHECKSUM_KEY) for row in rows}
     plain = [{column: value for column, value in row.items() if column != CHECKSUM_KEY} for row in rows]
-    if digests <= {None}:
-        if rows:
-            logger.warning("%s carries no checksum: an earlier version wrote it, and no change to it would show", path)
-    elif digests != {table_digest([{column: _as_read(value) for column, value in row.items()} for row in plain])}:
+    if digests == {None}:
+        raise FileError(f"{path} carries no checksum, {UNSIGNED}; {remedy}")
+    if rows and digests != {
+        table_digest([{column: _as_read(value) for column, value in row.items()} for row in plain])
+    }:
         raise FileError(f"{path} does not match its checksum: a value was changed, or rows are missing; {remedy}")
     return plain
 

@@ -129,13 +129,13 @@ def check(content: Any, model: TypeAdapter[Any], path: Path, remedy: str) -> Any
 
 
 def read_result(path: Path, remedy: str = "run it again with --overwrite") -> dict[str, Any]:
-    """A finished run's ``result.json``, verified and checked; earlier versions wrote it without a checksum.
+    """A finished run's ``result.json``, verified and checked.
 
     Raises:
         OSError: it cannot be read.
         FileError: it was changed or damaged, or says what no run can have measured.
     """
-    result: dict[str, Any] = check(read_signed(path, remedy, unsigned=True), RESULT, path, remedy)
+    result: dict[str, Any] = check(read_signed(path, remedy), RESULT, path, remedy)
     return result
 
 

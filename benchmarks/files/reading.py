@@ -21,7 +21,7 @@ def read_json(path: Path, source: str) -> Any:
         UnreadableError: it cannot be read, or is damaged.
     """
     try:
-        return read_signed(path, "it is left out", unsigned=True)
+        return read_signed(path, "it is left out")
     except (OSError, FileError) as error:
         raise UnreadableError(f"{source} is damaged or cannot be read: {error}") from None
 

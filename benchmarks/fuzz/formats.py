@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from agents import RSPARAgent
+from agents.amortised.storage import document_of, load_model, save_model
 from benchmarks.common.signed import FileError, write_signed
 from benchmarks.common.signed_table import read_csv, signed_csv
 from benchmarks.files.models import BUDGETS, MEASURED, read_result
@@ -21,7 +22,12 @@ from benchmarks.settings.reading import load_config
 from benchmarks.settings.source import ConfigError
 from benchmarks.studies.engine.plan_store import PlanStore
 from benchmarks.studies.engine.store import read_object
+from benchmarks.studies.ladder.submission import read_submission, write_submission
+from benchmarks.sweep.results_table import ResultsError, read_results
 from hessian.support.files import sha256_of
+from prune_gym.bench.networks import clear_networks, digest, load_networks, write_networks
+from prune_gym.bench.plans import digest as plans_digest
+from prune_gym.bench.plans import load_plans, write_plans
 from prune_gym.saving.checkpoint import load_pruned
 from prune_gym.saving.export import export_state_dict
 from prune_gym.support.files import load_safetensors, save_safetensors_atomic
@@ -58,7 +64,13 @@ def formats(samples: Samples) -> list[Format]:
     Args:
         samples: what the files are of.
     """
-    return [*_tensor_formats(samples), *_run_formats(samples), *_study_formats(samples), *_foreign_formats()]
+    return [
+        *_tensor_formats(samples),
+        *_bench_formats(samples),
+        *_run_formats(samples),
+        *_study_formats(samples),
+        *_foreign_formats(),
+    ]
 
 
 def _tensor_formats(samples: Samples) -> list[Format]:
@@ -95,6 +107,39 @@ def _tensor_formats(samples: Samples) -> list[Format]:
                 lambda path: sha256_of(read_state_dict(path)),
             )
             for suffix in (".safetensors", ".pt")
+        ),
+    ]
+
+
+def _bench_formats(samples: Samples) -> list[Format]:
+    def networks(path: Path) -> str:
+        clear_networks()  # a file is read once a process
+        read = load_networks(path)
+        return sha256_of({name: repr(found.description) + digest(found.arrays(), {}) for name, found in read.items()})
+
+    def amortised(path: Path) -> str:
+        model = load_model(path)
+        return sha256_of(model.state_dict(), document_of(model))
+
+    return [
+        Format(
+            "amortised model", lambda folder: save_model(samples.amortised, folder / "model.safetensors"), amortised
+        ),
+        Format(
+            "bench: networks and surrogates",
+            lambda folder: write_networks(folder / "networks.safetensors", samples.bench_networks),
+            networks,
+        ),
+        Format(
+            "bench: measured plans (parquet)",
+            lambda folder: write_plans(folder / "plans.parquet", samples.bench_plans),
+            lambda path: plans_digest(load_plans(path).values()),
+        ),
+        Format(
+            "bench: submission",
+            lambda folder: write_submission(folder / "submission.json", samples.submission()),
+            lambda path: repr(read_submission(path)),
+            refusals=(FileError,),
         ),
     ]
 
@@ -150,6 +195,12 @@ def _study_formats(samples: Samples) -> list[Format]:
             write_table,
             lambda path: repr(_some(read_csv(path, "write it again"), path)),
             refusals=(FileError,),
+        ),
+        Format(
+            "table of a sweep (parquet)",
+            lambda folder: samples.write_parquet(folder / "results.parquet"),
+            lambda path: repr(read_results(path)),
+            refusals=(ResultsError,),
         ),
     ]
 

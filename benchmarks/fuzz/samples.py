@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from agents import RSPARAgent
+from agents.amortised.model import AmortisedModel, Sizes
 from benchmarks.settings.reading import parse_config
 from benchmarks.settings.schema import Config
 from benchmarks.studies.engine.plan_store import Measurement, PlanStore
+from benchmarks.sweep.results_table import result_files
 from hessian import HOBSSensitivityAnalyzer
+from prune_gym.bench.networks import BenchNetwork, load_networks
+from prune_gym.bench.plans import NetworkPlans, load_plans
 from prune_gym.data.splits import TensorSplit
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.saving.checkpoint import save_pruned
@@ -76,6 +80,40 @@ class Samples:
     def agent(self) -> RSPARAgent:
         """An agent that never learned."""
         return RSPARAgent(num_layers=2, layer_feature_dim=3, hidden_dim=4)
+
+    @cached_property
+    def amortised(self) -> AmortisedModel:
+        """A small amortised model that never learned."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return AmortisedModel(Sizes(width=4, members=1))
+
+    @cached_property
+    def bench_networks(self) -> list[BenchNetwork]:
+        """The two networks of the bench with the fewest layers, and their surrogates."""
+        return sorted(load_networks().values(), key=lambda network: (network.num_layers, network.name))[:2]
+
+    @cached_property
+    def bench_plans(self) -> list[NetworkPlans]:
+        """A few of their measured plans."""
+        measured = load_plans()
+        return [measured[network.name].select(slice(0, None, 20)) for network in self.bench_networks]
+
+    def submission(self) -> dict[str, Any]:
+        """Runs of an agent on the bench."""
+        plans = {str(count): [9, 3, 6] for count in (1, 8, 16, 32, 64)}
+        runs = [{"network": "plain-3", "target": 0.6, "seed": seed, "plans": plans} for seed in range(3)]
+        return {"format": "prune-bench-submission-1", "agent": "fuzz", "about": "nothing", "runs": runs}
+
+    def write_parquet(self, path: Path) -> Path:
+        """Results of a sweep as Parquet."""
+        result = self.result()
+        final = {**result["final"], "bytes_on_disk": 4096}
+        content = result_files([{**result, "final": final, "reconstructed": final, "test_images": 60}])[
+            "results.parquet"
+        ]
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
 
     @cached_property
     def plans(self) -> dict[tuple[int, ...], Measurement]:

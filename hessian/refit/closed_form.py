@@ -23,7 +23,10 @@ from hessian.refit.lockstep import shared_names
 from hessian.support.layout import in_float64
 
 CACHE_BYTES = 512 << 20
-"""Refitted weights kept for reuse."""
+"""Refitted weights kept for reuse, at most."""
+
+CACHE_NETWORKS = 8
+"""Times the weights of the dense network that are kept of them: the plans that a search last came from."""
 
 
 class Compensator:
@@ -55,6 +58,8 @@ class Compensator:
         self._modules: dict[str, Any] = dict(model.named_modules())
         self._cache: OrderedDict[tuple[str, bytes], tuple[Tensor, Tensor | None]] = OrderedDict()
         self._cached_bytes = 0
+        weights = sum(_nbytes((parameter, None)) for parameter in model.parameters())
+        self._cache_limit = min(CACHE_BYTES, CACHE_NETWORKS * weights)
 
     def state(self, cut: Cut) -> dict[str, Tensor]:
         """State dict of the pruned network with every consumer refitted.
@@ -148,7 +153,7 @@ class Compensator:
         result = self._solve(name, part, solving)
         self._cache[key] = result
         self._cached_bytes += _nbytes(result)
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+        while self._cached_bytes > self._cache_limit and len(self._cache) > 1:
             _, dropped = self._cache.popitem(last=False)
             self._cached_bytes -= _nbytes(dropped)
         return result

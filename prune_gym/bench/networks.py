@@ -220,6 +220,11 @@ def _load(path: str) -> Mapping[str, BenchNetwork]:
     return networks
 
 
+def clear_networks() -> None:
+    """Forget the files that were read, so that the next reader sees what was written since."""
+    _load.cache_clear()
+
+
 def _read(path: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     import safetensors
     from safetensors import numpy as safetensors_numpy

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hessian.support.files import write_atomic
+from hessian.support.files import CHECKSUM_KEY, sha256_of, write_atomic
 from prune_gym.cost.limits import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _check(plans: NetworkPlans) -> None:
 
 
 def write_plans(path: str | os.PathLike[str], plans: Iterable[NetworkPlans]) -> Path:
-    """Write measured plans to a file, whole or not at all.
+    """Write measured plans to a file, whole or not at all, with a checksum over what they say.
 
     Args:
         path: file to write, by convention ``plans.parquet``.
@@ -124,9 +124,23 @@ def write_plans(path: str | os.PathLike[str], plans: Iterable[NetworkPlans]) -> 
     if len({entry.network for entry in ordered}) != len(ordered):
         raise ValueError("plans of one network are one entry; some network comes twice")
     table = arrow.concat_tables([_rows(arrow, entry) for entry in ordered])
+    table = table.replace_schema_metadata({CHECKSUM_KEY: digest(ordered)})
     buffer = arrow.BufferOutputStream()
     parquet.write_table(table, buffer, compression="zstd", compression_level=19, use_dictionary=["network", "source"])
     return write_atomic(path, buffer.getvalue().to_pybytes())
+
+
+def digest(plans: Iterable[NetworkPlans]) -> str:
+    """Digest of plans as a file holds them, 64 hexadecimal digits."""
+    content = {}
+    for entry in plans:
+        own = {field.name: getattr(entry, field.name) for field in fields(entry)}
+        arrays = {name: value for name, value in own.items() if isinstance(value, np.ndarray)}
+        # The file has 32 bits a number; what is missing has many forms as bytes, and one as a number.
+        numbers = {name: np.nan_to_num(array.astype(np.float32), nan=-1.0) for name, array in arrays.items()}
+        rows = {name: [list(array.shape), array.tobytes()] for name, array in numbers.items()}
+        content[entry.network] = {**rows, "source": list(entry.source)}
+    return sha256_of(content)
 
 
 def _rows(arrow: Any, plans: NetworkPlans) -> pyarrow.Table:
@@ -158,7 +172,8 @@ def load_plans(path: str | os.PathLike[str] | None = None) -> PlanTable:
     Raises:
         ImportError: pyarrow is missing.
         FileNotFoundError: there is no such file.
-        ValueError: it is no Parquet file, lacks a column, or has numbers out of their range.
+        ValueError: it is no Parquet file, lacks a column, has numbers out of their range, or does not match its
+            checksum.
     """
     arrow, parquet = _parquet()
     path = PLANS_FILE if path is None else Path(path)
@@ -166,20 +181,23 @@ def load_plans(path: str | os.PathLike[str] | None = None) -> PlanTable:
         raise FileNotFoundError(f"no measured plans at {path}; python -m benchmarks.studies.bench makes them")
     try:
         table = parquet.read_table(path)
-    except (arrow.ArrowException, OSError) as error:
+        columns = set(table.column_names)  # names that are no UTF-8 are read like others, until somebody asks for them
+    except (arrow.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} is no Parquet file ({error})") from error
     needed = ("network", "kept", "source", "target", "flops_reduction", "params_reduction", "layer_errors")
-    missing = {*needed, *METRIC_COLUMNS, *TEST_COLUMNS, *RECONSTRUCTED_COLUMNS} - set(table.column_names)
+    missing = {*needed, *METRIC_COLUMNS, *TEST_COLUMNS, *RECONSTRUCTED_COLUMNS} - columns
     if missing:
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-    names = np.array(table["network"].to_pylist())
     found = {}
-    for name in sorted(set(names.tolist())):
-        rows = table.take(np.flatnonzero(names == name))
-        try:
-            found[name] = _plans(name, rows)
-        except (ValueError, TypeError, arrow.ArrowException) as error:
-            raise ValueError(f"{path}: {error}") from error
+    try:
+        names = np.array(table["network"].to_pylist())
+        for name in sorted(set(names.tolist())):
+            found[name] = _plans(name, table.take(np.flatnonzero(names == name)))
+    except (ValueError, TypeError, arrow.ArrowException) as error:
+        raise ValueError(f"{path}: {error}") from error
+    expected = (table.schema.metadata or {}).get(CHECKSUM_KEY.encode(), b"")
+    if digest(found.values()).encode() != expected:
+        raise ValueError(f"{path} does not match its checksum: it was changed or damaged")
     return found
 
 

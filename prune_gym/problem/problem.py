@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import torch
 
 from hessian.channels.group import ChannelGroup, PinnedChannels
+from hessian.channels.layer_types import MIXING_TYPES
 from hessian.discovery.discover import discover, layers_found
 from hessian.support.names import unknown
 from prune_gym.allocation.loss_curves import LossCurves
@@ -32,6 +33,7 @@ from prune_gym.problem.predictions import PredictedPlans
 from prune_gym.support.cache import cache_path, remember
 from prune_gym.support.device import module_device, resolve_device
 from prune_gym.support.files import cache_dir as default_cache_dir
+from prune_gym.support.kernel_cache import bound_kernels
 from prune_gym.tasks.registry import make_task, structure_of
 from prune_gym.tasks.task import AGREEMENT, PruningTask
 
@@ -124,6 +126,7 @@ class PruningProblem(PredictedPlans):
         self.device = own_device if device is None and own_device is not None else resolve_device(device)
         self.name = task if isinstance(task, str) else task.name
         self.default_target = structure.default_target
+        bound_kernels(sum(isinstance(module, MIXING_TYPES) for module in structure.model.modules()))
         found = discover(structure.model, structure.example_input[:1], structure.ignored_layers)
         self.groups: list[ChannelGroup] = layers_found(structure.model, found)
         self.pinned: list[PinnedChannels] = found.pinned

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+from benchmarks.common.signed import write_signed
 from benchmarks.common.signed_table import signed_csv
 from benchmarks.sweep.results_table import result_files
 from hessian.support.files import CHECKSUM_KEY, write_atomic
@@ -55,7 +56,7 @@ def write_run(folder, config="model: {name: resnet20}\n", **options):
 def write_result(folder, content, config="model: {name: resnet20}\n"):
     place = folder / f"seed_{content['seed']}"
     place.mkdir(parents=True, exist_ok=True)
-    (place / "result.json").write_text(json.dumps(content))
+    write_signed(place / "result.json", content)
     (place / "config.yaml").write_text(config)
     return place
 
@@ -79,7 +80,7 @@ def write_sweep(folder, results=None, *, cells=False):
     (folder / "sweep.yaml").write_text(json.dumps(grid))
     (folder / "failures").mkdir(exist_ok=True)
     failure = {"cell": "digits hobs-rspar 0.75 seed 3", "error": "ValueError: too <deep>", "trace": None, "attempts": 1}
-    (folder / "failures" / "digits-hobs-rspar-0.75-seed_3.json").write_text(json.dumps(failure))
+    write_signed(folder / "failures" / "digits-hobs-rspar-0.75-seed_3.json", failure)
     if cells:
         for content in results:
             write_result(folder / "cells" / "digits-hobs-rspar-0.75", content)
@@ -106,7 +107,7 @@ def write_ablation(folder, rows=None):
         "rows": rows or ablation_rows(),
         "versions": VERSIONS,
     }
-    (place / "ablation.json").write_text(json.dumps(content))
+    write_signed(place / "ablation.json", content)
     write_run(place / "no_rl", final=0.1234)  # belongs to the ablation, not to the results
     return folder
 
@@ -140,13 +141,13 @@ def agent_cell(agent, seed, targets=(0.75,), score=0.9):
 def write_agents(folder):
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     study = {"name": "agents by hand", "reference": "rspar", "tasks": ["digits"], "targets": [0.75], "seeds": [0, 1]}
-    (folder / "study.json").write_text(json.dumps({"study": study, "agents": {}, "versions": VERSIONS, "threads": 1}))
+    write_signed(folder / "study.json", {"study": study, "agents": {}, "versions": VERSIONS, "threads": 1})
     for seed in (0, 1):
         for agent, score in (("rspar", 0.95), ("random", 0.85)):
             for targets in ((0.75,), (0.5, 0.75)):
                 cell = agent_cell(agent, seed, targets, score + 0.01 * seed)
                 name = f"digits-{len(targets)}-{agent}-seed{seed}.json"
-                (folder / "cells" / name).write_text(json.dumps(cell))
+                write_signed(folder / "cells" / name, cell)
     return folder
 
 
@@ -163,14 +164,14 @@ def write_methods(folder):
     (folder / "cells").mkdir(parents=True, exist_ok=True)
     budget = {"images": 10_000, "own_training": 2_000, "evaluations": 20, "finetune_epochs": 2, "finetune_lr": 0.02}
     content = {"task": "digits", "budget": {**budget, "timed_passes": 30}, "versions": VERSIONS, "threads": 1}
-    (folder / "study.json").write_text(json.dumps(content))
+    write_signed(folder / "study.json", content)
     for seed in (0, 1):
         for target in (0.5, 0.75):
             for method, accuracy in (("magnitude", 0.8), ("hobs-rspar", 0.9)):
                 cell = method_cell(method, seed, target, accuracy + 0.01 * seed - target / 10)
-                (folder / "cells" / f"{method}-{target:g}-seed{seed}.json").write_text(json.dumps(cell))
+                write_signed(folder / "cells" / f"{method}-{target:g}-seed{seed}.json", cell)
     broken = {"method": "hrank", "target": 0.5, "seed": 0, "error": "RuntimeError: no <luck>"}
-    (folder / "cells" / "hrank-0.5-seed0.json").write_text(json.dumps(broken))
+    write_signed(folder / "cells" / "hrank-0.5-seed0.json", broken)
     return folder
 
 

@@ -31,3 +31,10 @@ def test_the_numbers_of_crashes_at_writes_of_a_sweep_are_those_of_the_file():
     assert f"{found['crashes']} crashes, {found['same_result']} with the same table" in " ".join(PAGE.split())
     assert found["crashes"] == found["same_result"] == 3 * found["writes"]
     assert found["leftovers"] == 0
+
+
+def test_a_run_died_at_every_write_and_the_numbers_are_those_of_the_file():
+    found = json.loads((RESULTS / "crashes.json").read_text())["run"]["points"]
+    assert found["crashes"] == found["same_result"] == 3 * found["writes"]
+    assert f"{found['writes']} writes of\nthe run" in PAGE
+    assert f"{found['crashes']} crashes, {found['same_result']} with the same result" in PAGE

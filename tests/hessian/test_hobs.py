@@ -11,6 +11,7 @@ from hessian import HOBSSensitivityAnalyzer, KFACHessianApproximator, obs
 from hessian.channels.slicing import installed
 from hessian.patches.matrices import to_matrix
 from hessian.pricing.exact import ggn_quadratic, removal_deltas
+from hessian.refit import closed_form
 from hessian.refit.closed_form import damped_inputs
 from tests.hessian import networks
 
@@ -126,6 +127,17 @@ def test_a_repair_beats_removal_in_the_dense_features():
                 errors.append((out - hobs.model(x)).square().mean().item())
         worse += errors[0] > errors[1]
     assert worse == 0
+
+
+def test_refits_are_kept_for_reuse_but_no_more_than_a_few_networks_of_them(monkeypatch):
+    monkeypatch.setattr(closed_form, "CACHE_NETWORKS", 1)
+    hobs = analyzed()
+    units = [group.num_units for group in hobs.groups]
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        hobs.compensate(hobs.plan([int(torch.randint(1, most + 1, (), generator=rng)) for most in units]))
+    kept = [tensor for pair in hobs.compensator._cache.values() for tensor in pair if tensor is not None]
+    assert 0 < sum(tensor.nbytes for tensor in kept) <= sum(weight.nbytes for weight in hobs.model.parameters())
 
 
 def test_compensating_nothing_changes_nothing():

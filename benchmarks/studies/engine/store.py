@@ -111,7 +111,7 @@ def read_object(path: Path) -> Result:
         ConfigError: it is damaged; the message names it and says what to do.
     """
     try:
-        content = read_signed(path, "delete it, and the same command makes it again", unsigned=True)
+        content = read_signed(path, "delete it, and the same command makes it again")
     except FileError as error:
         raise ConfigError(str(error)) from None
     if not isinstance(content, dict):

@@ -299,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console, settings = Console(), Reconstruction()
     cells: list[Cell] = []
     if path.is_file():
-        cells = read_signed(path, "delete it to start again", unsigned=True)["cells"]
+        cells = read_signed(path, "delete it to start again")["cells"]
     todo = (
         [(name, ratio, 0) for name in NETWORKS for ratio in RATIOS]
         if options.networks

@@ -107,10 +107,13 @@ PARTS = {
         _one_off("speed_prune", f"{STUDIES}.speed prune --threads 2", 15, timed=True),
         _one_off("speed_prune_1_thread", f"{STUDIES}.speed prune --threads 1", 15, timed=True),
         _one_off("speed_scale", f"{STUDIES}.speed scale --threads 1", 30, timed=True),
+        _one_off(
+            "speed_memory", f"{STUDIES}.speed env --task digits-resnet20 --rows memory --threads 1", 3, timed=True
+        ),
         _one_off("any_network", f"{STUDIES}.any_network", 60),
         _one_off("zoo", f"{STUDIES}.any_network.zoo", 120),
         _one_off("fuzz", "-m benchmarks.fuzz", 30),
-        _one_off("crashes", "-m benchmarks.fuzz.crashes --jobs run --kills 60", 10),
+        _one_off("crashes", "-m benchmarks.fuzz.crashes --jobs run --points --kills 60", 10),
         _one_off("crashes_sweep", "-m benchmarks.fuzz.crashes --jobs sweep --points --every 12", 10),
         _own_network(),
         _main_job("digits_resnet20", 12),

@@ -7,18 +7,24 @@ forward pass over the reward images, nothing repaired. Measured candidates here 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import gymnasium as gym
 import numpy as np
 import torch
 
+from benchmarks.metrics.measured_memory import memory_of_plans
 from benchmarks.studies.speed.bench import EnvBench, laid_out
 from benchmarks.studies.speed.forward import formats, measured_vs_floor, vector_bound
 from benchmarks.studies.speed.rows import SpeedRow, interleaved, median_ratio, seconds_of
@@ -29,8 +35,10 @@ from prune_gym.cost.latency import measure as measure_table
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
 from prune_gym.measuring.repair import REPAIRS
 from prune_gym.problem.problem import PruningProblem
+from prune_gym.support.kernel_cache import MOST, VARIABLES
 from prune_gym.support.timing import compare_models
 from prune_gym.surgery.pruner import PhysicalPruner
+from prune_gym.tasks.task import PruningTask
 
 Report = Callable[[str], None]
 
@@ -40,6 +48,9 @@ SEARCHED = 64
 """Plans repaired before the row of a search in progress."""
 PREDICTED_BATCH = 4096
 STEPS = 2000
+MEMORY_PLANS = (20, 50, 100, 250, 500)
+MEMORY_IMAGES = 32
+"""Calibration and reward images of the plans whose memory is measured."""
 LATENCY_TARGETS = (0.3, 0.5, 0.7, 0.84, 0.9)
 IMPORTS = "import time; start = time.perf_counter(); import torch; middle = time.perf_counter(); import prune_gym; "
 IMPORTS += "print(middle - start, time.perf_counter() - middle)"
@@ -175,6 +186,31 @@ def import_s(bench: EnvBench) -> Iterator[SpeedRow]:
     yield SpeedRow("import_s", median(own), "s", "import torch", median_ratio(own, torch_seconds))
 
 
+def memory(bench: EnvBench) -> Iterator[SpeedRow]:
+    """Resident memory after many plans, in processes that keep as many kernels as here, or as oneDNN does of itself."""
+    task = bench.problem.task.to(torch.device("cpu"))
+    images = slice(MEMORY_IMAGES)
+    few = replace(task, calibration=task.calibration.subset(images), reward=task.reward.subset(images), train=None)
+    here, elsewhere = {name: os.environ[name] for name in VARIABLES}, dict.fromkeys(VARIABLES, str(MOST))
+    (own, seconds), (most, others_seconds) = (_in_process(few, bounds) for bounds in (here, elsewhere))
+    against = f"{MOST:,} kernels kept"
+    for count, value, other in zip(MEMORY_PLANS, own, most, strict=True):
+        yield SpeedRow(f"memory_after_{count}_plans", value, "MiB", against, value / other)
+    for first, start, other in zip(MEMORY_PLANS[:-1], own[:-1], most[:-1], strict=True):
+        growth, other = own[-1] / start - 1.0, most[-1] / other - 1.0
+        unit = f"of memory, from {first} to {MEMORY_PLANS[-1]} plans"
+        yield SpeedRow(f"memory_growth_from_{first}", growth, unit, against, growth / other if other else 0.0)
+    yield SpeedRow("memory_plan_s", seconds, "processor s a plan", against, seconds / others_seconds)
+
+
+def _in_process(task: PruningTask, bounds: Mapping[str, str]) -> tuple[list[float], float]:
+    with (
+        mock.patch.dict(os.environ, bounds),
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh,
+    ):
+        return fresh.submit(memory_of_plans, task, MEMORY_PLANS).result()
+
+
 ROWS: dict[str, Callable[[EnvBench], Iterator[SpeedRow]]] = {
     "measured_vs_masked_050": partial(_against_masked, name="050"),
     "measured_vs_masked_084": partial(_against_masked, name="084"),
@@ -186,5 +222,6 @@ ROWS: dict[str, Callable[[EnvBench], Iterator[SpeedRow]]] = {
     "predicted_batched_per_s": predicted_batched_per_s,
     "revisit_ms": revisit_ms,
     "import_s": import_s,
+    "memory": memory,
 }
 """Row (or family of rows) -> what measures it."""

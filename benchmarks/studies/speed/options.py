@@ -67,4 +67,7 @@ def scale(parser: Parser) -> None:
         "--widths", type=positive, nargs="*", default=[32, 64, 128, 256, 512], metavar="N", help="at --depth layers"
     )
     parser.add_argument("--depth", type=positive, default=10, help="layers of the wide networks (default: 10)")
+    parser.add_argument(
+        "--coarse", type=positive, nargs="*", default=[128, 256, 512], metavar="N", help="widths analysed coarsely, too"
+    )
     parser.add_argument("--images", type=positive, default=64, help="calibration and reward images (default: 64)")

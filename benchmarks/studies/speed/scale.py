@@ -5,6 +5,9 @@ convolutions. Seconds are processor time where the CPU computes, so that a machi
 another device they are wall time. What is done in a moment and can be done again is timed three times, and the fewest
 seconds count.
 
+At some widths the analysis is made again from every second position of the maps along both axes, which an analysis does
+only where it is told to (``position_stride``): what that saves, and what it does to prices and plans.
+
 An exponent is the slope of log seconds over log layers (or width), fitted over sizes at which a part takes more than a
 hundredth of a second.
 """
@@ -29,11 +32,13 @@ from benchmarks.common.table import Table
 from benchmarks.metrics.memory import peak_rss_bytes
 from benchmarks.studies.speed.random_networks import deep_network
 from benchmarks.studies.speed.rows import SpeedRow
+from hessian.audit.rank_correlation import spearman
 from prune_gym.allocation.knapsack import knapsack
 from prune_gym.cost.limits import FloatArray, IntArray
 from prune_gym.data.splits import TensorSplit
 from prune_gym.envs.fidelity import Archive
 from prune_gym.envs.hobs_prune import HOBSPruneEnv
+from prune_gym.measuring.curvature_cache import CurvatureSettings
 from prune_gym.measuring.evaluator import Evaluation
 from prune_gym.problem.problem import PruningProblem
 from prune_gym.support.timing import synchronize
@@ -46,6 +51,18 @@ PARTS = ("discovery", "analysis", "knapsack", "projection", "reset", "step", "rs
 after that (it measures the start plan); one measured step; R-SPAR's own time for eight plans, where measuring is free;
 and all from nothing to the first plan."""
 
+APPROXIMATION = {
+    "analysis": "s",
+    "coarse_analysis": "s",
+    "analysis_memory": "MiB",
+    "coarse_analysis_memory": "MiB",
+    "unit_agreement": "Spearman",
+    "plan_agreement": "Spearman",
+}
+"""Numbers of an analysis from every second position, beside the whole one's: time; peak memory of the process; rank
+agreement of the prices of single units, averaged over layers, and of the losses predicted for random plans."""
+
+STRIDE = 2
 TARGET = 0.5
 PLANS = 4096
 EPISODES = 8
@@ -73,7 +90,7 @@ def measure(options: argparse.Namespace, report: Report) -> Iterator[SpeedRow]:
             found = measure_network(kind, layers, width, options)
             growth.found[layers, width] = found
             for part, value in found.items():
-                unit = "MiB" if part == "peak_memory" else "s"
+                unit = "MiB" if part == "peak_memory" else APPROXIMATION.get(part, "s")
                 yield SpeedRow(f"{kind}_{layers}x{width}_{part}", value, unit, "", None)
         yield from growth.rows(kind, options.width, options.depth)
 
@@ -94,17 +111,57 @@ def measure_network(kind: str, layers: int, width: int, options: argparse.Namesp
     task = PruningTask("scale", model, images[:1], split, split, None, default_target=TARGET).to(options.device)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as cache:
-        peak = peak_rss_bytes(lambda: found.update(_parts(task, Path(cache), options.device)))
-    if peak is not None:
-        found["peak_memory"] = peak / 2**20
+        found.update(_parts(task, Path(cache), options.device))
+        if width in options.coarse and layers == options.depth:
+            found.update(_approximation(task, Path(cache), options.device))
     gc.collect()
     return found
 
 
-def _parts(task: PruningTask, cache: Path, device: torch.device) -> dict[str, float]:
+def _approximation(task: PruningTask, cache: Path, device: torch.device) -> dict[str, float]:
+    """The coarse analysis's numbers, see :data:`APPROXIMATION`; the whole one is in the cache."""
     timed = _Timed(device)
+    settings = CurvatureSettings(position_stride=STRIDE)
+    coarse = PruningProblem(task, device=device, cache_dir=cache, curvature=settings)
+    gc.collect()  # the whole analysis, which was made before, is no part of this one's memory
+    peak = _peak_mib(lambda: timed("coarse_analysis", coarse.load))
+    kept = coarse.cost.project(np.random.default_rng(1).uniform(0.2, 0.8, (PLANS, coarse.num_layers)), TARGET)
+    whole = PruningProblem(task, device=device, cache_dir=cache).load()
+    sides = [_judged(problem, kept) for problem in (coarse, whole)]
+    pairs = [np.stack(both, axis=1) for both in zip(*sides, strict=True)]
+    found = {"unit_agreement": float(np.mean([spearman(layer) for layer in pairs[1:]]))}
+    return {**timed.seconds, **_known(coarse_analysis_memory=peak), **found, "plan_agreement": spearman(pairs[0])}
+
+
+def _judged(problem: PruningProblem, kept: IntArray) -> list[FloatArray]:
+    """Predicted losses of plans [N, L], and the prices of single units, layer by layer."""
+    prices = problem.hobs.prices
+    return [problem.predicted_loss(kept), *(prices[name].double().cpu().numpy() for name in problem.layer_names)]
+
+
+def _parts(task: PruningTask, cache: Path, device: torch.device) -> dict[str, float]:
+    """Seconds of every part, and the peaks of memory (MiB) of the analysis and of all."""
+    timed, peaks = _Timed(device), dict[str, float]()
     problem = timed.again("discovery", lambda: PruningProblem(task, device=device, cache_dir=cache))
-    timed("analysis", problem.load)
+    peaks["analysis_memory"] = _peak_mib(lambda: timed("analysis", problem.load))
+    rest = _peak_mib(lambda: _search(problem, timed))
+    whole = sum(timed.seconds[part] for part in ("discovery", "analysis", "reset"))
+    peaks["peak_memory"] = max(peaks["analysis_memory"], rest)
+    return {**timed.seconds, "first_plan": whole, **_known(**peaks)}
+
+
+def _known(**peaks: float) -> dict[str, float]:
+    """Peaks that were measured, not those that the kernel would not tell."""
+    return {name: peak for name, peak in peaks.items() if peak}
+
+
+def _peak_mib(run: Callable[[], Any]) -> float:
+    """Peak memory of the process during a call; 0 where the kernel will not tell."""
+    return (peak_rss_bytes(run) or 0) / 2**20
+
+
+def _search(problem: PruningProblem, timed: _Timed) -> None:
+    """Everything after the analysis."""
     curves, limits = problem.curves, problem.cost.limits()
     timed.again("knapsack", lambda: knapsack(curves, problem.cost, TARGET, limits=limits))
     rng = np.random.default_rng(0)
@@ -117,10 +174,8 @@ def _parts(task: PruningTask, cache: Path, device: torch.device) -> dict[str, fl
     free = HOBSPruneEnv(
         problem=problem, target_flops_reduction=TARGET, constraint="hard", fidelity=cast("str", _FreeFidelity())
     )
-    agent = RSPARAgent(problem.num_layers, free.layout.feature_dim, device=device)
+    agent = RSPARAgent(problem.num_layers, free.layout.feature_dim, device=problem.device)
     timed("rspar", lambda: agent.learn(free, EPISODES))
-    whole = sum(timed.seconds[part] for part in ("discovery", "analysis", "reset"))
-    return {**timed.seconds, "first_plan": whole}
 
 
 class _FreeFidelity:
@@ -194,13 +249,13 @@ def exponent(points: list[tuple[int, float]]) -> float:
     return float(np.polyfit(sizes, seconds, 1)[0])
 
 
-def scale_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[Table, Table]:
-    """Return the seconds of every network, and the exponents.
+def scale_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[Table, Table, Table]:
+    """Return the seconds of every network, the exponents, and what the coarse analysis saves and costs.
 
     Args:
         rows: of the result file, in order.
     """
-    seconds: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, float]] = {}
     exponents: dict[str, dict[str, float]] = {}
     for row in rows:
         if row["unit"].startswith("exponent"):
@@ -210,19 +265,27 @@ def scale_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[Table, Table]:
         else:
             kind, size, part = row["name"].split("_", 2)
             layers, width = size.split("x")
-            seconds.setdefault(f"{kind}, {layers} layers of {width}", {})[part] = row["value"]
-    parts = [part for part in PARTS if any(part in found for found in seconds.values())]
+            measured.setdefault(f"{kind}, {layers} layers of {width}", {})[part] = row["value"]
+    parts = [part for part in PARTS if any(part in found for found in measured.values())]
     columns = [Column(part.replace("_", " ") + ", s", ".3g") for part in parts]
     slopes = [Column(part.replace("_", " "), ".2f") for part in parts]
+    formats = {"s": ".3g", "MiB": ".0f", "Spearman": ".3f"}
+    coarse = [Column(f"{part.replace('_', ' ')}, {unit}", formats[unit]) for part, unit in APPROXIMATION.items()]
+    again = {name: found for name, found in measured.items() if "coarse_analysis" in found}
     return (
         Table(
             "Processor seconds, one thread",
             ("network", *columns, Column("peak memory, MiB", ".0f")),
-            [[name, *(found.get(part) for part in (*parts, "peak_memory"))] for name, found in seconds.items()],
+            [[name, *(found.get(part) for part in (*parts, "peak_memory"))] for name, found in measured.items()],
         ),
         Table(
             "Exponents",
             ("", *slopes),
             [[name, *(found.get(part) for part in parts)] for name, found in exponents.items()],
+        ),
+        Table(
+            "Analysis from every second position",
+            ("network", *coarse),
+            [[name, *(found.get(part) for part in APPROXIMATION)] for name, found in again.items()],
         ),
     )

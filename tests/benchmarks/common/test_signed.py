@@ -48,13 +48,12 @@ def test_other_values_types_or_keys_do_not_match(tmp_path, text):
         read_signed(path, "ask somebody")
 
 
-def test_files_without_a_checksum_are_read_only_where_that_is_asked_for_and_never_silently(tmp_path, caplog):
-    path = tmp_path / "x.json"
-    path.write_text('{"a": 1}')
-    with pytest.raises(FileError, match="carries no checksum"):
-        read_signed(path, "")
-    assert read_signed(path, "", unsigned=True) == {"a": 1}
-    assert "carries no checksum" in caplog.text
+@pytest.mark.parametrize(("name", "text"), [("x.json", '{"a": 1}'), ("x.csv", "a\n1\n")])
+def test_files_without_a_checksum_are_refused_and_the_error_says_what_gives_them_one(tmp_path, name, text):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(FileError, match=r"carries no checksum, .* python -m benchmarks\.files\.sign"):
+        read_signed(path, "") if name == "x.json" else read_csv(path, "")
 
 
 ROWS = [

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from benchmarks.files.models import FRACTION, MEASURED, SECONDS
+from benchmarks.files.sign import sign
 from benchmarks.job.run_folder import RunFolderError, RunState, open_run
 from benchmarks.settings.reading import load_config, parse_config
 from prune_gym.support.files import NotWritableError
@@ -128,11 +129,14 @@ def test_a_result_that_no_run_can_have_is_refused_and_named(config, content, mes
     assert str(folder.path / "result.json") in str(caught.value)
 
 
-def test_a_result_of_a_version_without_checksums_is_read_with_a_warning(config, caplog):
+def test_a_result_of_a_version_without_checksums_is_read_once_it_is_signed(config):
     folder = open_run(config, seed=1)
-    (folder.path / "result.json").write_text(json.dumps(result()))
+    path = folder.path / "result.json"
+    path.write_text(json.dumps(result()))
+    with pytest.raises(RunFolderError, match=r"result\.json carries no checksum"):
+        folder.read_result()
+    assert sign(path)
     assert folder.read_result() == result()
-    assert "carries no checksum" in caplog.text
 
 
 def test_a_folder_removed_in_mid_run_is_noticed_and_not_made_anew(config):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import cli
+from benchmarks.common.signed import signed, write_signed
 from benchmarks.job.pipeline import without_timings
 from benchmarks.main import _parser as main_parser
 from benchmarks.main import main as run_main
@@ -219,7 +220,7 @@ def test_a_network_of_the_users_own_has_its_targets_warnings_and_command(tmp_pat
     }
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / "result.json").write_text(json.dumps({**without("test_images", method="knapsack"), "prune": prune}))
+    write_signed(folder / "result.json", {**without("test_images", method="knapsack"), "prune": prune})
     page = report(folder)
     words = Reader(page).words
     for text in (
@@ -233,7 +234,7 @@ def test_a_network_of_the_users_own_has_its_targets_warnings_and_command(tmp_pat
     assert "\n".join(prune["load"]) in listings(page)
     assert row_of(page, "1,000 test images", "knapsack")[3] == "0.95"
     assert "config.yaml" not in page
-    (folder / "result.json").write_text(json.dumps({**result_folders.result(), "prune": {"command": 3}}))
+    write_signed(folder / "result.json", {**result_folders.result(), "prune": {"command": 3}})
     assert main([str(folder)]) == 2
 
 
@@ -294,7 +295,7 @@ def test_cells_without_the_layers_sizes_show_numbers_of_channels(tmp_path):
     for path in (folder / "cells").glob("*.json"):
         cell = json.loads(path.read_text())
         cell.pop("channels", None)
-        path.write_text(json.dumps(cell))
+        write_signed(path, cell)
     assert row_of(report(folder), "50 % of the FLOPs removed: number of channels", "conv1")[1:] == ["12.0", "12.0"]
 
 
@@ -302,7 +303,7 @@ def test_cells_of_two_networks_are_named_and_not_averaged(tmp_path):
     folder = result_folders.write_methods(tmp_path / "methods")
     for number, path in enumerate(sorted((folder / "cells").glob("*.json"))):
         cell = json.loads(path.read_text())
-        path.write_text(json.dumps({**cell, "network": f"{number % 2}" * 64}))
+        write_signed(path, {**cell, "network": f"{number % 2}" * 64})
     result_folders.write_run(tmp_path / "runs")
     page = report(tmp_path)
     assert "measured on different networks" in Reader(page).words
@@ -316,7 +317,7 @@ def with_weights_of_their_own(folder, weights, accuracy):
         cell = json.loads(path.read_text())
         cell["accuracy"] = dict.fromkeys(cell["accuracy"], accuracy)
         name = weights[cell["seed"]]
-        path.with_name(f"{path.stem}-{name}.json").write_text(json.dumps({**cell, "weights": name}))
+        write_signed(path.with_name(f"{path.stem}-{name}.json"), {**cell, "weights": name})
 
 
 def test_cells_on_dense_weights_of_their_own_are_kept_apart(tmp_path):
@@ -344,11 +345,11 @@ def test_a_comparison_of_agents_says_how_far_its_ranking_can_be_trusted(tmp_path
     assert "Worth of a point" not in report(tmp_path), "two runs an agent make no line"
     for seed in range(2, 8):
         cell = result_folders.agent_cell("random", seed, (0.75,), 0.85 + 0.01 * seed)
-        (folder / "cells" / f"digits-1-random-seed{seed}.json").write_text(json.dumps(cell))
+        write_signed(folder / "cells" / f"digits-1-random-seed{seed}.json", cell)
     for number, path in enumerate(sorted((folder / "cells").glob("digits-1-*"))):
         cell = json.loads(path.read_text())
         cell["best"]["0.75"]["kept"] = [number]
-        path.write_text(json.dumps(cell))
+        write_signed(path, cell)
     row = row_of(report(tmp_path), "Worth of a point of the reward split", "digits")
     assert row[1:4] == ["0.75", "top-1", "10"]
 
@@ -364,7 +365,7 @@ def test_comparisons_without_their_cells_are_shown_from_their_tables(tmp_path):
         done = [cell for cell in cells if "error" not in cell]
         with few_seeds_are_stated():
             table = rows(done, "rspar") if rows is agent_rows else rows(done)
-        (folder / "comparison.json").write_text(json.dumps({"rows": table}))
+        write_signed(folder / "comparison.json", {"rows": table})
         for path in (folder / "cells").iterdir():
             path.unlink()
     page = report(tmp_path)
@@ -484,8 +485,9 @@ BROKEN = {
     "cut short": '{"dense": {',
     "not an object": "[1, 2]",
     "NaN": json.dumps(result_folders.result(final=float("nan"))),
-    "of another version": json.dumps({"accuracy": 0.9}),
-    "no fraction": json.dumps(result_folders.result(final=95.0)),
+    "of another version": json.dumps(signed({"accuracy": 0.9})),
+    "no fraction": json.dumps(signed(result_folders.result(final=95.0))),
+    "without a checksum": json.dumps(result_folders.result()),
 }
 
 
@@ -510,11 +512,11 @@ def test_where_nothing_is_readable_the_reasons_are_given(tmp_path, capsys):
 
 def test_rows_of_another_version_undefined_or_repeated_are_named(tmp_path):
     folder = result_folders.write_sweep(tmp_path)
-    # As an earlier version wrote it, without a checksum; with one the whole table would be refused.
-    lines = [line.rpartition(",")[0] for line in (folder / "results.csv").read_text().splitlines()]
+    lines = (folder / "results.csv").read_text().splitlines()
     nan = lines[1].replace(",0.951,", ",nan,").replace(",1,0.7512", ",7,0.7512")
     missing = lines[1].replace(",0.951,", ",,").replace(",1,0.7512", ",8,0.7512")
-    (folder / "results.csv").write_text("\n".join([*lines, lines[1], f"9{lines[1][1:]}", nan, missing]) + "\n")
+    text = "\n".join([*lines, lines[1], f"9{lines[1][1:]}", nan, missing]) + "\n"
+    (folder / "results.csv").write_text(result_folders.signed_again(text))
     page = report(folder)
     words = Reader(page).words
     assert "row 3 of results.csv repeats the run" in words
@@ -526,9 +528,9 @@ def test_rows_of_another_version_undefined_or_repeated_are_named(tmp_path):
 
 def test_broken_studies_cost_only_themselves(everything, tmp_path):
     result_folders.write_run(tmp_path / "runs")
-    ablation = result_folders.ablation_rows()
-    ablation[1]["accuracy"]["final"]["mean"] = float("nan")
-    result_folders.write_ablation(tmp_path / "parts", ablation)
+    result_folders.write_ablation(tmp_path / "parts")
+    damaged = tmp_path / "parts" / "ablation" / "ablation.json"
+    damaged.write_text(re.sub(r'("mean": )[0-9.]+', r"\1NaN", damaged.read_text(), count=1))
     result_folders.write_ablation(tmp_path / "old", [{"variant": "full"}])
     agents = result_folders.write_agents(tmp_path / "agents")
     (agents / "cells" / "digits-1-rspar-seed0.json").write_text("{")

@@ -41,6 +41,17 @@ def test_a_file_that_is_no_table_of_plans_is_refused(tmp_path):
         load_plans(path)
 
 
+def test_a_number_that_was_changed_is_noticed_whoever_wrote_the_file(tmp_path):
+    path = tmp_path / "plans.parquet"
+    good = parquet.read_table(write_plans(path, [plans(network(0, False), 5)]))
+    place = good.column_names.index("soft")
+    changed = good.set_column(place, "soft", pyarrow.array([0.25] * 5, pyarrow.float32()))
+    for table in (changed, good.slice(1), good.replace_schema_metadata(None)):
+        parquet.write_table(table, path)
+        with pytest.raises(ValueError, match="does not match its checksum"):
+            load_plans(path)
+
+
 def test_two_entries_of_one_network_are_refused(tmp_path):
     entry = plans(network(0, False), 5)
     with pytest.raises(ValueError, match="twice"):

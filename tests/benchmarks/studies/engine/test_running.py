@@ -7,6 +7,7 @@ import os
 import pytest
 from rich.console import Console
 
+from benchmarks.common.signed import signed
 from benchmarks.settings.source import ConfigError
 from benchmarks.studies.engine import running
 from benchmarks.studies.engine.running import Selection, run_study
@@ -125,12 +126,12 @@ class Zero:
 
 def test_results_of_another_study_are_not_added_to(tmp_path, capsys):
     run(Squares(tmp_path, count=1), capsys)
-    (tmp_path / "study.json").write_text('{"what": "cubes"}')
+    (tmp_path / "study.json").write_text(json.dumps(signed({"what": "cubes"})))
     with pytest.raises(ConfigError, match=r"runs of another study \(different: what\)"):
         run(Squares(tmp_path), capsys)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
+@pytest.mark.parametrize("text", ["{", json.dumps(signed([1]))])
 def test_a_damaged_cell_is_named(tmp_path, capsys, text):
     run(Squares(tmp_path), capsys)
     (tmp_path / "cells" / "number-2.json").write_text(text)

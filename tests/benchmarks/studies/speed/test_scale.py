@@ -24,12 +24,33 @@ def test_a_network_has_the_layers_and_widths_asked_for_and_lets_gradients_throug
 
 def test_every_part_of_every_network_has_a_row(tmp_path):
     path = tmp_path / "scale.json"
-    sizes = ["--layers", "4", "6", "--width", "4", "--widths", "4", "8", "--depth", "4", "--images", "10"]
+    sizes = [
+        "--layers",
+        "4",
+        "6",
+        "--width",
+        "4",
+        "--widths",
+        "4",
+        "8",
+        "--depth",
+        "4",
+        "--coarse",
+        "8",
+        "--images",
+        "10",
+    ]
     assert command.main(["scale", *sizes, "--gpu", "cpu", "--threads", "1", "--json", str(path)]) == 0
-    names = {row["name"] for row in json.loads(path.read_text())["rows"]}
+    rows = json.loads(path.read_text())["rows"]
+    names = {row["name"] for row in rows}
     assert {
         f"{kind}_{size}_{part}" for kind in KINDS for size in ("4x4", "6x4", "4x8") for part in scale.PARTS
     } <= names
+    assert {name for name in names if "coarse_analysis" in name} == {
+        f"{kind}_4x8_coarse_analysis{what}" for kind in KINDS for what in ("", "_memory")
+    }
+    assert all(0 < row["value"] <= 1 for row in rows if row["unit"] == "Spearman")
+    assert [len(table.rows) for table in scale.scale_tables(rows)] == [6, 0, 2]
 
 
 def test_the_exponent_is_the_power_law_of_the_points():
