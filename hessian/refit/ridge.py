@@ -21,6 +21,7 @@ from hessian.patches.matrices import (
 )
 from hessian.patches.products import outer_sum
 from hessian.refit.relu_aware import ROUNDS, ReluTargets
+from hessian.refit.standardised import Made, centred_ridge
 from hessian.support.layout import in_float64
 
 
@@ -57,6 +58,7 @@ def ridge_refit(
     damping: float,
     relu: Sequence[ReluTargets] | None = None,
     factorisations: Factorisations | None = None,
+    standardised: Made | None = None,
 ) -> Refitted:
     """Ridge regression of targets on a layer's inputs, centred at its current weights.
 
@@ -70,6 +72,7 @@ def ridge_refit(
             rounds for what the ReLU lets through (:mod:`hessian.refit.relu_aware`). None asks for the targets as they
             are.
         factorisations: whoever checks the solution later; None checks it here.
+        standardised: the weight forward makes, where it standardises its parameter; the solution is one, too.
 
     Returns:
         The solution, with or without a constant as ``shift`` is given or not, and its error.
@@ -77,11 +80,13 @@ def ridge_refit(
     Raises:
         DegenerateFactorError: the equations have no solution; NaN or infinite inputs, or too little damping.
     """
-    weight = in_float64(to_matrix(module, module.weight, shift))
+    given = module.weight if standardised is None else standardised.weight
+    weight = in_float64(to_matrix(module, given, shift))
     columns = _Patches(module, inputs)
     gram = _gram(columns, shift is not None, weight)
     solving = factorisations or Factorisations()
-    solve = _solution(weight, gram, damping, shift is not None, solving, 1 + ROUNDS if relu else 1)
+    solutions = 1 + ROUNDS if relu else 1
+    solve = _solution(weight, gram, damping, shift is not None, solving, standardised, solutions)
     asked = wanted = _cross(columns, targets, weight)
     matrix = solve(wanted.cross)
     for _ in range(ROUNDS if relu else 0):
@@ -98,11 +103,13 @@ class NormalEquations:
     Args:
         weight: matrices [groups, d_out, d_in (+ 1 with a constant)] the solution is pulled towards.
         constant: whether the inputs carry a constant 1, as their last entry.
+        standardised: the weight forward makes, where it standardises its parameter.
     """
 
-    def __init__(self, weight: Tensor, *, constant: bool) -> None:
+    def __init__(self, weight: Tensor, *, constant: bool, standardised: Made | None = None) -> None:
         self._weight = in_float64(weight)
         self._constant = constant
+        self._standardised = standardised
         self._gram: Tensor | None = None
         self._wanted: _Wanted | None = None
 
@@ -118,16 +125,25 @@ class NormalEquations:
         """The solution for all calls so far (at least one), not checked yet."""
         assert self._gram is not None
         assert self._wanted is not None
-        matrix = _solution(self._weight, self._gram, damping, self._constant, factorisations)(self._wanted.cross)
+        solve = _solution(self._weight, self._gram, damping, self._constant, factorisations, self._standardised)
+        matrix = solve(self._wanted.cross)
         return Refitted(matrix, self._wanted.missed(matrix, self._gram, self._wanted.variance))
 
 
 def _solution(
-    weight: Tensor, gram: Tensor, damping: float, constant: bool, factorisations: Factorisations, solutions: int = 1
+    weight: Tensor,
+    gram: Tensor,
+    damping: float,
+    constant: bool,
+    factorisations: Factorisations,
+    standardised: Made | None,
+    solutions: int = 1,
 ) -> Callable[[Tensor], Tensor]:
     """Function from ``Y X^T`` to the ridge solution, that is called so many times."""
-    damped = gram + torch.diag_embed(_ridge(gram, damping, constant))
-    solver = Solver(damped, weight.shape[1] * solutions, factorisations.cholesky)
+    ridge = _ridge(gram, damping, constant)
+    if standardised is not None:
+        return centred_ridge(weight, gram, ridge, constant=constant, fixed_lengths=standardised.rule.gain is None)
+    solver = Solver(gram + torch.diag_embed(ridge), weight.shape[1] * solutions, factorisations.cholesky)
     return lambda cross: weight + solver.solve((cross - weight @ gram).transpose(1, 2)).transpose(1, 2)
 
 

@@ -33,6 +33,7 @@ from hessian.patches.subsampling import PositionSample, position_extents
 from hessian.refit.lockstep import DenseValues, HaltingNetwork, Place, Stop, kept, shared_copy, shared_names
 from hessian.refit.relu_aware import ReluTargets, inverse_gain
 from hessian.refit.ridge import NormalEquations, errors_of, ridge_refit, wide
+from hessian.refit.standardised import Made, Standardised
 from hessian.refit.structure import read_structure
 from hessian.support.batches import model_device, read_batches, regrouped
 from hessian.support.door import plain_execution, plain_model, undisturbed
@@ -71,7 +72,8 @@ class SequentialRefitter:
             (:mod:`hessian.refit.relu_aware`), instead of for their outputs as they are.
 
     Attributes:
-        left_out: layers that keep their sliced weights -> why: those that compute their weight from parameters.
+        left_out: layers that keep their sliced weights -> why: those that compute their weight from parameters, other
+            than by standardising it (:mod:`hessian.refit.standardised`).
         errors: of the last refit, layer -> share of its targets' variance that it misses
             (:class:`hessian.refit.ridge.Refitted`), in execution order; layers before the first cut are not in it.
 
@@ -192,7 +194,8 @@ class SequentialRefitter:
         owner, _, suffix = tensor.rpartition(".")
         if suffix == "running_mean":
             return any(self._norms.get(layer) == owner for layer in layers)
-        return owner in layers and suffix in ("weight", "bias")
+        rule = self._structure.standardised.get(owner)
+        return owner in layers and suffix in ("weight", "bias", rule and rule.gain)
 
     def _dense_values(self, limit: int) -> dict[tuple[int, Place], Stop] | None:
         """Values of every batch at every place, or None where that is more than ``limit`` bytes."""
@@ -285,6 +288,7 @@ class _Walk:
         if all(stop.other is not None and target.other is not None for stop, target in pairs):
             targets = self._closing_targets(module, name, part, pairs, sample, values)
         relu = self._relu_targets(module, name, part, pairs, sample, values, targets)
+        given, rule = pairs[0][0].value, owner._structure.standardised.get(name)
         views = [layer_view(module, stop.value) for stop, _ in pairs]
         inputs, solved = [wide(view.inputs) for view in views], views[0].module
         if sample is not None:
@@ -294,13 +298,15 @@ class _Walk:
             if place.call > 0:  # a loop that runs longer than it did for the example
                 return
             shift = torch.zeros_like(norm.running_mean) if norm is not None else module.bias
-            found = ridge_refit(solved, shift, inputs, targets, owner.damping, relu, self._solving)
-            _install(module, norm, found.matrix, shift is not None)
+            made = None if rule is None else Made(views[0].weight, rule)
+            found = ridge_refit(solved, shift, inputs, targets, owner.damping, relu, self._solving, made)
+            _install(module, norm, found.matrix, shift is not None, rule, given)
             self._missed[name] = found.missed
             return
-        known = self._equations.setdefault(name, _Solved(module, norm))
-        known.add(solved, inputs, targets)
-        self._missed[name] = known.install(owner.damping, self._solving)
+        if name not in self._equations:
+            self._equations[name] = _Solved(module, norm, rule, given)
+        self._equations[name].add(solved, inputs, targets)
+        self._missed[name] = self._equations[name].install(owner.damping, self._solving)
 
     def _closing_targets(
         self,
@@ -349,12 +355,14 @@ class _Walk:
 class _Solved:
     """A layer that runs more than once: its equations, and what it was before the first of them."""
 
-    def __init__(self, module: Any, norm: Any) -> None:
-        self._module, self._norm = module, norm
+    def __init__(self, module: Any, norm: Any, rule: Standardised | None, given: Tensor) -> None:
+        self._module, self._norm, self._rule, self._given = module, norm, rule, given
         self._mean = None if norm is None else norm.running_mean.clone()
         shift = module.bias if norm is None else torch.zeros_like(norm.running_mean)
         self._constant = shift is not None
-        self._equations = NormalEquations(to_matrix(module, module.weight, shift), constant=self._constant)
+        weight = module.weight if rule is None else layer_view(module, given).weight
+        made = None if rule is None else Made(weight, rule)
+        self._equations = NormalEquations(to_matrix(module, weight, shift), constant=self._constant, standardised=made)
 
     def add(self, solved: Any, inputs: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
         """Add one call."""
@@ -365,14 +373,16 @@ class _Solved:
         if self._mean is not None:
             self._norm.running_mean.copy_(self._mean)
         found = self._equations.solve(damping, factorisations)
-        _install(self._module, self._norm, found.matrix, self._constant)
+        _install(self._module, self._norm, found.matrix, self._constant, self._rule, self._given)
         return found.missed
 
 
-def _install(module: Any, norm: Any, matrix: Tensor, constant: bool) -> None:
+def _install(module: Any, norm: Any, matrix: Tensor, constant: bool, rule: Standardised | None, given: Tensor) -> None:
     """Write refitted matrices into a layer; a layer without a bias leaves its constant to the batch norm behind it."""
     weight, shift = from_matrix(module, matrix, bias=constant)
-    module.weight.copy_(weight)
+    values = {"weight": weight} if rule is None else rule.parameters(module, given, weight.to(module.weight))
+    for name, value in values.items():
+        getattr(module, name).copy_(value)
     if norm is not None and shift is not None:
         norm.running_mean.sub_(shift.to(norm.running_mean))
     elif shift is not None:

@@ -12,6 +12,7 @@ from torch import nn
 from hessian.channels.layer_types import MIXING_TYPES
 from hessian.patches.layer_view import why_not_refitted
 from hessian.refit.lockstep import HaltingNetwork, Place
+from hessian.refit.standardised import Standardised, standardisation
 from hessian.refit.surroundings import Rectifier, surroundings
 from hessian.support.batches import Batch
 
@@ -28,6 +29,7 @@ class Structure:
         rectifiers: layers in front of a ReLU -> the ReLU.
         repeated: layers that run more than once in a pass, in the order of their first calls.
         left_out: layers whose weight cannot be replaced -> why.
+        standardised: layers that standardise their weight -> how.
     """
 
     order: Mapping[Place, int]
@@ -35,6 +37,7 @@ class Structure:
     rectifiers: Mapping[str, Rectifier]
     repeated: tuple[str, ...]
     left_out: Mapping[str, str]
+    standardised: Mapping[str, Standardised]
 
 
 def read_structure(model: nn.Module, example: Batch) -> Structure:
@@ -45,17 +48,22 @@ def read_structure(model: nn.Module, example: Batch) -> Structure:
     names = [name for name, module in modules.items() if isinstance(module, MIXING_TYPES)]
     order: dict[Place, int] = {}
     left_out: dict[str, str] = {}
+    standardised: dict[str, Standardised] = {}
     network = HaltingNetwork(model, names, closing, outputs=False)
     with network.passes([example]) as (one,):
         one.advance()
         while (stop := one.stop) is not None:
             order[stop.place] = len(order)
-            reason = why_not_refitted(modules[stop.place.layer], stop.value)
-            if reason is not None:
-                left_out[stop.place.layer] = reason
+            name, module = stop.place.layer, modules[stop.place.layer]
+            reason = why_not_refitted(module, stop.value)
+            rule = None if reason is None else standardisation(module, stop.value)
+            if rule is not None:
+                standardised[name] = rule
+            elif reason is not None:
+                left_out[name] = reason
             one.advance()
     for name, reason in left_out.items():
         logger.warning("layer %s is not refitted: %s", name, reason)
     again = {place.layer for place in order if place.call > 0}
     repeated = tuple(place.layer for place in order if place.call == 0 and place.layer in again)
-    return Structure(order, closing, around.rectifiers, repeated, left_out)
+    return Structure(order, closing, around.rectifiers, repeated, left_out, standardised)
