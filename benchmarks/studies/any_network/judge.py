@@ -58,7 +58,7 @@ class Judgement:
         flops_removed: of the same, a fraction.
         gap: largest difference from the oracle over all plans and modes, relative to the largest output.
         effect: what the largest cut changes in the outputs, in the same measure.
-        seconds: of discovery with its proof.
+        seconds: of processor time, of discovery with its proof.
         message: what went wrong.
     """
 
@@ -83,6 +83,7 @@ def judge(
     watched: Sequence[str] = (),
     singles: int = 1,
     single_image: Any = None,
+    flops: bool = True,
 ) -> Judgement:
     """Cut a network as a user would, and compare the result with the oracle.
 
@@ -95,19 +96,20 @@ def judge(
         singles: layers that lose one unit and nothing else, followed by a plan of any counts; 0 leaves about half of
             every layer, the plan that is always there.
         single_image: the input that layers are found with; absent means the first image of ``example``.
+        flops: whether FLOPs are counted; they are 0 otherwise.
     """
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         pruner = PhysicalPruner(model, first_image(example) if single_image is None else single_image)
     except ERRORS as error:
         verdict = WHOLE if "no prunable layer" in str(error) else FAILED
-        return Judgement(verdict, message=f"{type(error).__name__}: {error}", seconds=time.perf_counter() - started)
-    seconds = time.perf_counter() - started
+        return Judgement(verdict, message=f"{type(error).__name__}: {error}", seconds=time.process_time() - started)
+    seconds = time.process_time() - started
     trial, todo = _Trial(pruner, example, modes, watched), plans(pruner.groups, seed, singles)
     try:
         for plan in todo[:-1]:
             trial.compare(plan, modes[:1])
-        trial.compare_views(todo[-1], trial.compare(todo[-1], modes))
+        trial.compare_views(todo[-1], trial.compare(todo[-1], modes), flops=flops)
         verdict, message = RIGHT, ""
     except _Verdict as found:
         verdict, message = found.verdict, str(found)
@@ -174,7 +176,7 @@ class _Trial:
             self._note(gap.error, plan, mode)
         return small
 
-    def compare_views(self, plan: Mapping[str, Sequence[int]], small: nn.Module) -> None:
+    def compare_views(self, plan: Mapping[str, Sequence[int]], small: nn.Module, *, flops: bool) -> None:
         """Compare the evaluator's slices with the pruned network, and count what is left.
 
         Raises:
@@ -186,8 +188,9 @@ class _Trial:
             sliced = network_outputs(model, self._example, watched=self._watched)
         self._note(distance(sliced, network_outputs(small, self._example, watched=self._watched)), plan, "slices")
         self.parameters_kept = count_parameters(small) / count_parameters(model)
-        flops = [count_flops(each, self._pruner.example_input) for each in (small, self._pruner.model)]
-        self.flops_removed = 1 - flops[0] / max(1, flops[1])
+        if flops:
+            counted = [count_flops(each, self._pruner.example_input) for each in (small, self._pruner.model)]
+            self.flops_removed = 1 - counted[0] / max(1, counted[1])
         if self.effect < _BLIND:
             raise _Verdict(FAILED, plan, "the cut changes nothing, so nothing was seen")
 

@@ -34,7 +34,7 @@ def test_the_zoo_is_large_enough():
 
 def row(name, verdict=RIGHT, kept=0.3, **other):
     base = {"network": name, "layers": 3, "pins": [], "flops_removed": 0.7, "gap": 1e-15, "message": ""}
-    return {**base, "verdict": verdict, "parameters_kept": kept, "discovery_seconds": 0.5, **other}
+    return {**base, "verdict": verdict, "parameters_kept": kept, "discovery_cpu_seconds": 0.5, **other}
 
 
 def test_tables_tell_what_was_cut_what_stays_and_what_failed():
@@ -54,7 +54,7 @@ def test_a_run_goes_on_where_the_last_one_ended(tmp_path, monkeypatch):
 
     def judged(architecture, limit):
         asked.append(architecture.key)
-        return row(architecture.key, WRONG if len(asked) == 1 else RIGHT, seconds=1.0)
+        return row(architecture.key, WRONG if len(asked) == 1 else RIGHT, cpu_seconds=1.0)
 
     monkeypatch.setattr(zoo, "_judged_apart", judged)
     names = ["torchvision/resnet18", "torchvision/squeezenet"]
