@@ -32,6 +32,7 @@ from hessian.pricing.budgeting import RANKINGS, cheapest_removals, prefix_plan, 
 from hessian.pricing.exact import exact_analysis
 from hessian.pricing.layer_sweeps import LayerCurves, sweep_layers
 from hessian.refit.closed_form import Compensator
+from hessian.refit.standardised import StandardisedLayer, standardised_layers
 from hessian.support.batches import as_batches, model_device, read_batches
 from hessian.support.distributed import Workers, current_workers
 from hessian.support.door import plain_model, undisturbed
@@ -73,7 +74,7 @@ class HOBSSensitivityAnalyzer:
         curves: layer -> float64 [num_units], predicted loss increase (nats) after removing the first k units.
         obd_curves: the same without repair.
         left_out: consumers that :meth:`compensate` leaves as they are -> why: those that compute their weight from
-            parameters.
+            parameters, other than by standardising it.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class HOBSSensitivityAnalyzer:
         self.curves: dict[str, Tensor] = {}
         self.obd_curves: dict[str, Tensor] = {}
         self.left_out: dict[str, str] = {}
+        self._standardised: dict[str, StandardisedLayer] = {}
         self._positions: dict[str, int] = {}
         self._compensator: Compensator | None = None
         if example_input is not None:
@@ -231,7 +233,9 @@ class HOBSSensitivityAnalyzer:
         with undisturbed(self.model):
             self.norms = shift_absorbing_norms(self.model, example_input) if self.absorb_shift else {}
             self._positions = calls_of_one_input(self.model, example_input).positions
-            self.left_out = irreplaceable_layers(self.model, example_input)
+            self._standardised = standardised_layers(self.model, example_input)
+            left_out = irreplaceable_layers(self.model, example_input)
+            self.left_out = {name: why for name, why in left_out.items() if name not in self._standardised}
 
     def _everyone(self) -> Workers:
         return self._workers or current_workers(model_device(self.model))
@@ -326,6 +330,7 @@ class HOBSSensitivityAnalyzer:
             self.fisher,
             self.seed,
             self.left_out,
+            self._standardised,
         )
 
     def audit(self, dataloader: Iterable[Any], criterion: Criterion | None = None, **options: Any) -> AuditReport:

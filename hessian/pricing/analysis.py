@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hessian.channels.group import ChannelGroup
 from hessian.obs.factors import KroneckerFactors
 from hessian.refit.closed_form import Compensator
+from hessian.refit.standardised import StandardisedLayer
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,7 @@ class Analysis:
         fisher: curvature estimator.
         seed: seed of the curvature sketch.
         left_out: consumers that no refit can reach -> why.
+        standardised: consumers that standardise their weight, repaired as such.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class Analysis:
     fisher: str
     seed: int
     left_out: Mapping[str, str] = field(default_factory=dict)
+    standardised: Mapping[str, StandardisedLayer] = field(default_factory=dict)
 
     @cached_property
     def compensator(self) -> Compensator:
@@ -57,7 +60,7 @@ class Analysis:
         if not self.factors:
             raise ValueError("no factors yet; call compute_sensitivity(dataloader) or load(path) first")
         factors = {name: factor for name, factor in self.factors.items() if name not in self.left_out}
-        return Compensator(self.model, list(self.groups), factors, self.damping, self.norms)
+        return Compensator(self.model, list(self.groups), factors, self.damping, self.norms, self.standardised)
 
     @property
     def consumers(self) -> list[str]:

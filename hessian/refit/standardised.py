@@ -15,9 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian.channels.layer_types import TRANSPOSED_TYPES
+from hessian.channels.layer_calls import layer_input
+from hessian.channels.layer_types import MIXING_TYPES, TRANSPOSED_TYPES
+from hessian.channels.slicing import ModuleSlice, slice_tensor
 from hessian.obs.algebra import DegenerateFactorError
 from hessian.patches.layer_view import exact_layer, layer_view
+from hessian.support.batches import run_example
+from hessian.support.layout import sent
+from hessian.support.modes import modes_restored
 
 _AMPLE = 30.0
 """Weights beside which the small number that keeps a division by zero away is nothing."""
@@ -54,6 +59,70 @@ class Standardised:
         gain = module._parameters[self.gain]
         made = _computed(module, inputs, {"weight": weight, self.gain: torch.ones_like(gain)})
         return {"weight": weight, self.gain: (rows / _lengths(made)).reshape(gain.shape)}
+
+
+@dataclass(frozen=True, eq=False)
+class StandardisedLayer:
+    """A layer that standardises its weight, as one pass of its network shows it.
+
+    Attributes:
+        module: the layer.
+        rule: how its weight is made.
+        inputs: what it is called with, one image.
+    """
+
+    module: Any
+    rule: Standardised
+    inputs: Tensor
+
+    def narrowed(self, part: ModuleSlice) -> StandardisedLayer:
+        """The layer with some of its inputs; all of its outputs stay."""
+        assert part.columns is not None
+        small = copy.copy(self.module)
+        weight = slice_tensor(self.module, "weight", self.module.weight.detach(), ModuleSlice(columns=part.columns))
+        small.__dict__["_parameters"] = {**self.module._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
+        linear = isinstance(small, nn.Linear)
+        small.__dict__["in_features" if linear else "in_channels"] = len(part.columns)
+        inputs = self.inputs.index_select(-1 if linear else 1, sent(part.columns, self.inputs.device))
+        return StandardisedLayer(small, self.rule, inputs)
+
+    @property
+    def weight(self) -> Tensor:
+        """What it makes of its parameters."""
+        return layer_view(self.module, self.inputs).weight.detach()
+
+
+def standardised_layers(model: nn.Module, example_input: Any) -> dict[str, StandardisedLayer]:
+    """Layers of a network that standardise their weight.
+
+    Args:
+        model: run in evaluation mode.
+        example_input: a tensor, tuple of tensors or dict of keywords the model accepts.
+    """
+    found: dict[str, StandardisedLayer] = {}
+
+    def watching(name: str) -> Any:
+        def look(module: nn.Module, args: Any, kwargs: Any) -> None:
+            inputs = layer_input(args, kwargs)
+            rule = standardisation(module, inputs) if name not in found else None
+            if rule is not None:
+                found[name] = StandardisedLayer(module, rule, inputs.detach()[:1].clone())
+
+        return look
+
+    handles = [
+        module.register_forward_pre_hook(watching(name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if isinstance(module, MIXING_TYPES) and not exact_layer(module)
+    ]
+    try:
+        if handles:
+            with torch.no_grad(), modes_restored(model):
+                run_example(model.eval(), example_input)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 @torch.no_grad()

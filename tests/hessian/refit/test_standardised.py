@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hessian import HOBSSensitivityAnalyzer
 from hessian.channels import find_channel_groups
 from hessian.channels.slicing import NetworkSlicer, installed
+from hessian.patches.matrices import matrix_columns, to_matrix
+from hessian.refit.closed_form import damped_inputs
 from hessian.refit.sequential import SequentialRefitter
 from hessian.refit.standardised import standardisation
 from tests.hessian import networks
@@ -142,6 +145,71 @@ def test_the_refit_finds_the_best_weight_that_forward_can_make(kind, options):
     assert found == pytest.approx(expected, rel=1e-3)
     assert found < 0.9 * plain
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("kind", [Standard, Scaled])
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"groups": 2}], ids=["bias", "no bias", "groups"])
+def test_the_closed_form_finds_the_best_weight_that_forward_can_make(kind, options):
+    model, x = networks.make(lambda: Net(kind, **options)).double(), networks.images(24)[0].double()
+    hobs = HOBSSensitivityAnalyzer(model, DAMPING, example_input=x[:1])
+    hobs.measure_inputs([x], num_batches=None)
+    assert not hobs.left_out
+    removed = [0, 2, 3, 5] if options.get("groups") else [0, 2, 5]
+    state = hobs.compensate({"first": removed})
+    layer, factors = copy.deepcopy(model.second).requires_grad_(False), hobs.factors["second"]
+    gone = matrix_columns(layer, torch.tensor([[at for at in removed if at < 6 // layer.groups]]))[0]
+    A, dense = damped_inputs(factors, DAMPING), to_matrix(layer, layer.made(), layer.bias)
+    left = [column for column in range(dense.shape[2]) if column not in gone.tolist()]
+
+    def error():
+        lost = dense.clone()
+        lost[:, :, left] -= to_matrix(layer, layer.made(), layer.bias)
+        return (lost @ A * lost).sum()
+
+    def put(values):
+        for name in ("weight", "bias", "gain"):
+            if f"second.{name}" in values:
+                layer.register_parameter(name, nn.Parameter(values[f"second.{name}"].clone()))
+
+    put(state)
+    found = float(error().detach())
+    put(hobs.compensator.slicer.cut({"first": removed}).state())
+    plain = float(error().detach())
+    steps = torch.optim.LBFGS(layer.parameters(), max_iter=1500, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+
+    def closure():
+        steps.zero_grad()
+        loss = error()
+        loss.backward()
+        return loss
+
+    steps.step(closure)
+    expected = float(error().detach())
+    assert found <= expected * (1 + 1e-6)
+    assert found == pytest.approx(expected, rel=1e-3)
+    assert found < 0.9 * plain
+
+
+def test_a_norm_free_network_of_timm_is_repaired():
+    nfnet = pytest.importorskip("timm.models.nfnet")
+    settings = nfnet.NfCfg(depths=(1, 1), channels=(16, 32), stem_type="3x3", stem_chs=8, group_size=8, num_features=32,
+                           bottle_ratio=0.5, extra_conv=True, act_layer="silu")  # fmt: skip
+    model = networks.make(lambda: nfnet.NormFreeNet(settings, num_classes=5))
+    x = F.interpolate(torch.rand(96, 3, 8, 8, generator=torch.Generator().manual_seed(0)), scale_factor=4.0)
+    groups = find_channel_groups(model, x[:1], ignored_layers=["final_conv"])
+    plan = {group.name: group.channels(range(group.num_units // 3)) for group in groups if group.num_units > 2}
+    refitter = SequentialRefitter(model, groups, [x[:64]])
+    cut, state = refitter.slicer.cut(plan), refitter.state(plan)
+
+    def error(weights):
+        with torch.no_grad(), installed(model, weights, cut.attributes):
+            found = model.forward_features(x[64:])
+        with torch.no_grad():
+            wanted = model.forward_features(x[64:])
+        return float((found - wanted).square().mean() / (wanted - wanted.mean(0)).square().mean())
+
+    assert not refitter.left_out
+    assert error(state) < 0.2 * error(cut.state())
 
 
 def test_a_gain_of_zero_is_no_trouble():
