@@ -19,6 +19,19 @@ Pin = tuple[Tensor, Reason]
 
 
 @dataclass(frozen=True, eq=False)
+class _Part:
+    """Units that own as many positions at the same places.
+
+    Attributes:
+        units: int64 [n], in the order of their first positions.
+        positions: place -> int64 [n, positions of a unit there], ascending; places ascend, too.
+    """
+
+    units: Tensor
+    positions: dict[int, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class Layers:
     """Layers and pinned channels of a network.
 
@@ -124,13 +137,13 @@ class _Gathering:
         owners = torch.full((len(self._units),), -1)
         failed: dict[int, Reason] = {}
         taken: set[str] = set()
-        for parts in self._sublayers():
-            group, reason = self._assembled(parts, taken)
+        for part in self._sublayers():
+            group, reason = self._assembled(part, taken)
             if group is None:
-                failed.update(dict.fromkeys((unit for unit, _ in parts), reason))
+                failed.update(dict.fromkeys(part.units.tolist(), reason))
                 continue
             groups.append(group)
-            owners[torch.tensor([unit for unit, _ in parts])] = len(groups) - 1
+            owners[part.units] = len(groups) - 1
         owner = owners[self._units]
         ids = {group.name: (owner == index).nonzero()[:, 0] for index, group in enumerate(groups)}
         rank = {group.name: index for index, group in enumerate(groups)}
@@ -139,85 +152,96 @@ class _Gathering:
 
     # ------------------------------------------------------------------ which units make a layer
 
-    def _sublayers(self) -> list[list[tuple[int, dict[int, list[int]]]]]:
-        """Units of every layer, each with the positions it owns: place -> positions.
+    def _sublayers(self) -> list[_Part]:
+        """Units of every layer.
 
         Producers unite units; units of such a family that do not own the same numbers of positions at the same places
         make layers of their own.
         """
-        owned = self._owned()
-        families = self._families(set(owned)).tolist()
-        parts: dict[tuple[int, tuple[tuple[int, int], ...]], list[tuple[int, dict[int, list[int]]]]] = defaultdict(list)
-        for unit, places in owned.items():
-            signature = tuple((place, len(positions)) for place, positions in places.items())
-            parts[families[unit], signature].append((unit, places))
-        return sorted(parts.values(), key=self._first_place)
+        free = self._free()
+        kinds, count = self._families(free), len(free)
+        owned: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        for index, place in enumerate(self._places):
+            units = self._units[place.ids]
+            there = free[units].nonzero()[:, 0]
+            if not len(there):
+                continue
+            found, inverse, counts = units[there].unique(return_inverse=True, return_counts=True)
+            # Units of one kind that own as many positions here are of one kind again.
+            pairs = kinds[found] * (int(counts.max()) + 1) + counts
+            renamed = pairs.unique(return_inverse=True)[1]
+            kinds[found] = count + renamed
+            count += len(found)
+            owned[index] = found, counts, there[inverse.argsort(stable=True)]
+        return sorted(self._parts(kinds, owned), key=self._first_place)
 
-    def _first_place(self, parts: list[tuple[int, dict[int, list[int]]]]) -> tuple[int, int]:
-        root = self._root(parts)
-        return self._rank(self._places[root].module), min(places[root][0] for _, places in parts)
+    @staticmethod
+    def _parts(kinds: Tensor, owned: Mapping[int, tuple[Tensor, Tensor, Tensor]]) -> Iterator[_Part]:
+        """Units of one kind each, from every place's units, numbers of positions, and positions unit by unit."""
+        units: dict[int, Tensor] = {}
+        positions: dict[int, dict[int, Tensor]] = defaultdict(dict)
+        for index, (found, counts, there) in owned.items():
+            starts = counts.cumsum(0) - counts
+            named, sizes = kinds[found].unique(return_counts=True)
+            ordered = kinds[found].argsort(stable=True).split(sizes.tolist())
+            for kind, some in zip(named.tolist(), ordered, strict=True):
+                width = torch.arange(int(counts[some[0]]))
+                positions[kind][index] = there[starts[some][:, None] + width]
+                units.setdefault(kind, found[some])
+        for kind, places in positions.items():
+            order = next(iter(places.values()))[:, 0].argsort()
+            yield _Part(units[kind][order], {index: rows[order] for index, rows in places.items()})
 
-    def _root(self, parts: list[tuple[int, dict[int, list[int]]]]) -> int:
-        producers = [place for place in parts[0][1] if self._places[place].role is Role.PRODUCER]
+    def _first_place(self, part: _Part) -> tuple[int, int, int, int]:
+        root, first = self._root(part), next(iter(part.positions))
+        rank = self._rank(self._places[root].module)
+        return rank, int(part.positions[root].min()), first, int(part.positions[first][0, 0])
+
+    def _root(self, part: _Part) -> int:
+        producers = [place for place in part.positions if self._places[place].role is Role.PRODUCER]
         return min(producers, key=lambda place: self._rank(self._places[place].module))
 
     def _rank(self, module: str) -> int:
         return self._order.get(module, len(self._order))
 
-    def _owned(self) -> dict[int, dict[int, list[int]]]:
-        """Positions of every unit that may leave and has a producer: unit -> place -> sorted positions."""
+    def _free(self) -> Tensor:
+        """Whether a unit may leave and has a producer, bool [units]."""
         made = torch.zeros(len(self._units), dtype=torch.bool)
         for place in self._places:
             if place.role is Role.PRODUCER and place.live:
                 made[self._units[place.ids]] = True
-        free = made & ~self._stays
-        owned: dict[int, dict[int, list[int]]] = defaultdict(dict)
-        for index, place in enumerate(self._places):
-            units = self._units[place.ids]
-            there = free[units].nonzero()[:, 0]
-            for position, unit in zip(there.tolist(), units[there].tolist(), strict=True):
-                owned[unit].setdefault(index, []).append(position)
-        return owned
+        return made & ~self._stays
 
-    def _families(self, free: set[int]) -> Tensor:
+    def _families(self, free: Tensor) -> Tensor:
         pairs = [torch.zeros(2, 0, dtype=torch.long)]
         for place in self._places:
             if place.role is Role.PRODUCER:
                 units = self._units[place.ids].unique()
-                units = units[torch.tensor([unit in free for unit in units.tolist()], dtype=torch.bool)]
+                units = units[free[units]]
                 if len(units) > 1:
                     pairs.append(torch.stack([units[:1].expand(len(units) - 1), units[1:]]))
         return components(len(self._units), torch.cat(pairs, dim=1))
 
     # ------------------------------------------------------------------ a layer from its units
 
-    def _assembled(
-        self, parts: list[tuple[int, dict[int, list[int]]]], taken: set[str]
-    ) -> tuple[ChannelGroup | None, Reason]:
-        root = self._root(parts)
+    def _assembled(self, part: _Part, taken: set[str]) -> tuple[ChannelGroup | None, Reason]:
+        root = self._root(part)
         module = self._places[root].module
-        places = [self._places[place] for place in parts[0][1]]
+        places = [self._places[place] for place in part.positions]
         if not any(place.role is Role.CONSUMER and place.live for place in places):
             return None, Reason("is read by no convolution or linear module of PyTorch", module)
-        if len(parts) < 2:
-            mixed = self._resolved.mixed.get(int(self._resolved.units[parts[0][0]]))
+        if len(part.units) < 2:
+            mixed = self._resolved.mixed.get(int(self._resolved.units[part.units[0]]))
             if mixed is not None:
                 return None, mixed
             return None, Reason("its channels can only leave all together", module)
-        channels, units = self._channels(parts, root)
-        order = sorted(range(len(channels)), key=lambda channel: channels[channel][root][0])
-        rank = {channel: index for index, channel in enumerate(order)}
-        table = {
-            place: torch.tensor([channels[channel][place] for channel in order], dtype=torch.long)
-            for place in parts[0][1]
-        }
+        table, units = self._channels(part, root)
         name = self._name(module, table[root], taken)
-        renumbered = sorted(tuple(sorted(rank[channel] for channel in unit)) for unit in units)
         return (
             ChannelGroup(
                 name,
-                len(channels),
-                tuple(renumbered),
+                len(table[root]),
+                units,
                 self._members(table, Role.PRODUCER, True),
                 self._members(table, Role.CARRIER, None),
                 self._members(table, Role.CONSUMER, True),
@@ -227,28 +251,29 @@ class _Gathering:
             Reason("", module),
         )
 
-    def _channels(
-        self, parts: list[tuple[int, dict[int, list[int]]]], root: int
-    ) -> tuple[list[dict[int, list[int]]], list[list[int]]]:
-        """Channels of a layer and its units as numbers of channels.
+    def _channels(self, part: _Part, root: int) -> tuple[dict[int, Tensor], tuple[tuple[int, ...], ...]]:
+        """Positions of a layer's channels, place -> int64 [channels, positions], and its units as numbers of channels.
 
         A channel is a class where all classes of the layer own alike; else, as where halves of different use leave
-        together, a whole unit counts as one channel.
+        together, a whole unit counts as one channel. Channels are in the order of their first positions in the root.
         """
-        channels: list[dict[int, list[int]]] = []
-        units: list[list[int]] = []
-        for _, places in parts:
-            by_class: dict[int, dict[int, list[int]]] = defaultdict(dict)
-            for place, positions in places.items():
-                first = self._first_ids[place]
-                for position in positions:
-                    by_class[self._class_list[first + position]].setdefault(place, []).append(position)
-            units.append(list(range(len(channels), len(channels) + len(by_class))))
-            channels.extend(by_class.values())
-        alike = {tuple((place, len(positions)) for place, positions in channel.items()) for channel in channels}
-        if len(alike) == 1:
-            return channels, units
-        return [places for _, places in parts], [[index] for index in range(len(parts))]
+        count = len(part.units)
+        owner = torch.arange(count)[:, None] * len(self._classes)
+        keys = [
+            (owner + self._classes[self._first_ids[place] + rows]).reshape(-1) for place, rows in part.positions.items()
+        ]
+        channels, numbers = torch.cat(keys).unique(return_inverse=True)
+        table: dict[int, Tensor] = {}
+        for (place, rows), own in zip(part.positions.items(), numbers.split(list(map(len, keys))), strict=True):
+            if len(own) % len(channels) or bool(
+                (own.bincount(minlength=len(channels)) != len(own) // len(channels)).any()
+            ):
+                order = part.positions[root][:, 0].argsort()
+                return {each: some[order] for each, some in part.positions.items()}, _runs(torch.arange(count))
+            table[place] = rows.reshape(-1)[own.argsort(stable=True)].reshape(len(channels), -1)
+        order = table[root][:, 0].argsort()
+        units = (channels // len(self._classes))[order]
+        return {place: rows[order] for place, rows in table.items()}, _runs(units)
 
     def _name(self, module: str, rows: Tensor, taken: set[str]) -> str:
         name = module
@@ -314,3 +339,11 @@ class _Gathering:
             for (name, reason), count in found.items()
         ]
         return sorted(pinned, key=lambda stay: self._order[stay.name])
+
+
+def _runs(owners: Tensor) -> tuple[tuple[int, ...], ...]:
+    """Numbers of the entries of every owner, ascending, those with the smallest first."""
+    runs: dict[int, list[int]] = {}
+    for number, owner in enumerate(owners.tolist()):
+        runs.setdefault(owner, []).append(number)
+    return tuple(map(tuple, runs.values()))
