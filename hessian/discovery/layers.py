@@ -205,7 +205,7 @@ class _Gathering:
         return self._order.get(module, len(self._order))
 
     def _free(self) -> Tensor:
-        """Whether a unit may leave and has a producer, bool [units]."""
+        """Mask of the units that may leave and have a producer, bool [units]."""
         made = torch.zeros(len(self._units), dtype=torch.bool)
         for place in self._places:
             if place.role is Role.PRODUCER and place.live:

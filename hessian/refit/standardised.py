@@ -88,7 +88,7 @@ class StandardisedLayer:
 
     @property
     def weight(self) -> Tensor:
-        """What it makes of its parameters."""
+        """The weight it makes of its parameters."""
         return layer_view(self.module, self.inputs).weight.detach()
 
 

@@ -173,8 +173,8 @@ def zoo_summary(rows: Iterable[Mapping[str, Any]]) -> str:
         sentences.append(
             f"{library}: of {len(own)} networks {len(right)} are cut to the oracle's numbers (largest gap {gap:.0e}, "
             f"allowed {TOLERANCE:.0e}), {wrong} wrongly, {len(own) - len(right) - wrong} not at all; {pruned} keep "
-            f"under {100 * ENOUGH:.0f} % of their parameters; the slowest discovery took {slowest:.1f} s "
-            "of one core."
+            f"under {100 * ENOUGH:.0f} % of their parameters; the slowest discovery measured took "
+            f"{slowest:.1f} s."
         )
     return " ".join(sentences)
 
