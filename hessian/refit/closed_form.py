@@ -70,7 +70,7 @@ class Compensator:
         self._modules: dict[str, Any] = dict(model.named_modules())
         self._cache: OrderedDict[tuple[str, bytes], _Repaired] = OrderedDict()
         self._cached_bytes = 0
-        weights = sum(_nbytes((parameter, None)) for parameter in model.parameters())
+        weights = sum(parameter.nbytes for parameter in model.parameters())
         self._cache_limit = min(CACHE_BYTES, CACHE_NETWORKS * weights)
 
     def state(self, cut: Cut) -> dict[str, Tensor]:
