@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.gaussian_process.kernels import Kernel
 
 
-class Columns(Kernel):  # type: ignore[misc]
+class Columns(Kernel):
     """A kernel on the columns [first, last) of the inputs.
 
     Args:
