@@ -115,6 +115,11 @@ def bounded(env: PlannableEnv) -> BoundedEnv:
     return cast(BoundedEnv, env)
 
 
+def projects(env: PlannableEnv) -> bool:
+    """Return whether the environment brings every plan onto its target by itself (a hard constraint)."""
+    return bool(getattr(getattr(env, "constraint", None), "projects", False))
+
+
 def plannable(env: gym.Env | gym.vector.VectorEnv) -> PlannableEnv:
     """The pruning environment inside `env`.
 

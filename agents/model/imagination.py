@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.interface.protocol import TOLERANCE, PlannableEnv
+from agents.interface.protocol import TOLERANCE, PlannableEnv, projects
 from agents.model.experience import Experience, Move, as_plan, damage
 from agents.model.reward_model import from_log_odds
 from prune_gym.measuring.evaluation import Evaluation
@@ -97,9 +97,12 @@ class Imagination:
         """Shift all layers of an action by the same amount so that the plan just reaches the target.
 
         A larger action removes more everywhere, so the smallest sufficient shift is found by bisection. Actions within
-        `slack` above the target stay as they are; those that cannot reach it end at 1 everywhere.
+        `slack` above the target stay as they are; those that cannot reach it end at 1 everywhere. Where the environment
+        projects plans onto the target itself, a shift would be undone, and none is looked for.
         """
         moves = self.moves(actions)
+        if projects(self.env):
+            return moves
         off = (moves.reductions < self.target) | (moves.reductions > self.target + slack)
         if not off.any():
             return moves

@@ -159,13 +159,16 @@ def test_what_is_known_beforehand_is_what_was_measured():
     assert len(result("amortised/lesson.json")["variants"]["attention"]["networks"]) == 60
 
 
-def test_searches_from_what_is_known_are_what_was_measured():
-    scores = {
-        (row["agent"], row["group"]): row["scores"] for row in result("amortised/search/searches.json")["summary"]
-    }
-    for plans in ("8", "32"):
-        cells = [
-            " / ".join(f"{scores[agent, group][plans]['value']:.2f}" for group in ("known kinds", "held-out kinds"))
-            for agent in ("gp", "pretrained")
+def test_the_clean_test_is_what_was_measured():
+    found = result("amortised/fresh/fresh.json")
+    first = {(row["group"], row["plan"]): row for row in found["first"]}
+    searches = {(row["agent"], row["group"]): row for row in found["searches"]}
+    for group in ("known kinds", "held-out kinds"):
+        plans = [interval(first[group, plan]["score"]) for plan in ("linear", "amortised")]
+        ends = [
+            " / ".join(f"{searches[agent, group]['scores'][look]['value']:.2f}" for agent in ("gp", "pretrained"))
+            for look in ("8", "32")
         ]
-        assert f"| {plans} plans | {cells[0]} | {cells[1]} |" in PAGES["agents"]
+        row = f"| {group} | {' | '.join((*plans, *ends))} |"
+        assert row in PAGES["agents"], row
+    assert f"{len(found['networks'])} networks on digits" in PAGES["agents"]

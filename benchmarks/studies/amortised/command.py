@@ -3,12 +3,15 @@
     python -m benchmarks.studies.amortised teach --out DIR [--bench FOLDER] [--to FILE]
     python -m benchmarks.studies.amortised first --out DIR [--bench FOLDER] [--trusts T ...]
     python -m benchmarks.studies.amortised search --out DIR [--bench FOLDER] [--seeds S ...] [--targets T ...]
+                                                [--agents A ...]
     python -m benchmarks.studies.amortised measured --out DIR [--seeds S ...]
+    python -m benchmarks.studies.amortised fresh --out DIR [--per-kind N] [--dataset D] [--targets T ...]
 
 `teach` trains the model and the linear correction that it is compared with. `first` measures what they propose for the
 test networks with nothing measured; with ``--trusts`` it measures plans of the validation networks that follow the
 model more or less far. `search` compares agents on the surrogates of the test networks, `measured` on two networks
-outside the family, every plan really measured. All but `teach` go on where they were left.
+outside the family, every plan really measured, and `fresh` on networks of the family that no table has. All but `teach`
+go on where they were left.
 """
 
 from __future__ import annotations
@@ -21,6 +24,9 @@ from pathlib import Path
 from benchmarks.common.arguments import add_options, command_parser, positive
 from benchmarks.common.command import reports_errors
 from benchmarks.studies.engine.command import INTERRUPTED, SHARED, run_command
+
+AGENTS = ("gp", "gp_scaled", "level_switch", "rspar", "pretrained")
+"""Agents that search; the last is R-SPAR with the amortised model."""
 
 OUTSIDE = {"fashion-resnet20": 0.91, "fashion-vgg11": 0.94}
 """Tasks outside the family, and the FLOPs reductions that the comparison of agents asks for."""
@@ -54,6 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder, split = options.out / "trust", "validation"
             models = {f"trust {trust:g}": (chosen, trust) for trust in options.trusts}
         return run_command(partial(FirstPlanStudy, folder, family, models, split), options, threads=1)
+    if options.step == "fresh":
+        from benchmarks.studies.amortised.fresh import FreshStudy
+
+        asked = (options.targets, options.per_kind, options.dataset, options.evaluations)
+        files = {"linear": linear, "amortised": chosen}
+        return run_command(partial(FreshStudy, options.out / "fresh", files, *asked), options, threads=1)
     if options.step == "measured":
         from benchmarks.studies.amortised.measured import MeasuredStudy
 
@@ -62,9 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(own, options, threads=1)
     from benchmarks.studies.amortised.searches import SearchStudy
 
-    study = partial(
-        SearchStudy, options.out / "search", family, chosen, options.targets, options.seeds, options.evaluations
-    )
+    sizes = (options.targets, options.seeds, options.evaluations, options.agents)
+    study = partial(SearchStudy, options.out / "search", family, chosen, *sizes)
     return run_command(study, options, threads=1)
 
 
@@ -78,13 +89,19 @@ def _parser() -> argparse.ArgumentParser:
     first.add_argument("--trusts", type=float, nargs="+", metavar="T", help="of the model, on the validation networks")
     search = steps.add_parser("search", help="compare agents on the surrogates of the test networks")
     search.add_argument("--targets", type=float, nargs="+", default=[0.75, 0.85, 0.92], metavar="T")
+    search.add_argument("--agents", nargs="+", choices=AGENTS, default=AGENTS, help="that search (default: all)")
     measured = steps.add_parser("measured", help="compare agents on networks outside the family, plans measured")
+    fresh = steps.add_parser("fresh", help="measure first plans and searches of networks that nobody looked at")
+    fresh.add_argument("--targets", type=float, nargs="+", default=[0.75, 0.92], metavar="T")
+    fresh.add_argument("--per-kind", type=positive, default=2, metavar="N", help="networks (default: %(default)s)")
+    fresh.add_argument("--dataset", choices=("digits", "fashion"), default="digits", help="default: %(default)s")
     for step in (search, measured):
         step.add_argument("--seeds", type=int, nargs="+", default=[42, 2024, 10086], metavar="S")
+    for step in (search, measured, fresh):
         step.add_argument("--evaluations", type=positive, default=32, metavar="N", help="a run (default: %(default)s)")
-    for step in (teach, first, search, measured):
+    for step in (teach, first, search, measured, fresh):
         step.add_argument("--out", type=Path, required=True, metavar="DIR", help="where models and results are kept")
         step.add_argument("--bench", type=Path, metavar="FOLDER", help="files of the bench (default: the package's)")
-    for step in (first, search, measured):
+    for step in (first, search, measured, fresh):
         add_options(step, *SHARED)
     return parser

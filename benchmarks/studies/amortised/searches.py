@@ -24,9 +24,6 @@ from benchmarks.studies.engine.store import CellFiles
 from benchmarks.studies.engine.study import Report, Result
 from prune_gym.bench.protocol import contests
 
-AGENTS = ("gp", "gp_scaled", "level_switch", "rspar", "pretrained")
-"""Agents that search; the last is R-SPAR with the amortised model."""
-
 
 @dataclass(frozen=True)
 class Contest:
@@ -59,6 +56,7 @@ class SearchStudy:
         targets: FLOPs reductions; those of the protocol that are no contest are left out.
         seeds: of the agents.
         evaluations: plans an agent may score, the start plan included.
+        agents: names of what searches; ``pretrained`` is R-SPAR with the amortised model.
         device: not used; agents are small.
     """
 
@@ -68,6 +66,7 @@ class SearchStudy:
     targets: Sequence[float]
     seeds: Sequence[int]
     evaluations: int
+    agents: Sequence[str]
     device: torch.device
 
     name = "searches"
@@ -95,9 +94,13 @@ class SearchStudy:
         """
         from prune_gym.support.files import sha256_of
 
-        current = {"model": sha256_of(self.model.read_bytes()), "evaluations": self.evaluations}
+        current = {
+            "model": sha256_of(self.model.read_bytes()),
+            "evaluations": self.evaluations,
+            "agents": list(self.agents),
+        }
         stored = self.store.study()
-        self.store.open(current, [] if stored is None else [key for key in current if stored[key] != current[key]])
+        self.store.open(current, [] if stored is None else [key for key in current if stored.get(key) != current[key]])
 
     def run(self, cell: Contest) -> Result:
         """Return the best soft accuracy of every agent after every evaluation."""
@@ -112,7 +115,7 @@ class SearchStudy:
             "seed": cell.seed,
             "knapsack": scale.knapsack,
             "best": scale.best,
-            "curves": {name: self._curve(name, cell, problem) for name in AGENTS},
+            "curves": {name: self._curve(name, cell, problem) for name in self.agents},
         }
 
     def _curve(self, name: str, cell: Contest, problem: Any) -> list[float]:
@@ -144,7 +147,7 @@ class SearchStudy:
 
 
 def make_agent(name: str, env: gym.Env, seed: int, model: AmortisedModel) -> Any:
-    """An agent of :data:`AGENTS`."""
+    """An agent by its name: R-SPAR with the amortised model, or one that knows nothing."""
     if name == "gp":
         return GPSearch(seed=seed)
     if name == "pretrained":

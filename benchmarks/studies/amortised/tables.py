@@ -166,7 +166,7 @@ def search_table(summary: Sequence[Row]) -> Table:
         + [Interval.of(found["ahead"][pair]) if found["agent"] != "pretrained" else None for pair in ahead]
         for found in summary
     ]
-    return Table("Searches of surrogates", columns, rows, "scores: 0 the knapsack's plan, 1 the best one known")
+    return Table("Searches", columns, rows, "scores: 0 the knapsack's plan, 1 the best one known")
 
 
 # ---------------------------------------------------------------- measured networks outside the family

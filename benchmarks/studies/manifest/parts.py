@@ -157,6 +157,7 @@ PARTS = {
                 f"{STUDIES}.amortised first --out {{out}}/amortised",
                 f"{STUDIES}.amortised search --out {{out}}/amortised",
                 f"{STUDIES}.amortised measured --out {{out}}/amortised",
+                f"{STUDIES}.amortised fresh --out {{out}}/amortised",
             ),
             ("amortised",),
             60,

@@ -1,7 +1,8 @@
 """Designs of the family's networks, each drawn from its name alone, and the splits they belong to.
 
 A network's name is its kind and its number, such as ``plain-07``, and seeds everything that is drawn of it. Numbers
-decide the split; :data:`HELD_OUT` kinds are in the test split only.
+decide the split; :data:`HELD_OUT` kinds are in the test split only. Networks from number 50 on are *fresh*: no table
+has them, so that what was chosen with test networks in view can be tested on others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ TRAIN, VALIDATION, TEST = 10, 2, 2
 
 HELD_OUT_NETWORKS = 9
 """Networks of a held-out kind."""
+
+FRESH, FRESH_NUMBERS = "fresh", range(50, 90)
+"""The split beside those of the bench, and the numbers of its networks, of every kind."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +161,13 @@ def draw(name: str, attempt: int = 0) -> Design:
 
 
 def family_names(split: str | None = None) -> tuple[str, ...]:
-    """Names of the family's networks, or of those in a split, kinds in turn.
+    """Names of the family's networks, or of those in a split, kinds in turn; the fresh ones when asked for only.
 
     Raises:
         ValueError: no such split.
     """
+    if split == FRESH:
+        return _FRESH
     if split is not None and split not in SPLITS:
         raise ValueError(unknown("split", split, SPLITS))
     return tuple(name for name in _NAMES if split in (None, split_of(name)))
@@ -173,7 +179,7 @@ def kind_of(name: str) -> str:
     Raises:
         ValueError: no network of the family has this name.
     """
-    if name not in _NAMES:
+    if name not in _NAMES and name not in _FRESH:
         raise ValueError(unknown("network of the family", name, _NAMES))
     return name.rpartition("-")[0]
 
@@ -184,8 +190,10 @@ def split_of(name: str) -> str:
     Raises:
         ValueError: no network of the family has this name.
     """
-    number = int(name.rpartition("-")[2])
-    if kind_of(name) in HELD_OUT:
+    kind, number = kind_of(name), int(name.rpartition("-")[2])
+    if number in FRESH_NUMBERS:
+        return FRESH
+    if kind in HELD_OUT:
         return "test"
     return SPLITS[(number >= TRAIN) + (number >= TRAIN + VALIDATION)]
 
@@ -201,3 +209,4 @@ _NAMES = tuple(
         key=lambda name: name.rpartition("-")[2],
     )
 )
+_FRESH = tuple(f"{kind}-{number}" for number in FRESH_NUMBERS for kind in (*KNOWN, *HELD_OUT))

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,13 @@ def test_actions_are_brought_onto_the_target_by_the_smallest_shift():
     assert inside.any()
     shifts = (moves.actions - actions)[inside]
     np.testing.assert_allclose(shifts, np.broadcast_to(shifts[:, :1], shifts.shape), atol=1e-6)
+
+
+def test_no_shift_is_looked_for_where_the_environment_projects():
+    env = SyntheticPruning(units=64)
+    env.constraint = SimpleNamespace(projects=True)
+    actions = np.random.default_rng(0).normal(0, 0.4, (20, 8)).clip(-1, 1).astype(np.float32)
+    np.testing.assert_array_equal(imagine(env).on_target(actions).actions, actions)
 
 
 def test_expected_improvement_is_the_integral():

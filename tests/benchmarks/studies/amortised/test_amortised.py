@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agents.amortised.storage import load_model
-from benchmarks.studies.amortised import teaching
+from benchmarks.studies.amortised import beliefs, teaching
 from benchmarks.studies.amortised.command import main
 from benchmarks.studies.amortised.family import Family
 from benchmarks.studies.amortised.tables import (
@@ -20,7 +20,8 @@ from benchmarks.studies.amortised.tables import (
 from prune_gym.bench.networks import BenchNetwork, write_networks
 from prune_gym.bench.plans import NetworkPlans, write_plans
 from prune_gym.bench.problem import BenchProblem
-from prune_gym.tasks.family import tasks
+from prune_gym.tasks.family import family_names, tasks
+from prune_gym.tasks.family.draws import draw
 from tests.agents.amortised import family
 
 
@@ -141,6 +142,34 @@ def test_first_plans_are_really_measured(taught, tmp_path, monkeypatch):
         assert knapsack["soft"] == pytest.approx(problem.evaluator.evaluate(knapsack["kept"]).soft_accuracy, abs=1e-5)
         assert set(row["plans"]) == {"knapsack", "uniform", "linear", "amortised"}
         assert row["best"] >= row["knapsack"] == knapsack["soft"]
+
+
+def test_fresh_networks_are_searched_and_their_best_plan_counts_one(taught, monkeypatch, capsys):
+    monkeypatch.setitem(tasks.RECIPES, "digits", replace(tasks.RECIPES["digits"], epochs=1))
+    monkeypatch.setattr("benchmarks.studies.amortised.fresh.family_names", lambda split: FRESH_DIGITS)
+    arguments = ["fresh", "--out", str(taught), "--per-kind", "1", "--targets", "0.75", "--evaluations", "3"]
+    assert main(arguments) == 0
+    (cell,) = (taught / "fresh" / "cells").glob("*.json")
+    (row,) = json.loads(cell.read_text())["rows"]
+    assert set(row["plans"]) == {"knapsack", "uniform", "linear", "amortised"}
+    assert set(row["curves"]) == {"gp", "pretrained"}
+    assert row["best"] >= max(curve[-1] for curve in row["curves"].values())
+    assert all(curve[0] == pytest.approx(row["knapsack"], abs=1e-5) for curve in row["curves"].values())
+
+
+FRESH_DIGITS = tuple(name for name in family_names("fresh") if draw(name).dataset == "digits")[:1]
+
+
+def test_beliefs_say_how_far_expectations_are_to_be_taken():
+    rng = np.random.default_rng(0)
+    judged = []
+    for _ in range(12):
+        losses = rng.normal(size=(16, 4))
+        inputs = np.concatenate([losses, losses.sum(1, keepdims=True)], axis=1)
+        judged.append(beliefs.Judged(inputs - inputs[0], losses - losses[0], -0.5 * (losses - losses[0]).sum(1)))
+    scale, apart, together = beliefs.most_likely(judged)[:3]
+    assert scale == pytest.approx(0.5, abs=0.1)
+    assert max(apart, together) < 0.1, "no layer is off by more than all"
 
 
 def plan(soft):

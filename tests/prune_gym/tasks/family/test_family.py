@@ -35,6 +35,16 @@ def test_names_splits_and_designs_are_those_that_were_measured(designs):
     assert {split: len(family_names(split)) for split in SPLITS} == {"train": 60, "validation": 12, "test": 30}
 
 
+def test_fresh_networks_are_others_and_in_no_other_split(designs):
+    fresh = family_names("fresh")
+    assert not set(fresh) & set(designs)
+    assert {split_of(name) for name in fresh} == {"fresh"}
+    assert {kind_of(name) for name in fresh} == {*KNOWN, *HELD_OUT}
+    structures = {json.dumps(asdict(replace(design, name="")), sort_keys=True) for design in designs.values()}
+    for name in fresh[:16]:
+        assert json.dumps(asdict(replace(design_of(name), name="")), sort_keys=True) not in structures
+
+
 def test_no_structure_is_in_the_family_twice(designs):
     seen = {json.dumps(asdict(replace(design, name="")), sort_keys=True) for design in designs.values()}
     assert len(seen) == len(designs)
