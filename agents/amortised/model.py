@@ -93,7 +93,7 @@ class AmortisedModel(nn.Module):
 
     @property
     def covariance(self) -> Taught:
-        """What is believed of the difference between a network and what is expected of it.
+        """Belief of the difference between a network and what is expected of it.
 
         Raises:
             ValueError: numbers that are not positive.

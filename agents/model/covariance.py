@@ -86,7 +86,7 @@ LINEAR = TrendAndMatern()
 
 @dataclass(frozen=True)
 class Taught:
-    """What other networks leave to learn of one at hand: variances in log-odds as they are, lengths in nats.
+    """Belief, taught by other networks, of what is left to learn of one at hand: variances in log-odds as they are, lengths in nats.
 
     The first half of the inputs are :data:`LINEAR`'s, seen by the same kernel. The second half is what every layer was
     expected to lose, and their sum: lines over it say that expectations of a layer, or of all, are wrong by a factor.

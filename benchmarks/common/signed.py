@@ -19,7 +19,7 @@ CONTENT = "content"
 
 
 UNSIGNED = "so an earlier version or another program wrote it; to believe it, python -m benchmarks.files.sign"
-"""Why a file has no checksum, and what gives it one."""
+"""Reason for which a file may have no checksum, and what gives it one."""
 
 
 class FileError(InputError):

@@ -114,7 +114,7 @@ class RayWorkers:
         return True
 
     def _outcome(self, reference: Any, cell: Cell) -> tuple[Outcome, bool]:
-        """How a cell ended, and whether that is because its node was lost."""
+        """End of a cell, and whether that is because its node was lost."""
         try:
             return self._ray.get(reference), False
         except self._ray.exceptions.RayError as error:

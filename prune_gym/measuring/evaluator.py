@@ -116,7 +116,7 @@ class Evaluator:
 
     @property
     def one_by_one(self) -> str | None:
-        """Why :meth:`evaluate_many` measures plans one by one; None where it measures them together."""
+        """Reason for which :meth:`evaluate_many` measures plans one by one; None where it measures them together."""
         return "not asked for: together is False, as it is on a CPU" if not self.together else self._obstacle
 
     @cached_property

@@ -35,7 +35,7 @@ class GraderOfParts(Protocol):
     parts: Sequence[Tensor]
 
     def noted(self, index: int, outputs: Any) -> Tensor:
-        """What is kept of a network's outputs for a part."""
+        """Part of a network's outputs for a part of the images that is kept."""
         ...
 
     def scores(self, notes: Sequence[Tensor]) -> Tensor:

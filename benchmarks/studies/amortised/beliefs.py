@@ -79,7 +79,7 @@ def beliefs(family: Family, names: Sequence[str], seed: int = 0) -> tuple[float,
 
 
 def judge(problem: BenchProblem, model: AmortisedModel, target: float, rng: np.random.Generator) -> list[Judged]:
-    """What a model expects of plans near the best ones, and what they are worth; nothing where plans are few."""
+    """Expectations of a model of plans near the best ones, and what they are worth; nothing where plans are few."""
     known, limits, cost = model.at(problem), problem.cost.limits(), problem.cost
     start = problem.start_plan("knapsack", target)
     origin = limits.logits(start)

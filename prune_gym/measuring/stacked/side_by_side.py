@@ -131,7 +131,7 @@ class SideBySide:
 
     @cached_property
     def problem(self) -> str | None:
-        """Why plans cannot be run together, found by running some both ways; None where they can."""
+        """Reason for which plans cannot be run together, found by running some both ways; None where they can."""
         units = np.array(self._units)
         even = np.arange(len(units)) % 2 == 0
         narrow, wide = np.maximum(units // 2, 1), np.maximum(units - units // 4, 1)
@@ -158,7 +158,7 @@ class SideBySide:
             return torch.cat([output.flatten(1) for output in tensors_of(model(self._images.clone()))], dim=1)
 
     def _tried(self, cuts: Sequence[Cut], wide: Cut) -> Stacked:
-        """What the plans are tried with: repaired where that is done together, else as cut, which is faster."""
+        """Weights the plans are tried with: repaired where that is done together, else as cut, which is faster."""
         if hasattr(self._repair, "stacked"):
             return self._repaired(cuts, wide)
         return stack(wide, cuts, [cut.state() for cut in cuts])
