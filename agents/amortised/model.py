@@ -11,18 +11,13 @@ from torch import Tensor, nn
 
 from agents.amortised.damages import DAMAGES, damage_tables
 from agents.amortised.networks import USUAL_LOG_REST, DamageNetwork
-from agents.model.covariance import Taught
 from prune_gym.allocation.knapsack import knapsack
 from prune_gym.cost.budgeted import BudgetedCost
-from prune_gym.cost.limits import CountLimits, FloatArray, IntArray
+from prune_gym.cost.limits import CountLimits, IntArray
 from prune_gym.problem.view import LAYER_INPUTS, NetworkProblem, NetworkView
 
 BOUND = 4.0
 """Standardised inputs are clipped to [-BOUND, BOUND]: a network unlike all others counts as the most unlike known."""
-
-
-UNTAUGHT = (1.0, 0.1, 0.1, 0.03, 1.0, 0.01, 0.001)
-"""Belief of a model that was taught none."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,10 @@ class AmortisedModel(nn.Module):
         trust: weight of what was learned in proposed plans, in [0, 1]; the rest is the predicted loss. A plan that is
             best by learned curves is best by their errors too, and these differ from those of the prediction.
         trained_on: what it was trained on, what JSON can say.
-        belief: float32 [7], how far learned log-odds are to be taken (they are multiplied by the first), and the
-            hyper-parameters of what they leave to learn (:class:`agents.model.covariance.Taught`).
     """
 
     centre: Tensor
     spread: Tensor
-    belief: Tensor
 
     def __init__(self, sizes: Sizes = DEFAULT_SIZES, seed: int = 0) -> None:
         super().__init__()
@@ -70,7 +62,6 @@ class AmortisedModel(nn.Module):
         self.trained_on: dict[str, Any] = {}
         self.register_buffer("centre", torch.zeros(len(LAYER_INPUTS)))
         self.register_buffer("spread", torch.ones(len(LAYER_INPUTS)))
-        self.register_buffer("belief", torch.tensor(UNTAUGHT))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             networks = [DamageNetwork(len(LAYER_INPUTS), len(DAMAGES), sizes.width) for _ in range(sizes.members)]
@@ -90,15 +81,6 @@ class AmortisedModel(nn.Module):
     def scaled(self, inputs: Tensor) -> Tensor:
         """Standardised inputs [..., len(LAYER_INPUTS)] of layers."""
         return ((inputs - self.centre) / self.spread).clamp(-BOUND, BOUND)
-
-    @property
-    def covariance(self) -> Taught:
-        """Belief of the difference between a network and what is expected of it.
-
-        Raises:
-            ValueError: numbers that are not positive.
-        """
-        return Taught(*self.belief[1:].tolist())
 
     def at(self, problem: NetworkProblem) -> KnownNetwork:
         """The model at the network of a problem."""
@@ -123,14 +105,12 @@ class KnownNetwork:
         self._level, self._slope = level, np.tanh(slope)
         self._tables = damage_tables(view.log_curves)
 
-    def opinions(self, kept: IntArray) -> FloatArray:
-        """Log-odds [members, N, L] that the layers of plans [N, L] lose, as every member expects."""
+    def opinions(self, kept: IntArray) -> np.ndarray:
+        """Log-odds of the soft accuracy [members, N] of plans [N, L], each member's up to a constant of its own."""
         damages = np.stack([table[len(table) - kept[:, i]] for i, table in enumerate(self._tables)], axis=1)
-        return np.stack([(weights * damages).sum(axis=-1) for weights in self._weights(self.view.log_rest(kept))])
-
-    def losses(self, kept: IntArray) -> FloatArray:
-        """Log-odds [N, L] that the layers of plans [N, L] lose, as is believed of them."""
-        return float(self.model.belief[0]) * self.opinions(kept).mean(axis=0)
+        return -np.stack(
+            [(weights * damages).sum(axis=(-2, -1)) for weights in self._weights(self.view.log_rest(kept))]
+        )
 
     def expected(self, damages: np.ndarray | None, kept: np.ndarray | None = None) -> np.ndarray:
         """Log-odds [N] of plans `kept` [N, L], up to a constant; the reward model's own inputs are not looked at.
@@ -140,7 +120,7 @@ class KnownNetwork:
         """
         if kept is None:
             raise ValueError("an amortised model judges plans by their kept units; pass kept")
-        return -self.losses(kept).sum(axis=-1)
+        return np.asarray(self.opinions(kept).mean(axis=0))
 
     def curves(self, target: float) -> list[np.ndarray]:
         """Log-odds that layers are expected to lose [units] by units removed, under plans on a target."""

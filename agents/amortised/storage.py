@@ -16,7 +16,7 @@ from agents.amortised.model import AmortisedModel, Sizes
 from prune_gym.problem.view import LAYER_INPUTS
 from prune_gym.support.files import load_safetensors, save_safetensors_atomic
 
-FORMAT = "rspar-amortised-2"
+FORMAT = "rspar-amortised-1"
 SHIPPED = Path(__file__).parent / "pretrained.safetensors"
 """The model that comes with the package."""
 
@@ -83,6 +83,4 @@ def model_of(tensors: Mapping[str, torch.Tensor], document: str, path: str) -> A
     for name, tensor in model.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{path} holds NaN or infinite values in {name!r}")
-    if float(model.belief.min()) <= 0.0:
-        raise ValueError(f"{path} holds a belief that is not positive: {model.belief.tolist()}")
     return model

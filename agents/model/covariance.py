@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
@@ -12,16 +12,7 @@ Trend = Literal["linear", "quadratic"]
 
 
 class Covariance(Protocol):
-    """A family of kernels, its hyper-parameters in scikit-learn's order and scale (logarithms).
-
-    Attributes:
-        standardises: whether they are about outputs of mean 0 and deviation 1, or about log-odds as they are.
-    """
-
-    @property
-    def standardises(self) -> bool:
-        """See above."""
-        ...
+    """A family of kernels, its hyper-parameters in scikit-learn's order and scale (logarithms)."""
 
     def kernel(self, inputs: int, hyperparameters: np.ndarray | None = None) -> Any:
         """A kernel of scikit-learn for so many inputs; without hyper-parameters, where fits begin."""
@@ -48,7 +39,6 @@ class TrendAndMatern:
     """
 
     trend: Trend = "linear"
-    standardises = True
 
     def __post_init__(self) -> None:
         if self.trend not in get_args(Trend):
@@ -85,71 +75,6 @@ LINEAR = TrendAndMatern()
 
 
 @dataclass(frozen=True)
-class Taught:
-    """Belief, taught by other networks, of what is left to learn of one at hand: variances in log-odds as they are, lengths in nats.
-
-    The first half of the inputs are :data:`LINEAR`'s, seen by the same kernel. The second half is what every layer was
-    expected to lose, and their sum: lines over it say that expectations of a layer, or of all, are wrong by a factor.
-    Hyper-parameters are log-normal around those that other networks made likely, so few measurements change them
-    little: what a search from scratch has to find out first, how far plans inform each other, is known.
-
-    Attributes:
-        apart: variance of the layers' factors.
-        together: variance of the factor of all.
-        height: variance of the Matern kernel.
-        length: its length scale.
-        trend: variance of the linear trend's weights.
-        noise: variance of the noise.
-
-    Raises:
-        ValueError: one is not positive and finite.
-    """
-
-    apart: float
-    together: float
-    height: float
-    length: float
-    trend: float
-    noise: float
-    standardises = False
-
-    def __post_init__(self) -> None:
-        if not all(0.0 < value < np.inf for value in astuple(self)):
-            raise ValueError(f"hyper-parameters are positive and finite, got {astuple(self)}")
-
-    def kernel(self, inputs: int, hyperparameters: np.ndarray | None = None) -> Any:
-        """See :class:`Covariance`."""
-        from sklearn.gaussian_process.kernels import ConstantKernel, DotProduct, Matern, WhiteKernel
-
-        from agents.model.columns import Columns
-
-        half, bounds = inputs // 2, (1e-6, 1e3)
-        lines = DotProduct(1e-5, "fixed")
-        kernel = (
-            ConstantKernel(self.apart, bounds) * Columns(lines, half, inputs - 1)
-            + ConstantKernel(self.together, bounds) * Columns(lines, inputs - 1, inputs)
-            + ConstantKernel(self.height, bounds) * Columns(Matern(self.length, (1e-2, 1e3), nu=1.5), 0, half)
-            + ConstantKernel(self.trend, bounds) * Columns(lines, 0, half)
-            + WhiteKernel(self.noise, (1e-7, 1.0))
-            + ConstantKernel(1.0, "fixed")
-        )
-        return kernel if hyperparameters is None else kernel.clone_with_theta(hyperparameters)
-
-    def scale(self, inputs: np.ndarray) -> np.ndarray:
-        """Ones: inputs stay as they are."""
-        return np.ones(inputs.shape[1])
-
-    def log_prior(self, hyperparameters: np.ndarray) -> tuple[float, np.ndarray]:
-        """Normal densities of the logarithms, around the usual ones."""
-        off = hyperparameters - np.log(astuple(self))
-        return float(-(off**2 / (2.0 * _VARIANCES)).sum()), -off / _VARIANCES
-
-
-_VARIANCES = np.array([1.0, 1.0, 1.0, 1.0, 1.0, 4.0])
-"""Of the logarithms of a network's hyper-parameters around the usual ones."""
-
-
-@dataclass(frozen=True)
 class DimensionScaled:
     """A squared exponential kernel whose length scales are expected to grow with the root of the number of inputs.
 
@@ -158,8 +83,6 @@ class DimensionScaled:
     unit variance. Inputs are brought to a range of 1 over what was measured. Hyper-parameters are the most probable
     ones, fits begin at the modes of the priors.
     """
-
-    standardises = True
 
     def kernel(self, inputs: int, hyperparameters: np.ndarray | None = None) -> Any:
         """See :class:`Covariance`."""

@@ -18,11 +18,11 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
-from agents.model.covariance import LINEAR, Covariance, Taught
+from agents.model.covariance import LINEAR, Covariance
 
 
 def log_odds(probability: np.ndarray) -> np.ndarray:
@@ -61,15 +61,6 @@ class Prior(Protocol):
         ...
 
 
-@runtime_checkable
-class LayeredPrior(Prior, Protocol):
-    """A prior that says of which layers it expects what."""
-
-    def losses(self, kept: np.ndarray) -> np.ndarray:
-        """Log-odds [N, L] that the layers of plans [N, L] are expected to lose."""
-        ...
-
-
 class RewardModel:
     """Gaussian process from log predicted losses to the log-odds of the soft accuracy.
 
@@ -78,7 +69,7 @@ class RewardModel:
             between only the posterior is updated.
         prior: what this model starts from while the measurements are likelier with it than without (judged with every
             fit of the hyper-parameters), such as the model of another problem with as many layers; None: a constant.
-        covariance: what is believed beyond that; where the prior does not hold, :data:`LINEAR`.
+        covariance: what is believed beyond that.
     """
 
     def __init__(self, refit_every: int = 8, prior: Prior | None = None, covariance: Covariance = LINEAR) -> None:
@@ -91,7 +82,7 @@ class RewardModel:
         self._hyperparameters: np.ndarray | None = None
         self._fitted_on = 0
         self._prior_holds = True
-        self._scale, self._offset = np.ones(1), 0.0
+        self._scale = np.ones(1)
         self._process: Any = None
 
     def __len__(self) -> int:
@@ -123,9 +114,8 @@ class RewardModel:
             ValueError: nothing was measured yet.
         """
         process = self._fitted()
-        rows, before = self._seen(damages, kept)
-        mean, std = process.predict(rows, return_std=True)
-        return Prediction(mean + self._offset + before, std)
+        mean, std = process.predict(self._scaled(damages), return_std=True)
+        return Prediction(mean + self._expected_before(damages, kept), std)
 
     def expected(self, damages: np.ndarray, kept: np.ndarray | None = None) -> np.ndarray:
         """Means alone, log-odds [N] of plans [N, D]: cheaper than :meth:`predict`.
@@ -133,9 +123,11 @@ class RewardModel:
         Raises:
             ValueError: nothing was measured yet.
         """
-        process = self._fitted()
-        rows, before = self._seen(damages, kept)
-        return np.asarray(process.predict(rows) + self._offset + before)
+        return self._fitted().predict(self._scaled(damages)) + self._expected_before(damages, kept)
+
+    def _expected_before(self, damages: np.ndarray, kept: np.ndarray | None) -> np.ndarray | float:
+        """Log-odds [N] expected before anything was measured, up to a constant."""
+        return self.prior.expected(damages, kept) if self.prior is not None and self._prior_holds else 0.0
 
     def _fitted(self) -> Any:
         """The posterior on everything measured.
@@ -149,28 +141,9 @@ class RewardModel:
             self._fit()
         return self._process
 
-    def _seen(self, damages: np.ndarray, kept: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | float]:
-        """Inputs of plans, and the log-odds [N] expected of them before anything was measured, up to a constant."""
-        rows = (damages - self._inputs[0]) / self._scale
-        if self.prior is None or not self._prior_holds:
-            return rows, 0.0
-        return self._with_prior(self.prior, damages, rows, kept)
-
-    def _with_prior(
-        self, prior: Prior, damages: np.ndarray, rows: np.ndarray, kept: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The same where the prior holds. What it expects of layers are inputs too, for who was taught to see them.
-
-        Raises:
-            TypeError: the covariance was taught, and plans or expectations of layers are missing.
-        """
-        if not isinstance(self.covariance, Taught):
-            return rows, prior.expected(damages, kept)
-        if kept is None or not isinstance(prior, LayeredPrior):
-            raise TypeError("a taught covariance needs plans and a prior that says what their layers lose")
-        losses = prior.losses(kept)
-        change = losses - prior.losses(self._kept[0][None])
-        return np.concatenate([rows, change, change.sum(axis=-1, keepdims=True)], axis=-1), -losses.sum(axis=-1)
+    def _scaled(self, damages: np.ndarray) -> np.ndarray:
+        """Inputs relative to the first measured plan, the point all others were made around."""
+        return (damages - self._inputs[0]) / self._scale
 
     def _fit(self) -> None:
         """Posterior on everything measured; hyper-parameters too when they are due.
@@ -180,41 +153,23 @@ class RewardModel:
         from sklearn.gaussian_process import GaussianProcessRegressor
 
         damages, outputs = np.stack(self._inputs), log_odds(np.array(self._outputs))
-        kept = np.stack(self._kept) if self._kept else None
         self._scale = self.covariance.scale(damages)
-        if len(outputs) >= MIN_MEASUREMENTS and (
-            self._hyperparameters is None or len(outputs) >= self._fitted_on + self.refit_every
-        ):
-            self._choose(damages, outputs, kept)
-        covariance = self.covariance if self._prior_holds else self._alone
-        inputs, before = self._seen(damages, kept)
-        kernel = covariance.kernel(inputs.shape[1], self._hyperparameters)
-        left = outputs - before
-        # Log-odds taken as they are count from those of the first plan.
-        self._offset = 0.0 if covariance.standardises else float(left[0])
-        process = GaussianProcessRegressor(kernel, optimizer=None, normalize_y=covariance.standardises)
-        self._process = process.fit(inputs, left - self._offset)
-
-    def _choose(self, damages: np.ndarray, outputs: np.ndarray, kept: np.ndarray | None) -> None:
-        """Fit hyper-parameters to all measurements, and decide whether they are likelier with the prior."""
-        before, held, self._fitted_on = self._hyperparameters, self._prior_holds, len(outputs)
-        # Hyper-parameters of one covariance are no start for another.
-        other = self._alone is not self.covariance
-        inputs = (damages - self._inputs[0]) / self._scale
-        evidence, chosen = _most_likely(self._alone, inputs, outputs, None if other and held else before)
-        if self.prior is not None:
-            rows, expected = self._with_prior(self.prior, damages, inputs, kept)
-            own = None if other and not held else before
-            with_prior, hyperparameters = _most_likely(self.covariance, rows, outputs - expected, own)
-            self._prior_holds = with_prior > evidence
-            chosen = hyperparameters if self._prior_holds else chosen
-        self._hyperparameters = chosen
-
-    @property
-    def _alone(self) -> Covariance:
-        """Covariance to believe in where the prior does not hold: what was taught with it goes with it."""
-        taught = self.prior is not None and isinstance(self.covariance, Taught)
-        return LINEAR if taught else self.covariance
+        inputs = self._scaled(damages)
+        due = self._hyperparameters is None or len(outputs) >= self._fitted_on + self.refit_every
+        before_any = np.zeros(len(outputs))
+        if self.prior is not None and (due or self._prior_holds):
+            before_any = self.prior.expected(damages, np.stack(self._kept) if self._kept else None)
+        if due and len(outputs) >= MIN_MEASUREMENTS:
+            before, self._fitted_on = self._hyperparameters, len(outputs)
+            evidence, self._hyperparameters = _most_likely(self.covariance, inputs, outputs, before)
+            if self.prior is not None:
+                with_prior, hyperparameters = _most_likely(self.covariance, inputs, outputs - before_any, before)
+                self._prior_holds = with_prior > evidence
+                if self._prior_holds:
+                    self._hyperparameters = hyperparameters
+        kernel = self.covariance.kernel(inputs.shape[1], self._hyperparameters)
+        process = GaussianProcessRegressor(kernel, optimizer=None, normalize_y=True)
+        self._process = process.fit(inputs, outputs - before_any if self._prior_holds else outputs)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything needed to go on, as arrays; of a prior that is no reward model, only whether it holds."""
@@ -268,18 +223,14 @@ def _most_likely(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
 
-    if not covariance.standardises:
-        outputs = outputs - outputs[0]
     search = GaussianProcessRegressor(
-        covariance.kernel(inputs.shape[1], initial),
-        optimizer=partial(_maximise, covariance),
-        normalize_y=covariance.standardises,
+        covariance.kernel(inputs.shape[1], initial), optimizer=partial(_maximise, covariance), normalize_y=True
     )
     with warnings.catch_warnings():
         # A hyper-parameter at its bound is an answer here: a layer without effect has the longest length scale.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = search.fit(inputs, outputs)
-    scale = (float(np.std(outputs)) or 1.0) if covariance.standardises else 1.0
+    scale = float(np.std(outputs)) or 1.0
     # The likelihood is one of outputs over their deviation. Densities of two models of different outputs compare in
     # log-odds only: the change of variables takes N log(deviation) off.
     evidence = float(fitted.log_marginal_likelihood_value_) - len(outputs) * np.log(scale)

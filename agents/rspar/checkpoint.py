@@ -169,7 +169,7 @@ def _restore(agent: LearnerState, tensors: Mapping[str, torch.Tensor], document:
     agent.history.extend(document["history"])
     if document["fingerprint"] is not None:
         refit_every = agent.imagination.refit_every if agent.imagination else RewardModel().refit_every
-        agent.experience = Experience(document["fingerprint"], RewardModel(refit_every, covariance=agent.covariance))
+        agent.experience = Experience(document["fingerprint"], RewardModel(refit_every))
         arrays = {name: tensor.numpy() for name, tensor in _part(tensors, "experience.").items()}
         agent.experience.load_state(arrays)
 

@@ -248,7 +248,7 @@ def _experience(agent: LearnerState, plans: PlannableEnv, settings: ImaginationS
         agent.history.clear()
         if prior is None and len(before.model):
             prior = before.model
-    agent.experience = Experience(identity, RewardModel(settings.refit_every, prior, agent.covariance))
+    agent.experience = Experience(identity, RewardModel(settings.refit_every, prior))
     return agent.experience
 
 

@@ -15,7 +15,6 @@ from agents.amortised.model import AmortisedModel, KnownNetwork
 from agents.interface.learner import Environment
 from agents.interface.monitor import Record
 from agents.model.acquisition import Proposer
-from agents.model.covariance import LINEAR, Covariance
 from agents.model.experience import Experience
 from agents.ppo.agent import AgentConfig, PPOAgent
 
@@ -99,11 +98,6 @@ class LearnerState(PPOAgent):
             env.unwrapped.np_random = generator
             self.reset_seed = None
         self._env, self._env_state = env, None
-
-    @property
-    def covariance(self) -> Covariance:
-        """What its reward model believes of plans before any is measured, beyond what it expects."""
-        return LINEAR if self.amortised is None else self.amortised.covariance
 
     @property
     def environment_state(self) -> Mapping[str, Any] | None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from agents.amortised.examples import Examples
@@ -15,7 +14,6 @@ from agents.amortised.storage import save_model
 from benchmarks.common.columns import Column
 from benchmarks.common.provenance import write_result
 from benchmarks.common.table import Table
-from benchmarks.studies.amortised.beliefs import beliefs
 from benchmarks.studies.amortised.family import Family
 from benchmarks.studies.amortised.teaching import VARIANTS, Quality, quality, teach
 
@@ -41,7 +39,6 @@ def lesson(family: Family, out: Path, to: Path | None, seed: int) -> int:
             raise ValueError(f"the bench has no measured networks in split {split!r}; measure some first")
     examples = {split: Examples(family.measured(found)) for split, found in names.items()}
     models = {variant: teach(variant, examples["train"], names["train"], seed) for variant in VARIANTS}
-    models["attention"].belief = torch.tensor(beliefs(family, names["train"], seed))
     qualities = {variant: quality(model, examples["validation"]) for variant, model in models.items()}
     Console().print(lesson_table(models, qualities).rich())
     for variant, model in models.items():
@@ -49,12 +46,7 @@ def lesson(family: Family, out: Path, to: Path | None, seed: int) -> int:
     if to is not None:
         save_model(models["attention"], to)
     content = {
-        variant: {
-            "parameters": model.parameter_count,
-            **model.trained_on,
-            "belief": [float(value) for value in model.belief],
-            "validation": asdict(qualities[variant]),
-        }
+        variant: {"parameters": model.parameter_count, **model.trained_on, "validation": asdict(qualities[variant])}
         for variant, model in models.items()
     }
     write_result(out / "lesson.json", {"validation_networks": names["validation"], "variants": content})

@@ -58,13 +58,6 @@ def test_numbers_that_are_none_are_refused(parts, tmp_path):
         load_model(changed(tensors, document, tmp_path / "nan.safetensors"))
 
 
-def test_a_belief_that_cannot_be_is_refused(parts, tmp_path):
-    tensors, document = parts
-    tensors["belief"][2] = -1.0
-    with pytest.raises(ValueError, match="a belief that is not positive"):
-        load_model(changed(tensors, document, tmp_path / "belief.safetensors"))
-
-
 def test_other_files_are_no_models(tmp_path):
     path = save_safetensors_atomic(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, {})
     with pytest.raises(ValueError, match="is no amortised model"):

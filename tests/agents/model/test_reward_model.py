@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from agents.model.covariance import DimensionScaled, Taught, TrendAndMatern
+from agents.model.covariance import DimensionScaled, TrendAndMatern
 from agents.model.experience import Experience, damage
 from agents.model.imagination import Imagination
 from agents.model.reward_model import RewardModel, from_log_odds, log_odds
@@ -203,70 +203,3 @@ def test_a_prior_may_look_at_kept_units():
     same = np.zeros((2, 4))
     believed = model.expected(same, np.array([[4, 4], [1, 1]]))
     assert believed[0] - believed[1] == pytest.approx(np.log(16))
-
-
-TAUGHT = Taught(apart=0.3, together=0.2, height=0.003, length=0.5, trend=1e-4, noise=1e-5)
-
-
-class Losing:
-    """Expects every layer to lose a log-odd a unit removed, of four."""
-
-    def losses(self, kept):
-        return 4.0 - kept
-
-    def expected(self, damages, kept=None):
-        return -self.losses(kept).sum(axis=-1)
-
-
-def taught(plans, factors):
-    """A model that knew all layers alike, and measured plans of layers that lose by factors."""
-    model = RewardModel(prior=Losing(), covariance=TAUGHT)
-    for kept in plans:
-        lost = (factors * (4.0 - kept)).sum()
-        model.add(np.zeros(4), float(from_log_odds(3.0 - lost)), kept)
-    return model
-
-
-def test_expectations_of_layers_are_corrected_by_as_many_plans_as_layers():
-    factors, full = np.array([0.5, 1.0, 1.5]), np.full(3, 4)
-    plans = np.concatenate([full[None], full - np.eye(3, dtype=int)])
-    probe = np.array([[3, 4, 3], [4, 2, 4], [2, 3, 4]])
-    lost = (factors * (4.0 - probe)).sum(axis=1)
-    found = taught(plans, factors).expected(np.zeros((3, 4)), probe)
-    np.testing.assert_allclose(found - found[0], lost[0] - lost, atol=0.1)
-
-
-def test_few_plans_change_taught_hyper_parameters_little_and_many_may():
-    plans = np.random.default_rng(0).integers(1, 5, (20, 3))
-    few, many = (taught(plans[:count], np.array([0.2, 1.0, 2.0])) for count in (4, 20))
-    for model in (few, many):
-        model.expected(np.zeros((1, 4)), plans[:1])
-    usual = np.log([TAUGHT.apart, TAUGHT.together, TAUGHT.height, TAUGHT.length, TAUGHT.trend, TAUGHT.noise])
-    moved = [np.abs(model._hyperparameters - usual).max() for model in (few, many) if model._prior_holds]
-    assert moved[0] < 2.0
-
-
-def test_the_gradient_of_a_taught_covariance_is_its_slope():
-    rows = np.random.default_rng(1).normal(size=(5, 8))
-    kernel = TAUGHT.kernel(8)
-    _, gradient = kernel(rows, eval_gradient=True)
-    for index, unit in enumerate(np.eye(len(kernel.theta))):
-        ends = [kernel.clone_with_theta(kernel.theta + sign * 1e-5 * unit)(rows) for sign in (1, -1)]
-        np.testing.assert_allclose(gradient[..., index], (ends[0] - ends[1]) / 2e-5, atol=1e-7)
-    theta = kernel.theta + 0.3
-    slopes = [
-        (TAUGHT.log_prior(theta + 1e-6 * unit)[0] - TAUGHT.log_prior(theta - 1e-6 * unit)[0]) / 2e-6
-        for unit in np.eye(len(theta))
-    ]
-    np.testing.assert_allclose(TAUGHT.log_prior(theta)[1], slopes, rtol=1e-5)
-
-
-def test_taught_hyper_parameters_are_positive():
-    with pytest.raises(ValueError, match="positive and finite"):
-        Taught(0.3, 0.2, 0.0, 0.5, 1e-4, 1e-5)
-
-
-def test_a_taught_model_needs_plans():
-    model = taught(np.full((1, 3), 4), np.ones(3))
-    with pytest.raises(TypeError, match="needs plans"):
-        model.predict(np.zeros((1, 4)))

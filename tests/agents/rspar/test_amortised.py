@@ -55,8 +55,7 @@ def test_plans_are_believed_as_the_model_ranks_them_before_anything_else_is_know
     problem, kept = family.problem(), family.plans(family.network(100), seed=5)[0]
     believed = found.experience.expected(problem, kept)
     expected = found.known.expected(damage(problem, kept), kept)
-    # The two measured plans already correct how far expectations are to be taken, not which plan is better.
-    assert np.corrcoef(believed.argsort().argsort(), expected.argsort().argsort())[0, 1] > 0.9
+    np.testing.assert_allclose(believed - expected, (believed - expected)[0], atol=0.3)
 
 
 def test_a_saved_agent_goes_on_as_if_it_had_not_stopped(agent, tmp_path):

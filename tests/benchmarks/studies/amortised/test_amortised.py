@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agents.amortised.storage import load_model
-from benchmarks.studies.amortised import beliefs, teaching
+from benchmarks.studies.amortised import teaching
 from benchmarks.studies.amortised.command import main
 from benchmarks.studies.amortised.family import Family
 from benchmarks.studies.amortised.tables import (
@@ -158,18 +158,6 @@ def test_fresh_networks_are_searched_and_their_best_plan_counts_one(taught, monk
 
 
 FRESH_DIGITS = tuple(name for name in family_names("fresh") if draw(name).dataset == "digits")[:1]
-
-
-def test_beliefs_say_how_far_expectations_are_to_be_taken():
-    rng = np.random.default_rng(0)
-    judged = []
-    for _ in range(12):
-        losses = rng.normal(size=(16, 4))
-        inputs = np.concatenate([losses, losses.sum(1, keepdims=True)], axis=1)
-        judged.append(beliefs.Judged(inputs - inputs[0], losses - losses[0], -0.5 * (losses - losses[0]).sum(1)))
-    scale, apart, together = beliefs.most_likely(judged)[:3]
-    assert scale == pytest.approx(0.5, abs=0.1)
-    assert max(apart, together) < 0.1, "no layer is off by more than all"
 
 
 def plan(soft):
