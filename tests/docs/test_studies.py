@@ -169,6 +169,8 @@ def test_the_clean_test_is_what_was_measured():
             " / ".join(f"{searches[agent, group]['scores'][look]['value']:.2f}" for agent in ("gp", "pretrained"))
             for look in ("8", "32")
         ]
-        row = f"| {group} | {' | '.join((*plans, *ends))} |"
+        ours = first[group, "amortised"]
+        better = "{value:.0f} [{low:.0f}, {high:.0f}]".format(**{end: 100 * it for end, it in ours["better"].items()})
+        row = f"| {group} ({ours['networks']}) | {better} | {' | '.join((*plans, *ends))} |"
         assert row in PAGES["agents"], row
     assert f"{len(found['networks'])} networks on digits" in PAGES["agents"]

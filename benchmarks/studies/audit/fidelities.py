@@ -187,7 +187,7 @@ def _begun(path: Path, task: str, target: float) -> tuple[list[Row], Row]:
     """All studies of a file, and the one of a task and target, begun where it is not there."""
     studies: list[Row] = []
     if path.is_file():
-        studies = read_signed(path, "delete it to start again", unsigned=True)["studies"]
+        studies = read_signed(path, "delete it to start again")["studies"]
     study = next((one for one in studies if (one["task"], one["target"]) == (task, target)), None)
     if study is None:
         study = {"task": task, "target": target, "rows": []}

@@ -14,6 +14,7 @@ COMMANDS = (
     "benchmarks.main",
     "benchmarks.ablation",
     "benchmarks.config_reference",
+    "benchmarks.files.sign",
     "benchmarks.layer_table",
     "benchmarks.prune",
     "benchmarks.studies.accelerator",
@@ -66,6 +67,7 @@ SLOW = {
     "benchmarks.fuzz.crashes",
     "benchmarks.studies.any_network",
     "benchmarks.studies.any_network.zoo",
+    "benchmarks.studies.audit.fidelities",
     "benchmarks.studies.evidence.reconstruction",
 }
 """Those whose options stand beside what they measure."""

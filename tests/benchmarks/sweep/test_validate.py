@@ -3,6 +3,7 @@ import csv
 import pytest
 
 from benchmarks import cli
+from benchmarks.files.sign import sign
 from benchmarks.sweep import validate
 from benchmarks.sweep.results_table import ResultsError, read_results
 from benchmarks.sweep.runner import run_sweep
@@ -103,6 +104,7 @@ def test_a_cell_that_is_no_json_object_is_named(swept, tmp_path, column, value):
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    sign(tmp_path / "results.csv")
     with pytest.raises(ResultsError, match=f"row 1: '{column}' is no JSON object"):
         read_results(tmp_path)
 

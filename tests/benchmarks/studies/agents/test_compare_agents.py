@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from benchmarks.files.sign import sign
 from benchmarks.stat_tests.samples import few_seeds_are_stated
 from benchmarks.studies.agents import cells as agent_cells
 from benchmarks.studies.agents.command import main
@@ -281,6 +282,7 @@ def test_cells_that_do_not_say_their_network_are_tabled_but_not_added_to(tmp_pat
     cell = json.loads(file.read_text())
     del cell["network"], cell["sha256"]  # as earlier versions wrote it
     file.write_text(json.dumps(cell))
+    sign(file)
     with monkeypatch.context() as patch:
         patch.setattr(PruningProblem, "load", lambda self: pytest.fail("a network was loaded"))
         assert compare(path, *KNAPSACK, "seeds=[0]") == 0
@@ -363,6 +365,7 @@ def test_entries_stored_before_a_key_existed_are_the_same_agents(tmp_path):
     stored = json.loads((folder / "study.json").read_text())
     del stored["agents"]["knapsack"]["evaluations"], stored["sha256"]
     (folder / "study.json").write_text(json.dumps(stored))
+    sign(folder / "study.json")
     assert compare(path, *change) == 0
 
 

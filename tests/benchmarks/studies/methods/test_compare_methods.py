@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.common.columns import NOTHING
+from benchmarks.files.sign import sign
 from benchmarks.studies.methods import cells as method_cells
 from benchmarks.studies.methods import config as method_config
 from benchmarks.studies.methods import study as method_study
@@ -247,6 +248,7 @@ def test_cells_that_do_not_say_their_network_are_tabled_but_not_added_to(tmp_pat
         stored = json.loads(path.read_text())
         del stored["network"], stored["weights"], stored["sha256"]
         path.write_text(json.dumps(stored))
+        sign(path)
     assert compare(tmp_path, seeds=("0",)) == 0
     assert compare(tmp_path) == 2
     assert "do not say which network" in " ".join(capsys.readouterr().err.split())
