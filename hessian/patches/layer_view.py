@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from hessian.channels.layer_calls import layer_input
 from hessian.channels.layer_types import MIXING_TYPES, TRANSPOSED_TYPES
 from hessian.support.batches import run_example
 from hessian.support.modes import modes_restored
+
+Finding = TypeVar("Finding")
 
 _NAMES = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear")
 
@@ -103,13 +106,29 @@ def irreplaceable_layers(model: nn.Module, example_input: Any) -> dict[str, str]
     Returns:
         Layer name -> why.
     """
-    found: dict[str, str] = {}
+    return found_of_layers(model, example_input, why_not_refitted)
+
+
+def found_of_layers(
+    model: nn.Module, example_input: Any, finding: Callable[[nn.Module, Tensor], Finding | None]
+) -> dict[str, Finding]:
+    """Findings about the layers of a network that are none of PyTorch's own classes, as they are called.
+
+    Args:
+        model: run in evaluation mode.
+        example_input: a tensor, tuple of tensors or dict of keywords the model accepts.
+        finding: of a layer and the input of a call; None for nothing. Asked until there is one.
+
+    Returns:
+        Layer name -> its finding.
+    """
+    found: dict[str, Finding] = {}
 
     def watching(name: str) -> Any:
         def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-            reason = why_not_refitted(module, layer_input(args, kwargs))
-            if reason is not None:
-                found[name] = reason
+            one = finding(module, layer_input(args, kwargs)) if name not in found else None
+            if one is not None:
+                found[name] = one
 
         return look
 

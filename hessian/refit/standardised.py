@@ -15,14 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hessian.channels.layer_calls import layer_input
-from hessian.channels.layer_types import MIXING_TYPES, TRANSPOSED_TYPES
+from hessian.channels.layer_types import TRANSPOSED_TYPES
 from hessian.channels.slicing import ModuleSlice, slice_tensor
 from hessian.obs.algebra import DegenerateFactorError
-from hessian.patches.layer_view import exact_layer, layer_view
-from hessian.support.batches import run_example
+from hessian.patches.layer_view import exact_layer, found_of_layers, layer_view
 from hessian.support.layout import sent
-from hessian.support.modes import modes_restored
 
 _AMPLE = 30.0
 """Weights beside which the small number that keeps a division by zero away is nothing."""
@@ -99,30 +96,12 @@ def standardised_layers(model: nn.Module, example_input: Any) -> dict[str, Stand
         model: run in evaluation mode.
         example_input: a tensor, tuple of tensors or dict of keywords the model accepts.
     """
-    found: dict[str, StandardisedLayer] = {}
 
-    def watching(name: str) -> Any:
-        def look(module: nn.Module, args: Any, kwargs: Any) -> None:
-            inputs = layer_input(args, kwargs)
-            rule = standardisation(module, inputs) if name not in found else None
-            if rule is not None:
-                found[name] = StandardisedLayer(module, rule, inputs.detach()[:1].clone())
+    def finding(module: nn.Module, inputs: Tensor) -> StandardisedLayer | None:
+        rule = standardisation(module, inputs)
+        return None if rule is None else StandardisedLayer(module, rule, inputs.detach()[:1].clone())
 
-        return look
-
-    handles = [
-        module.register_forward_pre_hook(watching(name), with_kwargs=True)
-        for name, module in model.named_modules()
-        if isinstance(module, MIXING_TYPES) and not exact_layer(module)
-    ]
-    try:
-        if handles:
-            with torch.no_grad(), modes_restored(model):
-                run_example(model.eval(), example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    return found_of_layers(model, example_input, finding)
 
 
 @torch.no_grad()

@@ -220,8 +220,7 @@ class Job:
             if found is not None and found not in finished:
                 repaired(found)
         if found is None:
-            drop = min(first.measured[least], second.measured[least])
-            raise TargetsNotMetError(_too_much_lost(self._targets, least, drop, bound))
+            raise TargetsNotMetError(_too_much_lost(self._targets, low, second.measured[low], bound))
         return finished[found]
 
     # ------------------------------------------------------------------ the result

@@ -77,9 +77,12 @@ class FreshStudy:
 
         Raises:
             ConfigError: something differs.
+            ValueError: a file holds no model of this version.
         """
         from prune_gym.support.files import sha256_of
 
+        for path in self.models.values():
+            load_model(path)  # before anything is written
         models = {name: sha256_of(path.read_bytes()) for name, path in self.models.items()}
         current = {"models": models, "evaluations": self.evaluations, "targets": list(self.targets)}
         stored = self.store.study()

@@ -157,6 +157,14 @@ def test_fresh_networks_are_searched_and_their_best_plan_counts_one(taught, monk
     assert all(curve[0] == pytest.approx(row["knapsack"], abs=1e-5) for curve in row["curves"].values())
 
 
+def test_a_file_that_holds_no_model_leaves_no_study_behind(tmp_path, capsys):
+    for name in ("attention", "linear"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"no model")
+    assert main(["fresh", "--out", str(tmp_path)]) == 2
+    assert "not a safetensors file" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "fresh").glob("*"))
+
+
 FRESH_DIGITS = tuple(name for name in family_names("fresh") if draw(name).dataset == "digits")[:1]
 
 
